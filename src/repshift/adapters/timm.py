@@ -1,0 +1,103 @@
+"""timm: plain vision transformers and EVA's rotary ones, recognised by their structure.
+
+A model is taken only if its forward and its blocks are the ones read here, so that a variant that
+treats its tokens in another way is refused, never compressed wrongly.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from timm.layers import Attention, AttentionPoolLatent, AttentionRope
+from timm.models import eva
+from timm.models import vision_transformer as vit
+from timm.models.deit import VisionTransformerDistilled
+
+from repshift.adapters.spec import EagerAttention, EncoderSpec
+from repshift.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
+# Where a block reads the stream x' between attention and MLP.
+_NORM2 = {
+    vit.Block: lambda block: block.norm2,
+    vit.ResPostBlock: lambda block: block.mlp,
+    vit.ParallelThingsBlock: lambda block: block.ffns[0],
+    vit.ParallelScalingBlock: lambda block: None,
+    vit.DiffParallelScalingBlock: lambda block: None,
+    eva.EvaBlock: lambda block: block.norm2,
+    eva.EvaBlockPostNorm: lambda block: block.mlp,
+}
+_STEPS = ("forward", "forward_features", "forward_head", "pool")
+_FAMILIES = (vit.VisionTransformer, VisionTransformerDistilled, eva.Eva)
+
+_WINDOWS = "its attention runs inside fixed windows of the grid"
+_POOLED = "it pools its tokens on the grid from stage to stage"
+_RELATIVE = "it adds a relative-position bias that belongs to the full grid"
+_REFUSED = {
+    "Beit": _RELATIVE,
+    "VisionTransformerRelPos": _RELATIVE,
+    "VisionTransformerSAM": "it adds relative positions of the full grid and attends in windows",
+    "SwinTransformer": _WINDOWS,
+    "SwinTransformerV2": _WINDOWS,
+    "SwinTransformerV2Cr": _WINDOWS,
+    "DaVit": _WINDOWS,
+    "MaxxVit": _WINDOWS,
+    "GlobalContextVit": _WINDOWS,
+    "Nest": _WINDOWS,
+    "MultiScaleVit": _POOLED,
+    "Hiera": _POOLED,
+    "HieraDet": _POOLED,
+    "PyramidVisionTransformerV2": _POOLED,
+    "Twins": _POOLED,
+    "PoolingVisionTransformer": _POOLED,
+    "LevitDistilled": _POOLED,
+    "Levit": _POOLED,
+    "NaFlexVit": "it packs images of several sizes with a padding mask that hooks cannot shorten",
+}
+
+
+def describe(model: nn.Module) -> EncoderSpec:
+    """The spec of a timm model; ``InputError`` with the reason if it cannot lose tokens."""
+    name = type(model).__name__
+    family = next((known for known in _FAMILIES if _runs_as(model, known)), None)
+    blocks: Sequence[nn.Module] = list(getattr(model, "blocks", ()))
+    kinds = [
+        next((kind for kind in _NORM2 if _same(block, kind, "forward")), None) for block in blocks
+    ]
+    if family is None or not blocks or None in kinds:
+        reason = _REFUSED.get(name, "repshift has not read the forward of this variant")
+        raise InputError(
+            f"timm's {name} cannot be compressed: {reason}. Use a plain ViT, such as "
+            "deit_small_patch16_224, or a rotary one, such as vit_small_patch16_dinov3; for a "
+            "model whose blocks take and return [B, N, C] alone, pass spec=EncoderSpec(...)"
+        )
+    pool = getattr(model, "attn_pool", None)
+    if isinstance(pool, AttentionPoolLatent) and pool.pos_embed is not None:
+        raise InputError(f"timm's {name} cannot be compressed: its pooling has fixed positions")
+    return EncoderSpec(
+        blocks=blocks,
+        norm2=[_NORM2[kind](block) for block, kind in zip(blocks, kinds, strict=True) if kind],
+        prefix_tokens=int(model.num_prefix_tokens),  # type: ignore[arg-type]
+        positions={"rope": (-2,), "attn_mask": (-2, -1)},
+        attention=[_attention(block) for block in blocks],
+    )
+
+
+def _same(module: nn.Module, known: type[nn.Module], method: str) -> bool:
+    """Whether the module runs the method of that class itself, not an override."""
+    return getattr(type(module), method, None) is getattr(known, method, module)
+
+
+def _runs_as(model: nn.Module, known: type[nn.Module]) -> bool:
+    return all(_same(model, known, step) for step in _STEPS)
+
+
+def _attention(block: nn.Module) -> EagerAttention | None:
+    layer = block if isinstance(block, vit.ParallelScalingBlock) else getattr(block, "attn", None)
+    if isinstance(layer, Attention | AttentionRope | eva.EvaAttention | vit.ParallelScalingBlock):
+        return EagerAttention(layer, "fused_attn", layer.attn_drop)
+    return None

@@ -1,0 +1,157 @@
+"""The plan: after which blocks how many tokens leave, by which score, and what becomes of them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from repshift.errors import InputError
+from repshift.method import from_dict
+from repshift.reductions import REDUCTIONS, Prune, Reduction
+from repshift.scores import SCORES, Score, Shift
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# arXiv 2508.00367, sections 4.1 and 4.2. The paper counts DeiT's blocks from one ([1, 4, 7]); its
+# published command and its printed FLOPs give blocks 0, 3, 6 counted from zero.
+_PAPER = {
+    "deit": {0: 0.2, 3: 0.2, 6: 0.2},
+    "umt-retrieval": {0: 0.2, 1: 0.2, 2: 0.2},
+    "umt-qa": {0: 0.1, 1: 0.1, 2: 0.1},
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A schedule, a score and a reduction.
+
+    ``drop`` maps a block, counted from 0, to what leaves after it: a share below 1 of the patch
+    tokens that are left (``floor(share * n)`` of n leave) or a whole number of tokens. Prefix
+    tokens (class, distillation, registers) are not counted and never leave.
+    """
+
+    drop: Mapping[int, float]
+    score: Score = field(default_factory=Shift)
+    reduction: Reduction = field(default_factory=Prune)
+
+    def __post_init__(self) -> None:
+        for block, amount in self.drop.items():
+            _check(block, amount)
+        object.__setattr__(self, "drop", dict(sorted(self.drop.items())))
+        if not isinstance(self.score, Score) or not isinstance(self.reduction, Reduction):
+            raise InputError(
+                f"a plan takes a Score and a Reduction, got {type(self.score).__name__} and "
+                f"{type(self.reduction).__name__}; write for example Plan(drop, score=Shift())"
+            )
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.drop.items()), self.score, self.reduction))
+
+    @property
+    def method(self) -> str:
+        """The label of score and reduction, for tables and plots."""
+        return f"{self.score} + {self.reduction}"
+
+    @property
+    def schedule(self) -> str:
+        """The drops as the command line writes them, ``0:0.2,3:0.2``."""
+        return ",".join(f"{block}:{amount}" for block, amount in self.drop.items())
+
+    def leaving(self, block: int, patches: int) -> int:
+        """How many of ``patches`` patch tokens leave after ``block``."""
+        amount = self.drop.get(block, 0)
+        count = math.floor(amount * patches) if isinstance(amount, float) else amount
+        if count >= patches > 0:
+            raise InputError(
+                f"the plan drops {count} of the {patches} patch tokens at block {block}; "
+                "at least one must stay"
+            )
+        return count
+
+    @classmethod
+    def paper(cls, name: str) -> Plan:
+        """The paper's plans: ``deit``, ``umt-retrieval``, ``umt-qa``."""
+        if name not in _PAPER:
+            raise InputError(f"unknown plan {name!r}; the paper's are {', '.join(_PAPER)}")
+        return cls(_PAPER[name])
+
+    def to_json(self) -> str:
+        """JSON text that ``from_json`` reads back to an equal plan."""
+        form = {
+            "drop": {str(block): amount for block, amount in self.drop.items()},
+            "score": self.score.to_dict(),
+            "reduction": self.reduction.to_dict(),
+        }
+        return json.dumps(form, indent=2)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """Read a plan; ``score`` and ``reduction`` may be left out."""
+        try:
+            form = json.loads(text, object_pairs_hook=_unique)
+        except json.JSONDecodeError as error:
+            raise InputError(f"the plan is not JSON: {error}") from None
+        if not isinstance(form, dict) or not isinstance(form.get("drop"), dict):
+            raise InputError('a plan is a JSON object with "drop", such as {"drop": {"0": 0.2}}')
+        if extra := form.keys() - {"drop", "score", "reduction"}:
+            raise InputError(
+                f"the plan has unknown keys {', '.join(sorted(extra))}; "
+                "it takes drop, score and reduction"
+            )
+        parts: dict[str, Any] = {"drop": {_block(key): form["drop"][key] for key in form["drop"]}}
+        if "score" in form:
+            parts["score"] = from_dict(SCORES, form["score"])
+        if "reduction" in form:
+            parts["reduction"] = from_dict(REDUCTIONS, form["reduction"])
+        return cls(**parts)
+
+    @classmethod
+    def from_schedule(cls, text: str) -> Plan:
+        """Read ``0:0.2,3:0.2,6:20``: block, colon, share below 1 or whole number of tokens."""
+        drop: dict[int, float] = {}
+        for item in text.split(","):
+            block, _, amount = item.partition(":")
+            try:
+                value = float(amount) if "." in amount else int(amount)
+            except ValueError:
+                raise InputError(
+                    f"cannot read {item!r} of the plan {text!r}; write block:share or block:count, "
+                    "such as 0:0.2,3:0.2,6:20"
+                ) from None
+            if _block(block) in drop:
+                raise InputError(f"the plan drops block {block.strip()} twice")
+            drop[_block(block)] = value
+        return cls(drop)
+
+
+def _check(block: object, amount: object) -> None:
+    if not isinstance(block, int) or isinstance(block, bool) or block < 0:
+        raise InputError(f"block {block!r} of the plan is not a whole number from 0 up")
+    if isinstance(amount, bool) or not isinstance(amount, int | float) or not amount >= 0:
+        raise InputError(
+            f"block {block} drops {amount!r}; expected a share from 0 to below 1 or a whole number"
+        )
+    if isinstance(amount, float) and amount >= 1:
+        raise InputError(
+            f"block {block} drops a share of {amount}; a share is below 1 (for a number of tokens "
+            f"write {math.floor(amount) if math.isfinite(amount) else 20})"
+        )
+
+
+def _block(key: str) -> int:
+    try:
+        return int(key)
+    except ValueError:
+        raise InputError(f"block {key!r} of the plan is not a whole number") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    form = dict(pairs)
+    if len(form) < len(pairs):
+        names = [key for key, _ in pairs]
+        twice = next(key for key in names if names.count(key) > 1)
+        raise InputError(f"the plan gives {twice!r} twice")
+    return form

@@ -1,0 +1,62 @@
+"""The paper's score: how far attention, the MLP or the whole block moved a token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+from repshift.errors import InputError
+from repshift.scores.base import Need, Score, Snapshots
+from repshift.shift import Metric, representation_shift
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+Site = Literal["mlp", "attention", "block"]
+Definition = Literal["printed", "update"]
+
+
+@dataclass(frozen=True)
+class Shift(Score):
+    """Representation Shift, D(F(x), x) (arXiv 2508.00367, eq. 4 and section 3.3).
+
+    ``printed`` takes the paper's equations at their word, where F is the branch before its residual
+    is added: mlp D(MLP(LN(x')), x'), attention D(SA(LN(x)), x). ``update`` takes the paper's words,
+    the change of the stream: mlp D(x' + MLP(LN(x')), x'). For the block both are D(exit, entry).
+    """
+
+    name: ClassVar[str] = "shift"
+    site: Site = "mlp"
+    metric: Metric = "l2"
+    definition: Definition = "printed"
+
+    def __post_init__(self) -> None:
+        for value, choices in (
+            (self.site, Site),
+            (self.metric, Metric),
+            (self.definition, Definition),
+        ):
+            if value not in get_args(choices):
+                raise InputError(f"shift: {value!r} is not one of {', '.join(get_args(choices))}")
+
+    def _label_values(self) -> list[Any]:
+        values = [self.site, self.metric]
+        return values if self.definition == "printed" else [*values, self.definition]
+
+    def required(self) -> frozenset[Need]:
+        needs: dict[str, frozenset[Need]] = {
+            "mlp": frozenset({"middle"}),
+            "attention": frozenset({"entry", "middle"}),
+            "block": frozenset({"entry"}),
+        }
+        return needs[self.site]
+
+    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
+        before = seen.middle if self.site == "mlp" else seen.entry
+        after = seen.middle if self.site == "attention" else seen.exit
+        assert before is not None
+        assert after is not None
+        if self.definition == "printed" and self.site != "block":
+            after = after - before
+        return representation_shift(before, after, self.metric)

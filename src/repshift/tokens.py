@@ -1,0 +1,99 @@
+"""Who stays, and who stands for those that left: index tensors, decided once, then applied."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from repshift.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, Shaped
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenMap:
+    """The way from N tokens to K survivors and back.
+
+    ``kept`` [B, K] is the index of every survivor among the N, ascending. ``home`` [B, N] is, for
+    every one of the N, the position among the survivors of the token that stands for it; a survivor
+    stands for itself.
+    """
+
+    kept: Int[Tensor, "B K"]
+    home: Int[Tensor, "B N"]
+
+    def apply(self, tokens: Shaped[Tensor, "B N C"]) -> Shaped[Tensor, "B K C"]:
+        """The survivors of any [B, N, C], in order."""
+        return _gather(tokens, self.kept)
+
+    def restore(self, tokens: Shaped[Tensor, "B K C"]) -> Shaped[Tensor, "B N C"]:
+        """Put the survivors back in place; a token that left gets the value of its stand-in."""
+        if tokens.shape[:2] != self.kept.shape:
+            raise InputError(
+                f"restore: got features of shape {list(tokens.shape)}, expected "
+                f"[{self.kept.shape[0]}, {self.kept.shape[1]}, C], the survivors of the last call"
+            )
+        return _gather(tokens, self.home)
+
+    def then(self, later: TokenMap) -> TokenMap:
+        """Follow this map by ``later``, whose N is this one's K."""
+        return TokenMap(self.kept.gather(1, later.kept), later.home.gather(1, self.home))
+
+    @staticmethod
+    def identity(batch: int, count: int, device: torch.device) -> TokenMap:
+        """The map that keeps all ``count`` tokens."""
+        every = torch.arange(count, device=device).expand(batch, -1)
+        return TokenMap(every, every)
+
+
+def find_homes(
+    tokens: Float[Tensor, "B N C"], kept: Int[Tensor, "B K"], gone: Int[Tensor, "B D"], prefix: int
+) -> Int[Tensor, "B N"]:
+    """The ``home`` of a map that drops ``gone``: for each, the most similar survivor (cosine).
+
+    Similarity is taken where the tokens part. Measured on saliency-vit-s14 against the nearest
+    position and the token's own last value (docs/results/restore.md), this draws the best maps.
+    """
+    unit = F.normalize(tokens.detach(), dim=-1)
+    stay = _gather(unit, kept[:, prefix:]).transpose(1, 2)
+    # C rows at a time: memory stays linear in N.
+    nearest = [
+        (rows @ stay).argmax(-1) + prefix
+        for rows in _gather(unit, gone).split(unit.shape[-1], dim=1)
+    ]
+    places = torch.arange(kept.shape[1], device=kept.device).expand(kept.shape[0], -1)
+    home = kept.new_empty(tokens.shape[:2])
+    return home.scatter(1, kept, places).scatter(1, gone, torch.cat(nearest, dim=1))
+
+
+def _gather(tokens: Shaped[Tensor, "B M C"], index: Int[Tensor, "B J"]) -> Shaped[Tensor, "B J C"]:
+    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+
+
+def follow(
+    table: Shaped[Tensor, "..."], kept: Int[Tensor, "B K"], dense: int, dims: tuple[int, ...]
+) -> Shaped[Tensor, "..."]:
+    """Give a positional table or a mask the same survivors as the tokens.
+
+    ``table`` broadcasts against [B, H, N, N] or [B, H, N, D] (attention masks, rotary tables) and
+    is gathered along ``dims``. One that is shorter than the ``dense`` sequence has no entries for
+    the prefix tokens, which never leave. Returns a table with a batch axis.
+    """
+    table = table[(None,) * (4 - table.ndim)]
+    for dim in dims:
+        length = table.shape[dim]
+        if length == 1:
+            continue
+        prefix = dense - length
+        if not 0 <= prefix < kept.shape[1]:
+            raise InputError(f"a positional table has {length} entries for {dense} tokens")
+        index = kept[:, prefix:] - prefix
+        shape = [kept.shape[0], 1, 1, 1]
+        shape[dim] = index.shape[1]
+        table = torch.take_along_dim(table, index.view(shape), dim)
+    return table
