@@ -1,0 +1,85 @@
+"""Handwritten digits and a small vision transformer trained on them (``scripts/train_digits.py``).
+
+The pictures come with scikit-learn (UCI, "Optical Recognition of Handwritten Digits", CC BY 4.0)
+and the weights with this package, so a real accuracy is measured without a download.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from repshift.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
+    from timm.models.vision_transformer import VisionTransformer
+    from torch import Tensor
+
+WEIGHTS = files("repshift").joinpath("zoo", "weights")
+HELD_OUT = 540  # of 1,797 pictures
+
+
+def training_digits() -> tuple[Float[Tensor, "1257 1 32 32"], Int64[Tensor, "1257"]]:
+    """Images from -1 (paper) to 1 (ink) and labels: what the packaged weights were fitted to."""
+    return _split()[0]
+
+
+def held_out_digits() -> tuple[Float[Tensor, "540 1 32 32"], Int64[Tensor, "540"]]:
+    """Images from -1 (paper) to 1 (ink) and labels, unseen in training; classes in proportion.
+
+    The split is drawn over pictures, so both parts share their writers.
+    """
+    return _split()[1]
+
+
+def digits_vit() -> VisionTransformer:
+    """DeiT in small, untrained: 12 blocks, a class token and 64 patches, [B, 1, 32, 32] -> [B, 10].
+
+    Width 64 in 2 heads; heads of half DeiT's width, since an image has a third of its tokens.
+    """
+    from timm.models.vision_transformer import VisionTransformer
+
+    return VisionTransformer(
+        img_size=32, patch_size=4, in_chans=1, num_classes=10, embed_dim=64, depth=12, num_heads=2
+    )
+
+
+def load_digits_vit() -> VisionTransformer:
+    """The trained ``digits_vit`` in evaluation mode, ready for ``held_out_digits``."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    file = WEIGHTS / "digits-vit.safetensors"
+    model = digits_vit()
+    try:
+        model.load_state_dict(load(file.read_bytes()))  # float16 in the file, float32 here
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise InputError(
+            f"the weights of digits-vit cannot be read from {file}; install repshift again, "
+            f"or train them with scripts/train_digits.py ({error})"
+        ) from error
+    return model.eval()
+
+
+def _split() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError as error:
+        raise InputError(
+            "the handwritten digits come with scikit-learn, which is not installed; "
+            "install it with: pip install repshift[demo]"
+        ) from error
+    pixels, classes = load_digits(return_X_y=True)
+    labels = torch.from_numpy(classes).long()
+    images = torch.from_numpy(pixels).float().view(-1, 1, 8, 8) / 16
+    images = F.interpolate(images, size=(32, 32), mode="bicubic").clamp(0, 1) * 2 - 1
+    parts = train_test_split(
+        range(len(labels)), test_size=HELD_OUT, stratify=classes, random_state=0
+    )
+    seen, unseen = (torch.tensor(sorted(part)) for part in parts)
+    return (images[seen], labels[seen]), (images[unseen], labels[unseen])
