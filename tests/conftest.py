@@ -6,24 +6,29 @@ guarded imports run, and the import hook decorates every function of the package
 
 import importlib
 import pkgutil
+import sys
 import typing
 
-import beartype.door  # noqa: F401
 import jaxtyping
-import onnx  # noqa: F401  third-party modules first: they must not see TYPE_CHECKING changed
 import pytest
-import skimage  # noqa: F401
-import timm  # noqa: F401
 import torch
-import torchvision  # noqa: F401
 
-typing.TYPE_CHECKING = True
-with jaxtyping.install_import_hook("repshift", "beartype.beartype"):
-    import repshift
 
-    for module in pkgutil.walk_packages(repshift.__path__, "repshift."):
+def _import_package() -> None:
+    package = importlib.import_module("repshift")
+    for module in pkgutil.walk_packages(package.__path__, "repshift."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+
+
+# Once plainly, so that no other library is imported while TYPE_CHECKING is changed.
+_import_package()
+importlib.import_module("beartype.door")
+for name in [name for name in sys.modules if name.partition(".")[0] == "repshift"]:
+    del sys.modules[name]
+typing.TYPE_CHECKING = True
+with jaxtyping.install_import_hook("repshift", "beartype.beartype"):
+    _import_package()
 typing.TYPE_CHECKING = False
 
 

@@ -90,14 +90,18 @@ class Compression:
     @property
     def kept(self) -> Int[Tensor, "B K"]:
         """Index in the dense sequence of each token that survived the last call, ascending."""
-        return self._whole_map().kept
+        return self._map_after(len(self.spec.blocks) - 1).kept
+
+    def kept_after(self, block: int) -> Int[Tensor, "B K"]:
+        """Index in the dense sequence of each token that left ``block`` in the last call."""
+        return self._map_after(block).kept
 
     def restore(self, features: Shaped[Tensor, "B K C"]) -> Shaped[Tensor, "B N C"]:
         """Put the survivors of the last call back in place, for dense outputs.
 
         Each token that left gets the features of the survivor that stands for it.
         """
-        return self._whole_map().restore(features)
+        return self._map_after(len(self.spec.blocks) - 1).restore(features)
 
     def detach(self) -> None:
         """Take every hook off and switch attention back; the model is as it was."""
@@ -123,10 +127,10 @@ class Compression:
             )
         return self._call
 
-    def _whole_map(self) -> TokenMap:
+    def _map_after(self, block: int) -> TokenMap:
         call = self._last_call()
-        whole = call.map_before(len(self.spec.blocks))
-        return whole or TokenMap.identity(call.batch, call.dense, call.device)
+        so_far = call.map_before(block + 1)
+        return so_far or TokenMap.identity(call.batch, call.dense, call.device)
 
     def _attach(self, model: nn.Module) -> Iterator[RemovableHandle]:
         needs = self.plan.score.required()
@@ -224,6 +228,8 @@ def _recomputing() -> bool:
 
 def _check(plan: Plan, spec: EncoderSpec) -> None:
     needs = plan.score.required()
+    if "class token" in needs and not spec.class_token:
+        raise InputError(f"{plan.score} needs a class token and this model has none")
     for block in plan.drop:
         if block >= len(spec.blocks):
             raise InputError(

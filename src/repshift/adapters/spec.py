@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from repshift.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from torch import nn
 
@@ -33,7 +34,8 @@ class EncoderSpec:
     ``blocks`` run in this order, each taking the tokens [B, N, C] as its first argument and
     returning them. ``norm2`` names, for every block, the module that reads the stream between
     attention and MLP: the second norm of a pre-norm block (None where attention and MLP run side by
-    side and no such stream exists). The first ``prefix_tokens`` of the sequence never leave.
+    side and no such stream exists). The first ``prefix_tokens`` of the sequence never leave;
+    ``class_token`` says whether the very first is a class token.
 
     ``positions`` names keyword arguments of the blocks that hold one entry a token, with the
     dimensions to gather (see ``repshift.tokens.follow``): ``{"rope": (-2,)}``. ``attention`` serves
@@ -43,6 +45,7 @@ class EncoderSpec:
     blocks: Sequence[nn.Module]
     norm2: Sequence[nn.Module | None]
     prefix_tokens: int
+    class_token: bool = False
     positions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     attention: Sequence[EagerAttention | None] = ()
 
@@ -59,5 +62,21 @@ class EncoderSpec:
                 f"a spec names the attention of every block or of none; got {len(self.attention)} "
                 f"for {len(self.blocks)} blocks"
             )
-        if self.prefix_tokens < 0:
-            raise InputError(f"prefix_tokens is {self.prefix_tokens}; expected 0 or more")
+        if self.prefix_tokens < self.class_token:
+            raise InputError(
+                f"prefix_tokens is {self.prefix_tokens}; expected {int(self.class_token)} or more"
+            )
+
+    @contextmanager
+    def eager_attention(self) -> Iterator[None]:
+        """Let every block form its attention map, as attention without a fused kernel does."""
+        if not self.attention or None in self.attention:
+            raise InputError("how this model forms its attention map is not known")
+        before = [(item, getattr(item.layer, item.switch)) for item in self.attention if item]
+        try:
+            for item, _ in before:
+                setattr(item.layer, item.switch, False)
+            yield
+        finally:
+            for item, value in before:
+                setattr(item.layer, item.switch, value)

@@ -82,6 +82,7 @@ def describe(model: nn.Module) -> EncoderSpec:
         blocks=blocks,
         norm2=[_NORM2[kind](block) for block, kind in zip(blocks, kinds, strict=True) if kind],
         prefix_tokens=int(model.num_prefix_tokens),  # type: ignore[arg-type]
+        class_token=getattr(model, "cls_token", None) is not None,
         positions={"rope": (-2,), "attn_mask": (-2, -1)},
         attention=[_attention(block) for block in blocks],
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from repshift.errors import InputError
 from repshift.scores.base import Need, Score, Snapshots
 
 if TYPE_CHECKING:
@@ -18,13 +17,9 @@ class ClassAttention(Score):
     """Attention the class token pays to each token, mean over heads (EViT, arXiv 2202.07800)."""
 
     name: ClassVar[str] = "class-attention"
-    needs: ClassVar[frozenset[Need]] = frozenset({"attention"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"attention", "class token"})
 
     def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
-        if seen.prefix == 0:
-            raise InputError(
-                "class-attention needs a class token and this model has none; use column-attention"
-            )
         assert seen.attention is not None
         return seen.attention[:, :, 0].mean(1)
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-Need = Literal["entry", "middle", "attention"]
+Need = Literal["entry", "middle", "attention", "class token"]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,40 @@
+"""How closely a compressed model agrees with the dense one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """``value`` is what ``kind`` names, 1 at best; ``kl`` is in nats, for logits only."""
+
+    kind: str
+    value: float
+    kl: float | None = None
+
+
+def logit_fidelity(dense: Float[Tensor, "N K"], compressed: Float[Tensor, "N K"]) -> Fidelity:
+    """Share of images with the same top-1 class, and mean KL(dense || compressed)."""
+    target, given = dense.double().log_softmax(-1), compressed.double().log_softmax(-1)
+    kl = F.kl_div(given, target, reduction="batchmean", log_target=True)
+    same = (dense.argmax(-1) == compressed.argmax(-1)).double().mean()
+    return Fidelity("top-1 agreement", same.item(), kl.item())
+
+
+def feature_fidelity(dense: Float[Tensor, "N C"], compressed: Float[Tensor, "N C"]) -> Fidelity:
+    """Mean cosine of the pooled features."""
+    cosine = F.cosine_similarity(dense.double(), compressed.double(), dim=-1)
+    return Fidelity("feature cosine", cosine.mean().item())
+
+
+def accuracy(logits: Float[Tensor, "N K"], labels: Int[Tensor, " N"]) -> float:
+    """Share of images whose top-1 class is the label."""
+    return (logits.argmax(-1) == labels).double().mean().item()

@@ -1,0 +1,43 @@
+"""Seconds a call of several contenders, taken in turn so that a busy machine is fair to all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.benchmark import Timer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
+
+
+def interleave(
+    contenders: Mapping[str, Callable[[], AbstractContextManager[object]]],
+    run: Callable[[], object],
+    *,
+    rounds: int = 7,
+    seconds: float = 0.2,
+    progress: Callable[[], object] = lambda: None,
+) -> dict[str, list[float]]:
+    """Time ``run`` inside each contender's context, all contenders in each round.
+
+    Each time is one measurement of ``torch.utils.benchmark`` (warmed up, device synchronised) of as
+    many calls as fill ``seconds``, on torch's current number of threads. Every second round runs
+    backwards, so that drift does not favour a place in the order. ``progress`` is called after
+    each measurement.
+    """
+    timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+    calls: dict[str, int] = {}
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    with torch.inference_mode():
+        for name, context in contenders.items():
+            with context():
+                calls[name] = max(1, round(seconds / timer.timeit(1).median))
+        for number in range(rounds):
+            order = list(contenders) if number % 2 == 0 else list(reversed(contenders))
+            for name in order:
+                with contenders[name]():
+                    times[name].append(timer.timeit(calls[name]).median)
+                progress()
+    return times

@@ -1,0 +1,1 @@
+"""What runs offline, and how every model the command line knows is loaded."""

@@ -1,0 +1,124 @@
+"""timm models by name: weights from the hub, from a file, or random."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+
+from repshift.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor, nn
+
+
+def load_timm(name: str, checkpoint: Path | None, random_weights: bool) -> nn.Module:
+    """A timm model in evaluation mode.
+
+    With a checkpoint, the number of classes and the image size are read off its tensors, and its
+    keys must be the model's.
+    """
+    _fail_fast_offline()
+    import timm
+
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
+        hint = f"; did you mean {', '.join('timm:' + n for n in near)}?" if near else ""
+        raise InputError(f"timm has no model {name!r}{hint}")
+    if random_weights:
+        return timm.create_model(name).eval()
+    if checkpoint is not None:
+        return _from_file(name, checkpoint)
+    if not timm.list_pretrained(name):
+        raise InputError(
+            f"timm has no weights for {name}; pass --checkpoint FILE or --random-weights"
+        )
+    try:
+        return timm.create_model(name, pretrained=True).eval()
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"the weights of {name} are not in the local cache and the hub cannot be reached "
+            f"({str(error).splitlines()[0]}); connect to the internet, or pass --checkpoint FILE "
+            "(or --random-weights where only speed matters)"
+        ) from None
+
+
+def _from_file(name: str, path: Path) -> nn.Module:
+    import timm
+
+    weights = _read(path)
+    settings: dict[str, Any] = {}
+    if (head := weights.get("head.weight")) is not None:
+        settings["num_classes"] = head.shape[0]
+    model = timm.create_model(name, **settings)
+    ours = model.state_dict()
+    table, filed = ours.get("pos_embed"), weights.get("pos_embed")
+    if table is not None and filed is not None and table.shape != filed.shape:
+        patches = ours["pos_embed"].shape[1] - model.patch_embed.num_patches
+        side = int((filed.shape[1] - patches) ** 0.5) * model.patch_embed.patch_size[0]
+        model = timm.create_model(name, img_size=side, **settings)
+        ours = model.state_dict()
+    missing, extra = ours.keys() - weights.keys(), weights.keys() - ours.keys()
+    shapes = [key for key in ours.keys() & weights.keys() if ours[key].shape != weights[key].shape]
+    if missing or extra or shapes:
+        raise InputError(
+            f"{path} does not fit {name}: "
+            + "; ".join(
+                f"{len(keys)} {what} ({', '.join(sorted(keys)[:5])}{', ...' if keys[5:] else ''})"
+                for what, keys in (
+                    ("keys missing", sorted(missing)),
+                    ("keys too many", sorted(extra)),
+                    ("tensors of another shape", sorted(shapes)),
+                )
+                if keys
+            )
+        )
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not path.is_file():
+        raise InputError(f"the checkpoint {path} is not a file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, _unpickling()) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"the checkpoint {path} cannot be read: {reason}") from None
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(hasattr(v, "shape") for v in content.values()):
+        raise InputError(f"the checkpoint {path} does not hold a state dict")
+    return content
+
+
+def _unpickling() -> type[Exception]:
+    import pickle
+
+    return pickle.UnpicklingError
+
+
+def _fail_fast_offline() -> None:
+    """Where the hub has no address, use its cache alone instead of a minute of retries.
+
+    The hub's client reads this setting when it is imported, so it stands before that.
+    """
+    host = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
+        return
+    try:
+        socket.getaddrinfo(host, 443)
+    except OSError:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
