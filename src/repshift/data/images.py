@@ -1,8 +1,7 @@
-"""Photographs from a directory; what cannot be used is named."""
+"""Photographs: where they are and how they are read."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +11,6 @@ from repshift.errors import InputError
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 SMALLEST = 8  # pixels a side; below it there is nothing to see
-
-
-@dataclass(frozen=True)
-class Photographs:
-    """Readable images in the order of their paths, and one line for each file that is not."""
-
-    paths: list[Path]
-    images: list[Image.Image]
-    skipped: list[str]
 
 
 def read_image(path: Path) -> Image.Image:
@@ -45,31 +35,17 @@ def read_image(path: Path) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_directory(directory: Path) -> Photographs:
-    """All images below ``directory``; ``InputError`` if there is none that can be read."""
+def find_images(directory: Path) -> list[Path]:
+    """All image files below ``directory``, in order; ``InputError`` if there is none."""
     if not directory.is_dir():
         raise InputError(f"{directory} is not a directory; --images takes a directory of images")
-    found = sorted(p for p in directory.rglob("*") if p.suffix.lower() in SUFFIXES)
+    found = sorted(path for path in directory.rglob("*") if path.suffix.lower() in SUFFIXES)
     if not found:
         raise InputError(f"{directory} holds no images ({', '.join(sorted(SUFFIXES))})")
-    return read_files(found)
+    return found
 
 
-def read_files(paths: list[Path]) -> Photographs:
-    """The readable ones among ``paths``; ``InputError`` if none is."""
-    good, images, skipped = [], [], []
-    for path in paths:
-        try:
-            images.append(read_image(path))
-            good.append(path)
-        except InputError as error:
-            skipped.append(str(error))
-    if not good:
-        raise InputError(f"none of the {len(paths)} images can be used; the first: {skipped[0]}")
-    return Photographs(good, images, skipped)
-
-
-def sample_photographs() -> Photographs:
+def sample_photographs() -> list[Path]:
     """Photographs that the wheel of scikit-image carries."""
     try:
         import skimage
@@ -84,4 +60,4 @@ def sample_photographs() -> Photographs:
         "camera.png", "coins.png", "hubble_deep_field.jpg", "retina.jpg", "ihc.png", "moon.png",
         "gravel.png", "grass.png", "brick.png", "clock_motion.png", "motorcycle_right.png",
     )  # fmt: skip
-    return read_files([folder / name for name in names])
+    return [folder / name for name in names]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import pickle
 import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
@@ -93,7 +94,14 @@ def _read(path: Path) -> Mapping[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, _unpickling()) as error:
+    except (
+        SafetensorError,
+        RuntimeError,
+        OSError,
+        EOFError,
+        ValueError,
+        pickle.UnpicklingError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"the checkpoint {path} cannot be read: {reason}") from None
     for key in ("model", "state_dict"):
@@ -102,12 +110,6 @@ def _read(path: Path) -> Mapping[str, Tensor]:
     if not isinstance(content, dict) or not all(hasattr(v, "shape") for v in content.values()):
         raise InputError(f"the checkpoint {path} does not hold a state dict")
     return content
-
-
-def _unpickling() -> type[Exception]:
-    import pickle
-
-    return pickle.UnpicklingError
 
 
 def _fail_fast_offline() -> None:

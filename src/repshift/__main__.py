@@ -1,0 +1,5 @@
+"""``python -m repshift``."""
+
+from repshift.cli import main
+
+main()

@@ -1,0 +1,178 @@
+"""``repshift bench`` and ``repshift show``. Thin: it reads arguments and hands over."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from repshift.errors import InputError
+from repshift.plan import Plan
+
+try:
+    import tyro
+except ImportError:
+    sys.exit("the command line needs more than the core: pip install 'repshift[bench]'")
+
+
+@dataclass
+class Bench:
+    """Measure what dropping tokens buys on one model: speed, memory, fidelity, accuracy."""
+
+    model: str = "saliency-vit-s14"
+    """An offline model (saliency-vit-s14, digits-vit) or timm:NAME."""
+    images: Path | None = None
+    """Directory of images; the model's own samples if left out."""
+    labels: bool = False
+    """Also measure accuracy: DIR/labels.csv (file,label), or one folder a class."""
+    plan: tuple[str, ...] = ("deit",)
+    """A plan's name (deit, ...), a schedule such as 0:0.2,3:0.2,6:20, or a JSON file; several."""
+    methods: tuple[str, ...] = ()
+    """Scores by label, such as 'shift(mlp, l2)' random class-attention; the usual ones if empty."""
+    batch_size: int = 8
+    """Images in a timed forward."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of weights and images."""
+    threads: int | None = None
+    """Threads of PyTorch; its own choice if left out."""
+    checkpoint: Path | None = None
+    """Weights of a timm model (safetensors, or a torch file with a state dict)."""
+    random_weights: bool = False
+    """Untrained weights, where only speed matters."""
+    json: Path | None = None
+    """Also write bench.json under this name."""
+    out: Path | None = None
+    """Directory of the results; runs/MODEL if left out."""
+
+    def run(self) -> None:
+        import torch
+
+        from repshift.adapters import describe
+        from repshift.report.files import write_text
+        from repshift.report.page import write_page
+        from repshift.report.pictures import token_pictures
+        from repshift.report.plot import plot_pareto
+        from repshift.report.table import print_table, to_csv
+        from repshift.tasks.bench import run_bench
+        from repshift.tasks.variants import variants
+        from repshift.zoo.load import load_model, open_source
+
+        plans = [(text, read_plan(text)) for text in self.plan]
+        device = _device(self.device)
+        _positive("--batch-size", self.batch_size)
+        if self.threads is not None:
+            _positive("--threads", self.threads)
+            torch.set_num_threads(self.threads)
+        loaded = load_model(self.model, self.checkpoint, self.random_weights)
+        spec = describe(loaded.model)
+        source = open_source(loaded, self.images, self.labels)
+        rows = variants(spec, plans, self.methods)
+        bench = run_bench(
+            loaded,
+            spec,
+            source,
+            rows,
+            batch_size=self.batch_size,
+            device=device,
+            dtype=getattr(torch, self.dtype),
+        )
+        out = self.out or Path("runs") / self.model.replace(":", "-").replace("/", "-")
+        text = json.dumps(bench.to_dict(), indent=2)
+        pictures = []
+        first = next(source.batches(min(8, len(source))))
+        for name, plan in plans:
+            figures = token_pictures(loaded, spec, plan, first.images, first.names)
+            pictures += [(f"{plan.score}, plan {name}", figure) for figure in figures]
+        write_text(out / "bench.json", text)
+        write_text(out / "bench.csv", to_csv(bench.rows))
+        plot_pareto(bench, out / "pareto.png")
+        write_page(bench, out / "pareto.png", pictures, out / "report.html")
+        if self.json is not None:
+            write_text(self.json, text)
+        print_table(bench)
+        print(f"report: {out / 'report.html'}")
+
+
+@dataclass
+class Show:
+    """Draw one image: what the score sees, and which tokens stay after each reduction."""
+
+    image: Annotated[Path, tyro.conf.Positional]
+    """The image file."""
+    model: str = "saliency-vit-s14"
+    """An offline model or timm:NAME."""
+    plan: str = "deit"
+    """A plan's name, a schedule such as 0:0.2,3:0.2, or a JSON file."""
+    checkpoint: Path | None = None
+    """Weights of a timm model."""
+    out: Path | None = None
+    """The PNG file; NAME-tokens.png in the current directory if left out."""
+
+    def run(self) -> None:
+        from repshift.adapters import describe
+        from repshift.data.images import read_image
+        from repshift.report.files import replacing
+        from repshift.report.pictures import token_pictures
+        from repshift.zoo.load import load_model
+
+        plan = read_plan(self.plan)
+        image = read_image(self.image)
+        loaded = load_model(self.model, self.checkpoint)
+        images = loaded.prepare(image).unsqueeze(0)
+        spec = describe(loaded.model)
+        [figure] = token_pictures(loaded, spec, plan, images, [self.image.name])
+        out = self.out or Path(f"{self.image.stem}-tokens.png")
+        with replacing(out) as temporary:
+            figure.savefig(temporary, dpi=130, format="png")
+        print(out)
+
+
+def read_plan(text: str) -> Plan:
+    """A plan from a JSON file, a schedule ``0:0.2,3:0.2`` or one of the paper's names."""
+    path = Path(text)
+    if path.suffix == ".json" or path.is_file():
+        try:
+            return Plan.from_json(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"the plan file {path} does not exist") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"the plan file {path} cannot be read: {error}") from None
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+    return Plan.from_schedule(text) if ":" in text else Plan.paper(text)
+
+
+def _device(name: str):
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"--device {name} cannot be used here: {reason}") from None
+    return device
+
+
+def _positive(flag: str, value: int) -> None:
+    if value < 1:
+        raise InputError(f"{flag} is {value}; expected 1 or more")
+
+
+def main() -> None:
+    """Entry point; bad input ends in one line and status 2."""
+    command = tyro.extras.SubcommandApp()
+    command.command(name="bench")(Bench)
+    command.command(name="show")(Show)
+    try:
+        command.cli(prog="repshift").run()
+    except InputError as error:
+        print(f"repshift: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("repshift: interrupted, nothing written", file=sys.stderr)
+        sys.exit(130)

@@ -1,0 +1,110 @@
+"""What the score sees and what is left: one strip of panels for an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from matplotlib.figure import Figure
+
+from repshift.compress import compress
+from repshift.scores import Need, Score, Snapshots
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from repshift.adapters.spec import EncoderSpec
+    from repshift.plan import Plan
+    from repshift.zoo.load import LoadedModel
+
+GREY = 0.82  # what a token that left is painted with
+
+
+@dataclass(frozen=True)
+class _Recorded(Score):
+    """Another score that keeps what it gave, by block."""
+
+    name: ClassVar[str] = "recorded"
+    inner: Score
+    given: dict[int, Tensor]
+
+    def required(self) -> frozenset[Need]:
+        return self.inner.required()
+
+    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
+        scores = self.inner(seen)
+        self.given[seen.block] = scores[:, seen.prefix :].float().cpu()
+        return scores
+
+
+def token_pictures(
+    loaded: LoadedModel,
+    spec: EncoderSpec,
+    plan: Plan,
+    images: Float[Tensor, "B C H W"],
+    names: Sequence[str],
+) -> list[Figure]:
+    """For each image: the photo, its scores at the first reduction, the survivors of each.
+
+    Where the model draws maps from its tokens, also the map of the dense model and the one drawn
+    from the survivors after ``restore``.
+    """
+    given: dict[int, Tensor] = {}
+    model = loaded.model
+    blocks = [block for block, amount in plan.drop.items() if amount]
+    with torch.inference_mode():
+        dense = loaded.decode(_tokens(model, images)) if loaded.decode else None
+        with compress(model, replace(plan, score=_Recorded(plan.score, given)), spec) as done:
+            tokens = _tokens(model, images)
+            kept = {block: done.kept_after(block).cpu() for block in blocks}
+            counts = done.counts
+            restored = loaded.decode(done.restore(tokens)) if loaded.decode else None
+    figures = []
+    for row, name in enumerate(names):
+        photo = loaded.picture(images[row])
+        panels: list[tuple[str, Tensor, dict[str, object]]] = [(name, photo, {})]
+        if blocks and blocks[0] in given:
+            heat = given[blocks[0]][row].view(loaded.grid)
+            panels.append((f"{plan.score} at block {blocks[0]}", heat, {"cmap": "magma"}))
+        for block in blocks:
+            left = _paint(photo, kept[block][row], spec.prefix_tokens, loaded.grid)
+            panels.append((f"{counts[block]} tokens after block {block}", left, {}))
+        for title, maps in (("dense output", dense), ("restored output", restored)):
+            if maps is not None:
+                panels.append(
+                    (title, maps[row].float().cpu(), {"cmap": "gray", "vmin": 0, "vmax": 1})
+                )
+        figures.append(_strip(panels))
+    return figures
+
+
+def _tokens(model: torch.nn.Module, images: Tensor) -> Tensor:
+    reference = next(model.parameters())
+    return model.forward_features(images.to(reference.device, reference.dtype))  # type: ignore
+
+
+def _paint(
+    photo: Float[Tensor, "H W 3"], kept: Tensor, prefix: int, grid: tuple[int, int]
+) -> Float[Tensor, "H W 3"]:
+    stays = torch.zeros(grid[0] * grid[1], dtype=torch.bool)
+    stays[kept[prefix:] - prefix] = True
+    height, width, _ = photo.shape
+    rows = torch.arange(height) * grid[0] // height
+    columns = torch.arange(width) * grid[1] // width
+    shown = stays.view(grid)[rows][:, columns].unsqueeze(-1)
+    return torch.where(shown, photo, torch.full_like(photo, GREY))
+
+
+def _strip(panels: list[tuple[str, Tensor, dict[str, object]]]) -> Figure:
+    figure = Figure(figsize=(2.6 * len(panels), 2.9), layout="constrained")
+    for axes, (title, pixels, style) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
+        axes.imshow(pixels.numpy(), **style)
+        axes.set_title(title, fontsize=9)
+        axes.axis("off")
+    return figure

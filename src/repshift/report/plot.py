@@ -1,0 +1,58 @@
+"""Fidelity against measured speed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from repshift.report.files import replacing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from repshift.tasks.bench import Bench, Row
+
+
+def pareto(rows: list[Row], quality: str) -> list[Row]:
+    """The rows that no other beats in both speed and quality, the slowest first."""
+    front: list[Row] = []
+    for row in sorted(rows, key=lambda r: (-r.images_per_s, -getattr(r, quality))):
+        if not front or getattr(row, quality) > getattr(front[-1], quality):
+            front.append(row)
+    return front[::-1]
+
+
+def plot_pareto(bench: Bench, path: Path) -> None:
+    """Speed-up over dense-fused against accuracy, or fidelity where there are no labels (PNG)."""
+    rows = bench.rows
+    quality = "accuracy" if rows[0].accuracy is not None else "fidelity"
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for method in dict.fromkeys(row.method for row in rows):
+        same = sorted((r for r in rows if r.method == method), key=lambda r: r.speedup_vs_fused)
+        marker = "s" if not same[0].plan else "o"
+        axes.plot(
+            [row.speedup_vs_fused for row in same],
+            [getattr(row, quality) for row in same],
+            marker=marker,
+            label=method,
+        )
+    front = pareto(rows, quality)
+    axes.plot(
+        [row.speedup_vs_fused for row in front],
+        [getattr(row, quality) for row in front],
+        color="0.6",
+        linestyle=":",
+        zorder=0,
+        label="Pareto front",
+    )
+    label = "accuracy" if quality == "accuracy" else f"fidelity ({bench.environment['fidelity']})"
+    axes.set(
+        xlabel="speed-up over the dense model on fused attention", ylabel=label,
+        title=bench.environment["model"],
+    )  # fmt: skip
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130)

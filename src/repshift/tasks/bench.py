@@ -1,0 +1,260 @@
+"""What compression buys on one model: speed, memory and FLOPs beside fidelity and accuracy."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict, dataclass
+from statistics import median, quantiles
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+import repshift
+from repshift.errors import InputError
+from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
+from repshift.measure.flops import count_flops
+from repshift.measure.memory import peak_memory
+from repshift.measure.speed import interleave
+from repshift.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from repshift.adapters.spec import EncoderSpec
+    from repshift.data.batches import Source
+    from repshift.zoo.load import LoadedModel
+
+ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method, as it stands in table, CSV and JSON.
+
+    ``gflops`` are multiply-adds of one image in G; ``images_per_s`` is the median, ``spread`` the
+    interquartile range of the times as a share of it; speed-ups are medians over the rounds, each
+    against the dense model of the same round. ``flop_share`` is the part of the FLOP-implied
+    speed-up over dense-fused that was reached; ``peak_mb`` is on top of weights and input.
+    """
+
+    method: str
+    plan: str
+    kernel: str
+    tokens: int
+    gflops: float
+    peak_mb: float
+    images_per_s: float
+    spread: float
+    speedup_vs_eager: float | None
+    speedup_vs_fused: float
+    flop_share: float
+    fidelity: float
+    kl: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Agreement with the dense model over all images, and accuracy where there are labels."""
+
+    fidelity: float
+    kl: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The finished comparison."""
+
+    rows: list[Row]
+    environment: dict[str, Any]
+    skipped: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``bench.json`` holds."""
+        return {"rows": [asdict(row) for row in self.rows], "environment": self.environment}
+
+
+def run_bench(
+    loaded: LoadedModel,
+    spec: EncoderSpec,
+    source: Source,
+    rows: Sequence[Variant],
+    *,
+    batch_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Bench:
+    """Judge and time every variant on the same images, in turn, on torch's current threads."""
+    model = loaded.model.to(device, dtype)
+
+    def place(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        return images.to(device, dtype)
+
+    quality, first, count = _judge(loaded, spec, source, rows, batch_size, place)
+    repeats = -(-batch_size // len(first))
+    images = place(first.repeat(repeats, 1, 1, 1)[:batch_size])
+
+    def run() -> object:
+        return model(images)
+
+    costs = {}
+    for row in tqdm(rows, desc="FLOPs and memory", leave=False):
+        with row.attached(model, spec) as compression:
+            run()
+            tokens = compression.counts[-1] if compression else _dense_tokens(model, spec, run)
+            flops, kernel = count_flops(run)
+        with row.attached(model, spec):
+            peak = peak_memory(run, device)
+        costs[row] = (tokens, flops / batch_size / 1e9, kernel, peak / 1e6)
+    with tqdm(total=ROUNDS * len(rows), desc="speed, in turn", leave=False) as bar:
+        times = interleave(
+            {str(i): lambda row=row: row.attached(model, spec) for i, row in enumerate(rows)},
+            run,
+            rounds=ROUNDS,
+            progress=bar.update,
+        )
+    seconds = {row: times[str(i)] for i, row in enumerate(rows)}
+    return Bench(
+        rows=[_row(row, costs, seconds, quality[row], batch_size) for row in rows],
+        environment=_environment(loaded, count, source, batch_size, device, dtype),
+        skipped=list(source.skipped),
+    )
+
+
+def _judge(
+    loaded: LoadedModel,
+    spec: EncoderSpec,
+    source: Source,
+    rows: Sequence[Variant],
+    batch_size: int,
+    place: Callable[[Tensor], Tensor],
+) -> tuple[dict[Variant, Quality], Float[Tensor, "B C H W"], int]:
+    """Run every variant over every image; also the first batch and the number of images."""
+    model = loaded.model
+    runs = [(row, number) for row in rows for number in range(max(1, len(row.plans)))]
+    outputs: dict[tuple[Variant, int], list[Tensor]] = {run: [] for run in runs}
+    labels: list[Tensor] = []
+    first = None
+    batches = source.batches(batch_size)
+    total = -(-len(source) // batch_size)
+    with torch.inference_mode():
+        for batch in tqdm(batches, total=total, desc="fidelity", leave=False):
+            first = batch.images if first is None else first
+            labels += [] if batch.labels is None else [batch.labels]
+            images = place(batch.images)
+            for row, number in runs:
+                with row.attached(model, spec, number):
+                    outputs[row, number].append(model(images).float().cpu())
+    assert first is not None
+    whole = {run: torch.cat(parts) for run, parts in outputs.items()}
+    dense = whole[next(row for row in rows if row.label == DENSE_FUSED), 0]
+    if not dense.isfinite().all():
+        raise InputError(f"the dense {loaded.name} gives NaN or infinity on these images")
+    truth = torch.cat(labels) if labels else None
+    return (
+        {
+            row: _quality(dense, [whole[r] for r in runs if r[0] is row], truth, loaded.classes > 0)
+            for row in rows
+        },
+        first,
+        len(dense),
+    )
+
+
+def _quality(
+    dense: Float[Tensor, "N K"],
+    outputs: list[Tensor],
+    truth: Int[Tensor, " N"] | None,
+    logits: bool,
+) -> Quality:
+    compare = logit_fidelity if logits else feature_fidelity
+    seen = [compare(dense, output) for output in outputs]
+    kls = [one.kl for one in seen if one.kl is not None]
+    right = [] if truth is None else [accuracy(output, truth) for output in outputs]
+    return Quality(
+        sum(one.value for one in seen) / len(seen),
+        sum(kls) / len(kls) if kls else None,
+        sum(right) / len(right) if right else None,
+    )
+
+
+def _dense_tokens(model: torch.nn.Module, spec: EncoderSpec, run: Callable[[], object]) -> int:
+    nothing = repshift.Plan({})
+    with repshift.compress(model, nothing, spec) as compression:
+        run()
+        return compression.counts[-1]
+
+
+def _row(
+    variant: Variant,
+    costs: dict[Variant, tuple[int, float, str, float]],
+    seconds: dict[Variant, list[float]],
+    quality: Quality,
+    batch_size: int,
+) -> Row:
+    by_label = {row.label: row for row in costs if not row.plans}
+    fused, eager = by_label[DENSE_FUSED], by_label.get(DENSE_EAGER)
+    own = seconds[variant]
+    quarters = quantiles(own, n=4)
+
+    def speedup(dense: Variant) -> float:
+        return median(theirs / ours for theirs, ours in zip(seconds[dense], own, strict=True))
+
+    tokens, gflops, kernel, peak_mb = costs[variant]
+    faster = speedup(fused)
+    return Row(
+        method=variant.label,
+        plan=variant.schedule,
+        kernel=kernel,
+        tokens=tokens,
+        gflops=gflops,
+        peak_mb=peak_mb,
+        images_per_s=batch_size / median(own),
+        spread=(quarters[2] - quarters[0]) / median(own),
+        speedup_vs_eager=speedup(eager) if eager else None,
+        speedup_vs_fused=faster,
+        flop_share=faster * gflops / costs[fused][1],
+        fidelity=quality.fidelity,
+        kl=quality.kl,
+        accuracy=quality.accuracy,
+    )
+
+
+def _environment(
+    loaded: LoadedModel,
+    images: int,
+    source: Source,
+    batch_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> dict[str, Any]:
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
+    return {
+        "model": loaded.name,
+        "fidelity": "top-1 agreement" if loaded.classes else "feature cosine",
+        "images": images,
+        "skipped": len(source.skipped),
+        "batch_size": batch_size,
+        "device": device.type,
+        "processor": name or platform.machine(),
+        "dtype": str(dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "rounds": ROUNDS,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    import timm
+
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "timm": timm.__version__,
+        "repshift": repshift.__version__,
+    }
