@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -28,7 +28,8 @@ def peak_memory(run: Callable[[], object], device: torch.device) -> int:
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its notices are not for the user
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
             run()
-    events = recorded.profiler.kineto_results.events()
+    profiler: Any = recorded.profiler
+    events = profiler.kineto_results.events()
     held = peak = 0
     for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
         held += event.nbytes()

@@ -35,8 +35,8 @@ def interleave(
             with context():
                 calls[name] = max(1, round(seconds / timer.timeit(1).median))
         for number in range(rounds):
-            order = list(contenders) if number % 2 == 0 else list(reversed(contenders))
-            for name in order:
+            order = list(contenders)
+            for name in order if number % 2 == 0 else reversed(order):
                 with contenders[name]():
                     times[name].append(timer.timeit(calls[name]).median)
                 progress()

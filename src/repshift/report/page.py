@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
-th, td { border-bottom: 1px solid #ddd; padding: .3rem .6rem; text-align: right; white-space: nowrap }
+th, td { border-bottom: 1px solid #ddd; padding: .3rem .6rem; text-align: right }
+td { white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
 .wide { overflow-x: auto } img { max-width: 100% } pre { font-size: 12px; color: #555 }
 """

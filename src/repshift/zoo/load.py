@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -106,12 +106,12 @@ def _wrap(
 ) -> LoadedModel:
     from timm.data import create_transform, resolve_model_data_config
 
-    config = resolve_model_data_config(model)
+    config: dict[str, Any] = resolve_model_data_config(model)
     patches = getattr(model, "patch_embed", None)
     size = getattr(patches, "img_size", None) or config["input_size"][1:]
     config["input_size"] = (config["input_size"][0], *size)
     config["mean"], config["std"] = mean or config["mean"], std or config["std"]
-    transform = create_transform(**config)
+    transform: Any = create_transform(**config)
     grey = config["input_size"][0] == 1
     grid = getattr(patches, "grid_size", (1, 1))
     return LoadedModel(

@@ -56,14 +56,14 @@ def _from_file(name: str, path: Path) -> nn.Module:
     settings: dict[str, Any] = {}
     if (head := weights.get("head.weight")) is not None:
         settings["num_classes"] = head.shape[0]
-    model = timm.create_model(name, **settings)
-    ours = model.state_dict()
-    table, filed = ours.get("pos_embed"), weights.get("pos_embed")
+    model: Any = timm.create_model(name, **settings)
+    table, filed = getattr(model, "pos_embed", None), weights.get("pos_embed")
     if table is not None and filed is not None and table.shape != filed.shape:
-        patches = ours["pos_embed"].shape[1] - model.patch_embed.num_patches
-        side = int((filed.shape[1] - patches) ** 0.5) * model.patch_embed.patch_size[0]
+        # The table tells the image size: a square of patches after the same prefix entries.
+        patches = filed.shape[1] - (table.shape[1] - model.patch_embed.num_patches)
+        side = round(patches**0.5) * model.patch_embed.patch_size[0]
         model = timm.create_model(name, img_size=side, **settings)
-        ours = model.state_dict()
+    ours = model.state_dict()
     missing, extra = ours.keys() - weights.keys(), weights.keys() - ours.keys()
     shapes = [key for key in ours.keys() & weights.keys() if ours[key].shape != weights[key].shape]
     if missing or extra or shapes:

@@ -1,0 +1,202 @@
+"""The commands as a user runs them: what they write, and one clear line for what they cannot."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from repshift import Plan
+from repshift.cli import main
+
+KEYS = {
+    "method", "kernel", "tokens", "gflops", "images_per_s", "speedup_vs_eager",
+    "speedup_vs_fused", "fidelity", "accuracy", "peak_mb",
+}  # fmt: skip
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run the command in an empty directory; gives exit status, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("repshift.tasks.bench.ROUNDS", 2)
+
+    def command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["repshift", *map(str, arguments)])
+        try:
+            main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return command
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 48, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    return folder
+
+
+def test_bench_writes_table_json_csv_plot_and_report(run, tmp_path):
+    status, out, err = run(
+        "bench", "--model", "digits-vit", "--batch-size", 270, "--json", "b.json"
+    )
+    assert status == 0, err
+    written = json.loads((tmp_path / "b.json").read_text())
+    rows = {row["method"]: row for row in written["rows"]}
+    assert list(rows) == [
+        "dense, eager attention",
+        "dense, fused attention",
+        "class-attention",
+        "random, mean of 5 seeds",
+        "shift(mlp, l2, update)",
+        "shift(mlp, l2)",
+    ]
+    assert all(row.keys() >= KEYS for row in rows.values())
+    assert {row["tokens"] for row in written["rows"][2:]} == {35}
+    fused, shift = rows["dense, fused attention"], rows["shift(mlp, l2)"]
+    assert (fused["tokens"], fused["fidelity"], fused["speedup_vs_fused"]) == (65, 1.0, 1.0)
+    assert fused["accuracy"] >= 0.97
+    assert shift["gflops"] < 0.7 * fused["gflops"]
+    assert shift["kernel"] == "flash"
+    assert rows["class-attention"]["kernel"] == "eager + flash"
+    assert written["environment"]["versions"].keys() >= {"python", "torch", "timm", "repshift"}
+    folder = tmp_path / "runs" / "digits-vit"
+    assert {path.name for path in folder.iterdir()} == {
+        "bench.json",
+        "bench.csv",
+        "pareto.png",
+        "report.html",
+    }
+    assert json.loads((folder / "bench.json").read_text()) == written
+    page = (folder / "report.html").read_text()
+    assert page.count("<img") == 1 + 8
+    assert "http" not in page
+    assert all(method in out for method in rows)
+
+
+def test_bench_reads_a_directory_plans_and_a_checkpoint(run, photos, tmp_path):
+    import timm
+
+    name = "vit_tiny_patch16_224"
+    model = timm.create_model(name, img_size=32, num_classes=5)
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    (photos / "broken.jpg").write_text("no")
+    (photos / "labels.csv").write_text("file,label\n0.png,0\n1.png,1\n2.png,4\nbroken.jpg,0\n")
+    (tmp_path / "plan.json").write_text(Plan({2: 1}).to_json())
+    status, out, err = run(
+        "bench", "--model", f"timm:{name}", "--checkpoint", "w.safetensors", "--images", photos,
+        "--labels", "--plan", "0:0.5,3:1", "plan.json", "--methods", "shift(block, l1)", "random(3)",
+        "--batch-size", 2, "--out", "o", "--threads", torch.get_num_threads(),
+    )  # fmt: skip
+    assert status == 0, err
+    written = json.loads((tmp_path / "o" / "bench.json").read_text())
+    assert [row["method"] for row in written["rows"][2:]] == ["shift(block, l1)", "random(3)"] * 2
+    assert [row["tokens"] for row in written["rows"]] == [5, 5, 2, 2, 4, 4]
+    assert written["environment"]["skipped"] == 1
+    assert "broken.jpg cannot be read" in out
+
+
+def test_show_draws_one_image(run, photos):
+    status, out, err = run(
+        "show", photos / "0.png", "--model", "digits-vit", "--out", "x/tokens.png"
+    )
+    assert status == 0, err
+    assert out.strip() == "x/tokens.png"
+    with Image.open("x/tokens.png") as picture:
+        assert picture.width > 3 * picture.height
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--images", "missing"], "missing is not a directory"),
+        (["--images", "."], "holds no images"),
+        (["--plan", "0:1.5"], "share is below 1"),
+        (["--plan", "0:-0.1"], "-0.1"),
+        (["--plan", "0:0.2,0:0.3"], "block 0 twice"),
+        (["--plan", "0:64"], "drops 64 of the 64 patch tokens at block 0"),
+        (["--plan", "99:0.2"], "12 blocks"),
+        (["--plan", "dait"], "unknown plan"),
+        (["--plan", "nothing.json"], "does not exist"),
+        (["--plan", "bad.json"], "not JSON"),
+        (["--plan", "keys.json"], "unknown keys"),
+        (["--plan", "twice.json"], "'0' twice"),
+        (["--methods", "shuft"], "'shuft' is not one of"),
+        (["--methods", "shift(head)"], "mlp, attention, block"),
+        (["--batch-size", "0"], "--batch-size is 0"),
+        (["--threads", "0"], "--threads is 0"),
+        (["--device", "abacus"], "--device abacus"),
+        (["--model", "digit-vit"], "did you mean digits-vit"),
+        (["--model", "timm:deit_smal_patch16_224"], "timm:deit_small_patch16_224"),
+        (["--model", "timm:swin_tiny_patch4_window7_224", "--random-weights"], "fixed windows"),
+        (["--model", "timm:vit_tiny_patch16_224", "--checkpoint", "no.safetensors"], "not a file"),
+        (["--model", "timm:vit_tiny_patch16_224", "--checkpoint", "bad.json"], "cannot be read"),
+        (
+            ["--model", "timm:vit_tiny_patch16_224", "--checkpoint", "few.safetensors"],
+            "keys missing",
+        ),
+        (["--random-weights"], "brings its own weights"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_bad_input_is_one_line_status_two_and_nothing_written(run, tmp_path, arguments, says):
+    (tmp_path / "bad.json").write_text("{")
+    (tmp_path / "keys.json").write_text('{"drop": {"0": 0.2}, "speed": 2}')
+    (tmp_path / "twice.json").write_text('{"drop": {"0": 0.2, "0": 0.3}}')
+    save_file({"extra": torch.zeros(1)}, tmp_path / "few.safetensors")
+    before = sorted(tmp_path.rglob("*"))
+    model = [] if "--model" in arguments else ["--model", "digits-vit"]
+    status, _, err = run("bench", *model, *arguments)
+    message = [line for line in err.splitlines() if line.startswith("repshift: ")]
+    assert (status, len(message)) == (2, 1), err
+    assert says in message[0]
+    assert "Traceback" not in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_weights_that_are_nan_are_named(run, tmp_path):
+    import timm
+
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=2)
+    torch.nn.init.constant_(model.blocks[2].mlp.fc1.bias, float("nan"))
+    save_file(model.state_dict(), tmp_path / "nan.safetensors")
+    status, _, err = run(
+        "bench", "--model", "timm:vit_tiny_patch16_224", "--checkpoint", "nan.safetensors",
+        "--plan", "3:0.5",
+    )  # fmt: skip
+    assert status == 2
+    assert "block 3: the score" in err
+
+
+def test_an_interrupt_leaves_nothing(run, monkeypatch, tmp_path):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("repshift.report.page.write_text", stop)
+    status, _, err = run("show", tmp_path / "no.png", "--model", "digits-vit")
+    assert (status, "no.png is not a file" in err) == (2, True)
+    monkeypatch.setattr("repshift.tasks.bench.interleave", stop)
+    status, _, err = run("bench", "--model", "digits-vit", "--batch-size", 270)
+    assert (status, "interrupted" in err) == (130, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_python_m_repshift_is_the_same_command():
+    ran = subprocess.run(
+        [sys.executable, "-m", "repshift", "bench", "--plan", "0:2.0"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 2
+    assert ran.stderr.splitlines()[-1].startswith("repshift: block 0 drops a share of 2.0")

@@ -1,0 +1,91 @@
+"""Figures that the papers print, and what the measures promise."""
+
+from contextlib import contextmanager, nullcontext
+
+import pytest
+import timm
+import torch
+
+from repshift import ClassAttention, Plan, Shift, compress
+from repshift.adapters import describe
+from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
+from repshift.measure.flops import count_flops
+from repshift.measure.memory import peak_memory
+from repshift.measure.speed import interleave
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("size", "dense", "compressed"),
+    [("tiny", 1.26, 0.80), ("small", 4.6, 2.99), ("base", 17.6, 11.5)],
+)
+def test_the_deit_plan_costs_what_the_paper_prints(size, dense, compressed):
+    with torch.device("meta"):
+        model = timm.create_model(f"deit_{size}_patch16_224").eval()
+        images = torch.empty(1, 3, 224, 224)
+    flops, _ = count_flops(lambda: model(images))
+    assert flops / 1e9 == pytest.approx(dense, rel=0.01)
+    with compress(model, Plan.paper("deit")) as compression:
+        flops, _ = count_flops(lambda: model(images))
+    assert flops / 1e9 == pytest.approx(compressed, rel=0.01)
+    assert [compression.counts[block] for block in (0, 3, 6)] == [158, 127, 102]
+
+
+def test_flops_on_cpu_and_on_meta_agree_and_the_kernel_is_told():
+    model = timm.create_model("deit_tiny_patch16_224", depth=3).eval()
+    images = torch.randn(1, 3, 224, 224)
+    spec = describe(model)
+    fused, kernel = count_flops(lambda: model(images))
+    assert kernel == "flash"
+    with spec.eager_attention():
+        eager, kernel = count_flops(lambda: model(images))
+    assert kernel == "eager"
+    assert eager == fused
+    with compress(model, Plan({1: 0.5}, score=ClassAttention())):
+        assert count_flops(lambda: model(images))[1] == "eager + flash"
+    with compress(model, Plan({1: 0.5}, score=Shift())):
+        assert count_flops(lambda: model(images))[1] == "flash"
+
+
+def test_peak_memory_counts_what_is_held_at_once():
+    def run():
+        first = torch.empty(1_000_000, dtype=torch.uint8)
+        del first
+        return torch.empty(2_000_000, dtype=torch.uint8), torch.empty(500_000, dtype=torch.uint8)
+
+    assert peak_memory(run, CPU) == 2_500_000
+
+
+def test_speed_is_taken_in_turn_and_inside_each_context():
+    order, inside = [], []
+
+    @contextmanager
+    def slow():
+        inside.append("slow")
+        yield
+        inside.pop()
+
+    def run():
+        order.append(inside[-1] if inside else "fast")
+        for _ in range(20 if inside else 1):
+            torch.randn(64, 64) @ torch.randn(64, 64)
+
+    times = interleave({"fast": nullcontext, "slow": slow}, run, rounds=4, seconds=1e-4)
+    assert {name: len(values) for name, values in times.items()} == {"fast": 4, "slow": 4}
+    assert min(times["slow"]) > min(times["fast"])
+    changes = [name for i, name in enumerate(order) if i == 0 or name != order[i - 1]]
+    assert len(changes) > 4
+
+
+def test_fidelity_of_a_model_to_itself_is_perfect_and_to_another_is_not():
+    dense, other = torch.randn(50, 10), torch.randn(50, 10)
+    same = logit_fidelity(dense, dense)
+    assert (same.value, same.kl) == (1.0, pytest.approx(0.0, abs=1e-12))
+    different = logit_fidelity(dense, other)
+    p, q = dense.double().softmax(-1), other.double().softmax(-1)
+    assert different.kl == pytest.approx((p * (p / q).log()).sum(-1).mean().item())
+    assert different.value == (dense.argmax(-1) == other.argmax(-1)).double().mean().item()
+    assert feature_fidelity(dense, 3 * dense).value == pytest.approx(1.0)
+    assert feature_fidelity(dense, -dense).value == pytest.approx(-1.0)
+    assert accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0])) == 0.75

