@@ -1,0 +1,251 @@
+"""A model of one's own by EncoderSpec, and what is said when model, spec and plan do not fit."""
+
+import pytest
+import torch
+from torch import nn
+
+from models import build, images
+from repshift import ClassAttention, ColumnAttention, EncoderSpec, InputError, Plan, Shift, compress
+
+
+class Layer(nn.Module):
+    def __init__(self, width=16):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(width, 32), nn.GELU(), nn.Linear(32, width))
+
+    def forward(self, x):
+        y = self.norm1(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        return x + self.mlp(self.norm2(x))
+
+
+class Encoder(nn.Module):
+    def __init__(self, layer=Layer):
+        super().__init__()
+        self.layers = nn.ModuleList(layer() for _ in range(3))
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+def spec_of(model, **changes):
+    parts = {
+        "blocks": list(model.layers),
+        "norm2": [layer.norm2 for layer in model.layers],
+        "prefix_tokens": 1,
+    }
+    return EncoderSpec(**{**parts, **changes})
+
+
+def tokens(batch=2):
+    return torch.randn(batch, 8, 16)
+
+
+@torch.no_grad()
+def test_a_model_of_ones_own_is_compressed_by_naming_its_parts():
+    model, x = Encoder(), tokens()
+    spec = EncoderSpec(
+        blocks=list(model.layers), norm2=[layer.norm2 for layer in model.layers], prefix_tokens=1
+    )
+    with compress(model, Plan({0: 0.5}), spec) as compression:
+        output = model(x)
+
+    first, *others = model.layers
+    y = first.norm1(x)
+    middle = x + first.attention(y, y, y)[0]
+    branch = first.mlp(first.norm2(middle))
+    best = (branch - middle).norm(dim=-1)[:, 1:].topk(4).indices.sort().values + 1
+    kept = torch.cat([torch.zeros(2, 1, dtype=torch.long), best], dim=1)
+    assert torch.equal(compression.kept, kept)
+    expected = (middle + branch)[torch.arange(2)[:, None], kept]
+    for layer in others:
+        expected = layer(expected)
+    torch.testing.assert_close(output, expected)
+
+
+class Padding(Encoder):
+    def forward(self, x):
+        for layer in self.layers:
+            y = layer(x)
+            x = nn.functional.pad(y, (0, 0, 0, x.shape[1] - y.shape[1]))
+        return x
+
+
+class Idle(Encoder):
+    def forward(self, x):
+        return x
+
+
+class EarlyExit(Encoder):
+    def forward(self, x):
+        return self.layers[1](self.layers[0](x))
+
+
+class Skipping(Encoder):
+    def forward(self, x):
+        return self.layers[2](self.layers[0](x))
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (Padding, "8 tokens entered block 1, but 5 left the block before it"),
+        (Skipping, "5 tokens entered block 2, but None left the block before it"),
+        (Idle, "only 0 of 3 blocks ran"),
+        (EarlyExit, "only 2 of 3 blocks ran"),
+    ],
+)
+def test_a_forward_that_does_not_lose_tokens_as_planned_says_so(kind, message):
+    model = kind()
+    with (
+        compress(model, Plan({0: 0.5}), spec_of(model)),
+        pytest.raises(InputError, match=message),
+    ):
+        model(tokens())
+
+
+@pytest.mark.xfail(reason="compress.py keeps the counts of the call before")
+def test_a_later_forward_that_leaves_the_blocks_out_says_so_too():
+    model = Encoder()
+    with compress(model, Plan({0: 0.5}), spec_of(model)):
+        model(tokens())
+        model.forward = lambda x: x
+        with pytest.raises(InputError, match="only 0 of 3 blocks ran"):
+            model(tokens())
+
+
+class TupleLayer(Layer):
+    def forward(self, x):
+        return super().forward(x), None
+
+
+class TupleEncoder(Encoder):
+    def forward(self, x):
+        for layer in self.layers:
+            x, _ = layer(x)
+        return x
+
+
+class KeywordEncoder(Encoder):
+    def forward(self, x):
+        for layer in self.layers:
+            x = layer(x=x)
+        return x
+
+
+@pytest.mark.xfail(reason="compress.py takes args[0] and .shape for granted")
+@pytest.mark.parametrize(
+    "model", [TupleEncoder(TupleLayer), KeywordEncoder()], ids=["tuple", "keyword"]
+)
+@pytest.mark.usefixtures("unchecked")
+def test_blocks_that_do_not_take_and_return_tokens_alone_are_refused(model):
+    with (
+        compress(model, Plan({0: 0.5}), spec_of(model)),
+        pytest.raises(InputError, match="block 0"),
+    ):
+        model(tokens())
+
+
+@pytest.mark.xfail(reason="compress.py leaves a missing snapshot to an assert of the score")
+@pytest.mark.parametrize("site", ["mlp", "attention"])
+def test_a_norm2_that_never_runs_is_named(site):
+    model = Encoder()
+    spec = spec_of(model, norm2=[nn.LayerNorm(16) for _ in model.layers])
+    with (
+        compress(model, Plan({0: 0.5}, Shift(site)), spec),
+        pytest.raises(InputError, match="norm2 of block 0"),
+    ):
+        model(tokens())
+
+
+def test_the_results_of_no_forward_are_refused():
+    model = Encoder()
+    compression = compress(model, Plan({0: 0.5}), spec_of(model))
+    for read in (
+        lambda: compression.counts,
+        lambda: compression.kept,
+        lambda: compression.restore(tokens()),
+    ):
+        with pytest.raises(InputError, match="call the model first"):
+            read()
+
+
+def test_nan_is_reported_at_the_first_block_that_shows_it():
+    model, x = Encoder(), tokens()
+    with compress(model, Plan({0: 0.2, 2: 0.2}), spec_of(model)) as compression:
+        model(x)
+        with pytest.raises(InputError, match=r"block 0: the score shift\(mlp, l2\) is NaN"):
+            model(x.index_fill(1, torch.tensor([3]), torch.nan))
+        with pytest.raises(InputError, match="call the model first"):
+            _ = compression.counts
+        nn.init.constant_(model.layers[1].mlp[2].bias, torch.nan)
+        with pytest.raises(InputError, match="block 2: the score"):
+            model(x)
+
+
+def test_a_count_that_leaves_nothing_is_refused_at_its_block():
+    model = Encoder()
+    with (
+        compress(model, Plan({0: 0.5, 1: 4}), spec_of(model)),
+        pytest.raises(InputError, match="drops 4 of the 4 patch tokens at block 1; at least one"),
+    ):
+        model(tokens())
+
+
+@pytest.mark.parametrize(
+    ("family", "plan", "message"),
+    [
+        ("deit", Plan({99: 0.2}), "drops at block 99; this model has 4 blocks, 0 to 3"),
+        ("deit", Plan({4: 0.2}), "drops at block 4"),
+        ("parallel scaling", Plan({0: 0.2}), "block 0 runs them side by side; use the site block"),
+        ("parallel scaling", Plan({0: 0.2}, Shift("attention")), "use the site block"),
+        ("siglip", Plan({0: 0.2}, ClassAttention()), "needs a class token and this model has none"),
+        ("deit3 registers", Plan({0: 0.2}, ClassAttention()), "needs a class token"),
+        ("parallel things", Plan({0: 0.2}, ClassAttention()), "reads the attention map, and how"),
+        ("differential", Plan({2: 0.2}, ColumnAttention()), "how block 2 forms it is not known"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused_and_leaves_the_model_as_it_was(family, plan, message):
+    model, photos = build(family), images()
+    with compress(model, Plan({0: 0.5}, Shift("block"))), torch.no_grad():
+        expected = model(photos)
+        with pytest.raises(InputError, match=message):
+            compress(model, plan)
+        assert torch.equal(model(photos), expected)
+
+
+def test_an_attention_score_without_an_attention_spec_is_refused():
+    model = Encoder()
+    with pytest.raises(InputError, match="use a score that reads none, such as shift"):
+        compress(model, Plan({0: 0.2}, ColumnAttention()), spec_of(model))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"blocks": [], "norm2": []}, "got 0 blocks and 0 norm2"),
+        ({"norm2": [None]}, "got 3 blocks and 1 norm2"),
+        ({"attention": [None]}, "got 1 for 3 blocks"),
+        ({"prefix_tokens": -1}, "prefix_tokens is -1; expected 0 or more"),
+        ({"prefix_tokens": 0, "class_token": True}, "prefix_tokens is 0; expected 1 or more"),
+    ],
+)
+def test_a_spec_that_contradicts_itself_is_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        spec_of(Encoder(), **changes)
+
+
+def test_a_block_that_runs_twice_is_refused():
+    model = Encoder()
+    model.layers[2] = model.layers[0]
+    with pytest.raises(InputError, match="names a block twice"):
+        spec_of(model)
+
+
+def test_a_model_that_is_not_known_is_refused_with_the_way_out():
+    with pytest.raises(InputError, match=r"Encoder is not a model repshift knows.*EncoderSpec\("):
+        compress(Encoder(), Plan({0: 0.5}))

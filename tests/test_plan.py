@@ -1,0 +1,230 @@
+"""Plans: what they drop, how they are written and read, and what they refuse."""
+
+import json
+import math
+from dataclasses import fields
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from repshift import InputError, Plan, Prune, Random, Shift
+from repshift.method import from_label
+from repshift.reductions import REDUCTIONS
+from repshift.scores import SCORES
+
+
+def drawn_from(known):
+    """Every listed method with every setting its types allow."""
+    return st.one_of(
+        st.builds(kind, **{field.name: ... for field in fields(kind)}) for kind in known.values()
+    )
+
+
+SCORE, REDUCTION = drawn_from(SCORES), drawn_from(REDUCTIONS)
+SHARE = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
+DROP = st.dictionaries(st.integers(0, 99), st.one_of(SHARE, st.integers(0, 500)))
+
+
+@given(DROP, SCORE, REDUCTION)
+def test_json_reads_back_to_an_equal_plan(drop, score, reduction):
+    plan = Plan(drop, score, reduction)
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    assert hash(again) == hash(plan)
+    assert list(map(type, again.drop.values())) == list(map(type, plan.drop.values()))
+
+
+@pytest.mark.xfail(reason="plan.py takes a number without a point for a count: 1e-05")
+@given(DROP.filter(bool))
+@example({0: 1e-05})
+def test_a_schedule_reads_back_to_an_equal_plan(drop):
+    assert Plan.from_schedule(Plan(drop).schedule) == Plan(drop)
+
+
+@given(SCORE)
+def test_a_label_reads_back_to_an_equal_score(score):
+    assert from_label(SCORES, str(score)) == score
+
+
+def test_a_label_without_values_takes_the_defaults():
+    assert from_label(SCORES, " shift ") == Shift()
+    assert from_label(SCORES, "shift(block)") == Shift("block")
+    assert from_label(REDUCTIONS, str(Prune())) == Prune()
+
+
+def test_score_and_reduction_may_be_left_out_of_the_json():
+    assert Plan.from_json('{"drop": {"3": 0.2}}') == Plan({3: 0.2}, Shift("mlp", "l2"), Prune())
+
+
+def test_blocks_are_ordered_however_they_were_given():
+    assert list(Plan({6: 0.1, 0: 5}).drop) == [0, 6]
+    assert Plan.from_schedule(" 6:0.1, 0:5").schedule == "0:5,6:0.1"
+
+
+def test_the_method_names_score_and_reduction():
+    assert Plan({}, Random(3)).method == "random(3) + prune"
+
+
+@pytest.mark.parametrize(
+    ("name", "drop"),
+    [
+        ("deit", {0: 0.2, 3: 0.2, 6: 0.2}),
+        ("umt-retrieval", {0: 0.2, 1: 0.2, 2: 0.2}),
+        ("umt-qa", {0: 0.1, 1: 0.1, 2: 0.1}),
+    ],
+)
+def test_the_papers_plans(name, drop):
+    assert Plan.paper(name) == Plan(drop, Shift("mlp", "l2", "printed"), Prune())
+
+
+@pytest.mark.parametrize(
+    ("name", "patches", "left"),
+    [
+        ("deit", 196, [157, 126, 101]),
+        ("umt-retrieval", 2352, [1882, 1506, 1205]),
+        ("umt-qa", 2352, [2117, 1906, 1716]),
+    ],
+)
+def test_the_papers_token_counts(name, patches, left):
+    plan, found = Plan.paper(name), []
+    for block in plan.drop:
+        patches -= plan.leaving(block, patches)
+        found.append(patches)
+    assert found == left
+
+
+@given(SHARE, st.integers(1, 5000))
+def test_a_share_drops_its_floor_and_leaves_one(share, patches):
+    leaving = Plan({2: share}).leaving(2, patches)
+    assert leaving == math.floor(share * patches) < patches
+
+
+def test_a_count_drops_itself_and_other_blocks_nothing():
+    plan = Plan({0: 0.5, 2: 7})
+    assert [plan.leaving(block, 8) for block in range(4)] == [4, 0, 7, 0]
+
+
+def test_a_count_that_leaves_nothing_is_refused():
+    with pytest.raises(InputError, match="drops 8 of the 8 patch tokens at block 2"):
+        Plan({0: 0.1, 2: 8}).leaving(2, 8)
+
+
+@pytest.mark.parametrize(
+    ("amount", "message"),
+    [
+        (1.5, r"share of 1.5; a share is below 1 \(for a number of tokens write 1\)"),
+        (1.0, "share of 1.0"),
+        (math.inf, "share of inf"),
+        (-0.1, "drops -0.1; expected a share from 0 to below 1 or a whole number"),
+        (-3, "drops -3"),
+        (math.nan, "drops nan"),
+        (True, "drops True"),
+        ("0.2", "drops '0.2'"),
+        (None, "drops None"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_an_amount_that_is_no_share_and_no_count_is_refused(amount, message):
+    with pytest.raises(InputError, match=message):
+        Plan({4: amount})
+    with pytest.raises(InputError, match=message):
+        Plan.from_json(json.dumps({"drop": {"4": amount}}))
+
+
+@pytest.mark.parametrize("block", [-1, "x", 1.0, True, None])
+@pytest.mark.usefixtures("unchecked")
+def test_a_block_that_is_no_number_is_refused(block):
+    with pytest.raises(InputError, match=f"block {block!r} of the plan is not a whole number"):
+        Plan({block: 0.2})
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_score_that_is_only_a_name_is_refused():
+    with pytest.raises(InputError, match="takes a Score and a Reduction, got str and Prune"):
+        Plan({}, "shift")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0:0.2,", "cannot read ''"),
+        ("0", "cannot read '0' of the plan '0'; write block:share or block:count"),
+        ("0:", "cannot read '0:'"),
+        ("0:many", "cannot read '0:many'"),
+        ("0:nan", "cannot read '0:nan'"),
+        ("x:0.2", "block 'x' of the plan is not a whole number"),
+        ("-1:0.2", "block -1 of the plan"),
+        ("0:1.5", "share of 1.5"),
+        ("0:-0.1", "drops -0.1"),
+        ("3:0.2,0:0.1, 3:7", "drops block 3 twice"),
+    ],
+)
+def test_a_schedule_that_cannot_be_read_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        Plan.from_schedule(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not JSON"),
+        ("drop: 3", "not JSON"),
+        ("[1]", 'a plan is a JSON object with "drop"'),
+        ('{"score": {"name": "shift"}}', 'a plan is a JSON object with "drop"'),
+        ('{"drop": [0.2]}', 'a plan is a JSON object with "drop"'),
+        ('{"drop": {}, "when": 1, "how": 2}', "unknown keys how, when"),
+        ('{"drop": {"0": 0.2, "0": 0.3}}', "gives '0' twice"),
+        pytest.param(
+            '{"drop": {"0": 0.2, "00": 0.3}}',
+            "block 0 twice",
+            marks=pytest.mark.xfail(reason="plan.py compares the keys as texts"),
+        ),
+        ('{"drop": {"x": 0.2}}', "block 'x' of the plan is not a whole number"),
+        ('{"drop": {"-1": 0.2}}', "block -1 of the plan"),
+        ('{"drop": {}, "score": "shift"}', "got 'shift', expected an object"),
+        ('{"drop": {}, "score": {}}', "None is not one of class-attention, column-attention"),
+        ('{"drop": {}, "score": {"name": "x"}}', "'x' is not one of class-attention"),
+        ('{"drop": {}, "reduction": {"name": "shift"}}', "'shift' is not one of prune"),
+        ('{"drop": {}, "score": {"name": "shift", "sit": "mlp"}}', "no setting sit; it takes site"),
+        ('{"drop": {}, "reduction": {"name": "prune", "r": 1}}', "no setting r; it takes none"),
+        ('{"drop": {}, "score": {"name": "shift", "site": "x"}}', "'x' is not one of mlp"),
+        pytest.param(
+            '{"drop": {}, "score": {"name": "random", "seed": "x"}}',
+            "seed cannot be 'x'",
+            marks=pytest.mark.xfail(reason="method.from_dict does not look at the values"),
+        ),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_json_that_is_no_plan_is_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        Plan.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("label", "message"),
+    [
+        ("", "cannot read ''"),
+        ("shift(mlp", "cannot read"),
+        ("norm", "'norm' is not one of"),
+        ("prune(1)", "'prune' is not one of"),
+        ("shift(mlp, l2, printed, 3)", "4 values; shift takes 3"),
+        ("shift(head)", "'head' is not one of mlp, attention, block"),
+        ("random(x)", "seed cannot be 'x'"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_a_label_that_cannot_be_read_is_refused(label, message):
+    with pytest.raises(InputError, match=message):
+        from_label(SCORES, label)
+
+
+def test_an_unknown_paper_plan_is_refused():
+    with pytest.raises(InputError, match="unknown plan 'vit'; the paper's are deit, umt-retrieval"):
+        Plan.paper("vit")
+
+
+def test_a_plan_cannot_be_changed():
+    with pytest.raises(AttributeError):
+        Plan({}).drop = {}
