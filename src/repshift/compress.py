@@ -195,10 +195,10 @@ class Compression:
             return None
         scores = self.plan.score(Snapshots(block, prefix, tokens, **seen))
         self._refuse_nan(scores, block)
-        step = self.plan.reduction(tokens, scores, drop, prefix)
+        reduced, step = self.plan.reduction(tokens, scores, drop, prefix)
         so_far = call.map_before(block)
         call.maps[block] = so_far.then(step) if so_far else step
-        return step.apply(tokens)
+        return reduced
 
     def _finish(self, block: int, args: tuple[Any, ...], output: Any) -> None:
         ran = len(self._call.counts) if self._call else 0

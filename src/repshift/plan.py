@@ -33,7 +33,7 @@ class Plan:
     tokens (class, distillation, registers) are not counted and never leave.
     """
 
-    drop: Mapping[int, float]
+    drop: Mapping[int, float | int]
     score: Score = field(default_factory=Shift)
     reduction: Reduction = field(default_factory=Prune)
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional as F
 
 from repshift.errors import InputError
 
@@ -29,7 +28,7 @@ class TokenMap:
 
     def apply(self, tokens: Shaped[Tensor, "B N C"]) -> Shaped[Tensor, "B K C"]:
         """The survivors of any [B, N, C], in order."""
-        return _gather(tokens, self.kept)
+        return gather(tokens, self.kept)
 
     def restore(self, tokens: Shaped[Tensor, "B K C"]) -> Shaped[Tensor, "B N C"]:
         """Put the survivors back in place; a token that left gets the value of its stand-in."""
@@ -38,7 +37,7 @@ class TokenMap:
                 f"restore: got features of shape {list(tokens.shape)}, expected "
                 f"[{self.kept.shape[0]}, {self.kept.shape[1]}, C], the survivors of the last call"
             )
-        return _gather(tokens, self.home)
+        return gather(tokens, self.home)
 
     def then(self, later: TokenMap) -> TokenMap:
         """Follow this map by ``later``, whose N is this one's K."""
@@ -51,27 +50,27 @@ class TokenMap:
         return TokenMap(every, every)
 
 
-def find_homes(
-    tokens: Float[Tensor, "B N C"], kept: Int[Tensor, "B K"], gone: Int[Tensor, "B D"], prefix: int
-) -> Int[Tensor, "B N"]:
-    """The ``home`` of a map that drops ``gone``: for each, the most similar survivor (cosine).
+def most_similar(
+    left: Float[Tensor, "B D C"], stayed: Float[Tensor, "B K C"], prefix: int
+) -> Int[Tensor, "B D"]:
+    """For each token that left, the position of the survivor most like it (cosine).
 
-    Similarity is taken where the tokens part. Measured on saliency-vit-s14 against the nearest
-    position and the token's own last value (docs/results/restore.md), this draws the best maps.
+    Prefix tokens, the first ``prefix``, stand for no other. Measured on saliency-vit-s14 against
+    the nearest position and the token's own last value (docs/results/restore.md), the most similar
+    survivor draws the best maps.
     """
-    unit = F.normalize(tokens.detach(), dim=-1)
-    stay = _gather(unit, kept[:, prefix:]).transpose(1, 2)
+    patches = stayed[:, prefix:].detach()
+    length = torch.linalg.vector_norm(patches, dim=-1).unsqueeze(1)
     # C rows at a time: memory stays linear in N.
-    nearest = [
-        (rows @ stay).argmax(-1) + prefix
-        for rows in _gather(unit, gone).split(unit.shape[-1], dim=1)
+    best = [
+        ((rows @ patches.transpose(1, 2)) / length).argmax(-1)
+        for rows in left.detach().split(left.shape[-1], dim=1)
     ]
-    places = torch.arange(kept.shape[1], device=kept.device).expand(kept.shape[0], -1)
-    home = kept.new_empty(tokens.shape[:2])
-    return home.scatter(1, kept, places).scatter(1, gone, torch.cat(nearest, dim=1))
+    return torch.cat(best, dim=1) + prefix
 
 
-def _gather(tokens: Shaped[Tensor, "B M C"], index: Int[Tensor, "B J"]) -> Shaped[Tensor, "B J C"]:
+def gather(tokens: Shaped[Tensor, "B M C"], index: Int[Tensor, "B J"]) -> Shaped[Tensor, "B J C"]:
+    """The tokens at ``index``, per image."""
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 

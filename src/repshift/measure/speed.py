@@ -22,22 +22,17 @@ def interleave(
 ) -> dict[str, list[float]]:
     """Time ``run`` inside each contender's context, all contenders in each round.
 
-    Each time is one measurement of ``torch.utils.benchmark`` (warmed up, device synchronised) of as
-    many calls as fill ``seconds``, on torch's current number of threads. Every second round runs
-    backwards, so that drift does not favour a place in the order. ``progress`` is called after
-    each measurement.
+    Each time is one measurement of ``torch.utils.benchmark`` (warmed up, device synchronised) of at
+    least ``seconds``, on torch's current number of threads. Every second round runs backwards, so
+    that drift does not favour a place in the order. ``progress`` is called after each measurement.
     """
     timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
-    calls: dict[str, int] = {}
     times: dict[str, list[float]] = {name: [] for name in contenders}
     with torch.inference_mode():
-        for name, context in contenders.items():
-            with context():
-                calls[name] = max(1, round(seconds / timer.timeit(1).median))
         for number in range(rounds):
             order = list(contenders)
             for name in order if number % 2 == 0 else reversed(order):
                 with contenders[name]():
-                    times[name].append(timer.timeit(calls[name]).median)
+                    times[name].append(timer.blocked_autorange(min_run_time=seconds).median)
                 progress()
     return times

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reduction(Method):
-    """Turns scores into a token map."""
+    """Turns N tokens into fewer by their scores."""
 
     def __call__(
         self, tokens: Float[Tensor, "B N C"], scores: Float[Tensor, "B N"], drop: int, prefix: int
-    ) -> TokenMap:
-        """The map from N tokens to N - ``drop``; the first ``prefix`` tokens never leave."""
+    ) -> tuple[Float[Tensor, "B K C"], TokenMap]:
+        """The K = N - ``drop`` tokens that go on, and the map; the first ``prefix`` never leave."""
         raise NotImplementedError

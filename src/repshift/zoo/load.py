@@ -109,7 +109,7 @@ def _wrap(
     config: dict[str, Any] = resolve_model_data_config(model)
     patches = getattr(model, "patch_embed", None)
     size = getattr(patches, "img_size", None) or config["input_size"][1:]
-    config["input_size"] = (config["input_size"][0], *size)
+    config["input_size"] = (getattr(model, "in_chans", config["input_size"][0]), *size)
     config["mean"], config["std"] = mean or config["mean"], std or config["std"]
     transform: Any = create_transform(**config)
     grey = config["input_size"][0] == 1
