@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn import functional as F
 
 from repshift.errors import InputError
 
@@ -59,13 +60,10 @@ def most_similar(
     the nearest position and the token's own last value (docs/results/restore.md), the most similar
     survivor draws the best maps.
     """
-    patches = stayed[:, prefix:].detach()
-    length = torch.linalg.vector_norm(patches, dim=-1).unsqueeze(1)
+    # The length of the token that left does not change which survivor is nearest in angle.
+    patches = F.normalize(stayed[:, prefix:].detach(), dim=-1).transpose(1, 2)
     # C rows at a time: memory stays linear in N.
-    best = [
-        ((rows @ patches.transpose(1, 2)) / length).argmax(-1)
-        for rows in left.detach().split(left.shape[-1], dim=1)
-    ]
+    best = [(rows @ patches).argmax(-1) for rows in left.detach().split(left.shape[-1], dim=1)]
     return torch.cat(best, dim=1) + prefix
 
 
