@@ -49,9 +49,7 @@ def photos(tmp_path):
 
 
 def test_bench_writes_table_json_csv_plot_and_report(run, tmp_path):
-    status, out, err = run(
-        "bench", "--model", "digits-vit", "--batch-size", 270, "--json", "b.json"
-    )
+    status, out, err = run("bench", "--model", "digits-vit", "--batch-size", 20, "--json", "b.json")
     assert status == 0, err
     written = json.loads((tmp_path / "b.json").read_text())
     rows = {row["method"]: row for row in written["rows"]}
@@ -96,8 +94,10 @@ def test_bench_reads_a_directory_plans_and_a_checkpoint(run, photos, tmp_path):
     (photos / "labels.csv").write_text("file,label\n0.png,0\n1.png,1\n2.png,4\nbroken.jpg,0\n")
     (tmp_path / "plan.json").write_text(Plan({2: 1}).to_json())
     status, out, err = run(
-        "bench", "--model", f"timm:{name}", "--checkpoint", "w.safetensors", "--images", photos,
-        "--labels", "--plan", "0:0.5,3:1", "plan.json", "--methods", "shift(block, l1)", "random(3)",
+        "bench", "--model", f"timm:{name}", "--checkpoint", "w.safetensors",
+        "--images", photos,
+        "--labels", "--plan", "0:0.5,3:1", "plan.json",
+        "--methods", "shift(block, l1)", "random(3)",
         "--batch-size", 2, "--out", "o", "--threads", torch.get_num_threads(),
     )  # fmt: skip
     assert status == 0, err
@@ -188,7 +188,7 @@ def test_an_interrupt_leaves_nothing(run, monkeypatch, tmp_path):
     status, _, err = run("show", tmp_path / "no.png", "--model", "digits-vit")
     assert (status, "no.png is not a file" in err) == (2, True)
     monkeypatch.setattr("repshift.tasks.bench.interleave", stop)
-    status, _, err = run("bench", "--model", "digits-vit", "--batch-size", 270)
+    status, _, err = run("bench", "--model", "digits-vit", "--batch-size", 20)
     assert (status, "interrupted" in err) == (130, True)
     assert list(tmp_path.iterdir()) == []
 

@@ -177,9 +177,9 @@ class LargestTensor(TorchDispatchMode):
 
 def largest_tensor(family, side, score):
     model = build(family, img_size=(8 * side, 8 * side), mlp_ratio=1)
-    plan = Plan({0: 0.3, 2: 0.3}, score)
+    photo, plan = torch.randn(1, 3, 8 * side, 8 * side), Plan({0: 0.3, 2: 0.3}, score)
     with compress(model, plan), torch.no_grad(), LargestTensor() as largest:
-        model.forward_features(torch.randn(1, 3, 8 * side, 8 * side))
+        model.forward_features(photo)
     return largest.elements
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
 
 from repshift import InputError, Prune, TokenMap
-from repshift.tokens import find_homes, follow
+from repshift.tokens import follow, most_similar
 
 
 @st.composite
@@ -81,7 +81,8 @@ def test_identity_changes_nothing():
 def test_prune_keeps_the_highest_scores_and_of_equal_ones_the_earlier(pruning):
     scores, drop, prefix = pruning
     tokens = torch.randn(*scores.shape, 4)
-    token_map = Prune()(tokens, scores, drop, prefix)
+    stayed, token_map = Prune()(tokens, scores, drop, prefix)
+    assert torch.equal(stayed, token_map.apply(tokens))
     for image, row in enumerate(scores.tolist()):
         patches = sorted(range(prefix, len(row)), key=lambda token, row=row: (-row[token], token))
         stay = [*range(prefix), *sorted(patches[: len(patches) - drop])]
@@ -92,7 +93,7 @@ def test_prune_keeps_the_highest_scores_and_of_equal_ones_the_earlier(pruning):
 def test_homes_are_the_most_similar_surviving_patches(pruning):
     scores, drop, prefix = pruning
     tokens = torch.randn(*scores.shape, 4, dtype=torch.float64)
-    token_map = Prune()(tokens, scores, drop, prefix)
+    _, token_map = Prune()(tokens, scores, drop, prefix)
     for x, kept, home in zip(tokens, token_map.kept.tolist(), token_map.home.tolist(), strict=True):
         for token, place in enumerate(home):
             if token in kept:
@@ -102,18 +103,22 @@ def test_homes_are_the_most_similar_surviving_patches(pruning):
                 assert place == prefix + similar.index(max(similar))
 
 
-def test_homes_are_found_in_pieces_as_they_are_at_once():
-    tokens = torch.randn(2, 40, 3)
-    kept = torch.tensor([[0, 7, 21], [0, 3, 39]])
-    gone = torch.stack(
-        [torch.tensor([i for i in range(40) if i not in row]) for row in kept.tolist()]
-    )
-    home = find_homes(tokens, kept, gone, prefix=1)
-    similar = cosine_similarity(
-        tokens[:, :, None], TokenMap(kept, home).apply(tokens)[:, None], dim=-1
-    )
-    expected = similar[:, :, 1:].argmax(-1) + 1
-    assert torch.equal(home.gather(1, gone), expected.gather(1, gone))
+def test_the_most_similar_are_found_in_pieces_as_they_are_at_once():
+    left, stayed = torch.randn(2, 40, 3), torch.randn(2, 9, 3)
+    similar = cosine_similarity(left[:, :, None], stayed[:, None], dim=-1)
+    assert torch.equal(most_similar(left, stayed, prefix=2), similar[:, :, 2:].argmax(-1) + 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_large_activations_find_their_like_in_every_precision(dtype):
+    stayed, order = 100 * torch.randn(1, 6, 64), torch.tensor([[3, 1, 4, 5, 2]])
+    left = stayed[:, order[0]] + torch.randn(1, 5, 64)
+    assert torch.equal(most_similar(left.to(dtype), stayed.to(dtype), prefix=1), order)
+
+
+def test_a_survivor_of_length_zero_is_like_nobody():
+    stayed = torch.eye(4)[None].index_fill(1, torch.tensor([1]), 0.0)
+    assert most_similar(torch.eye(4)[None, 2:], stayed, prefix=0).tolist() == [[2, 3]]
 
 
 def test_restore_of_another_length_is_refused():

@@ -1,0 +1,99 @@
+"""What should stand for a token that left, where a dense output is wanted?
+
+Compares, on saliency-vit-s14, the map drawn from restored tokens with the dense model's map:
+
+    python benchmarks/restore.py --images DIR --out docs/results/restore.md
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from repshift import Plan, Random, Shift, compress
+from repshift.data.batches import FileSource
+from repshift.data.images import find_images, sample_photographs
+from repshift.report.files import write_text
+from repshift.zoo.load import load_model
+from repshift.zoo.saliency_vit import GRID, load_saliency_vit
+
+PLANS = {
+    "0:0.2,3:0.2,6:0.2": {0: 0.2, 3: 0.2, 6: 0.2},
+    "6:0.3,9:0.3": {6: 0.3, 9: 0.3},
+    "16 after each of blocks 0 to 10": dict.fromkeys(range(11), 16),
+}
+
+
+def index(positions, width):
+    return positions[..., None].expand(-1, -1, width)
+
+
+def restorations(model, compression, images):
+    """The tokens of the compressed encoder, put back in three ways."""
+    encoder, streams = model.encoder, {}
+    tokens = model.encode(images)
+    yield "most similar survivor", compression.restore(tokens)
+
+    grid = torch.cartesian_prod(torch.arange(GRID), torch.arange(GRID)).float()
+    survivors = grid[compression.kept[:, 1:] - 1]
+    nearest = torch.cdist(grid.expand(len(tokens), -1, -1), survivors).argmin(-1) + 1
+    patches = tokens.gather(1, index(nearest, tokens.shape[-1]))
+    yield "nearest position", torch.cat((tokens[:, :1], patches), dim=1)
+
+    # Each token as it was when it left, through the last norm. Blocks hand on survivors alone, so
+    # the streams are taken by hooks that run before those of the plan.
+    def record(block):
+        return lambda module, args, output: streams.update({block: output})
+
+    handles = [
+        block.register_forward_hook(record(number), prepend=True)
+        for number, block in enumerate(encoder.blocks)
+    ]
+    model.encode(images)
+    for handle in handles:
+        handle.remove()
+    whole = streams[0].clone()
+    for block, stream in list(streams.items())[1:]:
+        whole.scatter_(1, index(compression.kept_after(block - 1), whole.shape[-1]), stream)
+    yield "own last value", encoder.norm(whole)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--images", type=Path, help="a directory; the sample photographs if left out"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/restore.md"))
+    arguments = parser.parse_args()
+    paths = find_images(arguments.images) if arguments.images else sample_photographs()
+    source = FileSource(paths, load_model("saliency-vit-s14").prepare)
+    model = load_saliency_vit()
+    found: dict[tuple[str, ...], list[torch.Tensor]] = {}
+    with torch.inference_mode():
+        for batch in tqdm(source.batches(8), total=-(-len(source) // 8)):
+            dense = model(batch.images).flatten(1)
+            for plan, drop in PLANS.items():
+                for score in (Shift(), Shift(definition="update"), Random()):
+                    with compress(model.encoder, Plan(drop, score=score)) as compression:
+                        for way, tokens in restorations(model, compression, batch.images):
+                            maps = model.decode(tokens).flatten(1)
+                            error = (maps - dense).abs().mean(1)
+                            found.setdefault((plan, str(score), way), []).append(error)
+    lines = [
+        f"saliency-vit-s14, {len(source) - len(source.skipped)} images: mean absolute difference "
+        "of the saliency map (0 to 1) to the dense model's.",
+        "",
+        "| plan | score | restored by | difference |",
+        "|---|---|---|---|",
+        *(
+            f"| {' | '.join(key)} | {torch.cat(errors).mean():.4f} |"
+            for key, errors in found.items()
+        ),
+    ]
+    write_text(arguments.out, "\n".join([*lines, ""]))
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
