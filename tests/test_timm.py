@@ -155,10 +155,7 @@ def test_a_variant_that_changes_no_step_is_taken_by_its_structure():
         OwnFeatures(**SMALL),
         OwnPool(**SMALL),
         VisionTransformer(**SMALL, block_fn=OwnBlock),
-        pytest.param(
-            VisionTransformer(**SMALL, attn_layer=ShiftingAttention),
-            marks=pytest.mark.xfail(reason="the timm adapter does not look at the attention"),
-        ),
+        pytest.param(VisionTransformer(**SMALL, attn_layer=ShiftingAttention)),
     ],
     ids=["forward_features", "pool", "block", "attention"],
 )

@@ -63,6 +63,7 @@ class _Call:
     device: torch.device
     counts: dict[int, int] = field(default_factory=dict)
     maps: dict[int, TokenMap] = field(default_factory=dict)  # from the dense sequence to here
+    places: dict[int, int] = field(default_factory=dict)  # memory addresses, to tell calls apart
 
     def map_before(self, block: int) -> TokenMap | None:
         """The way from the dense sequence to the tokens that enter ``block``; None if all do."""
@@ -134,6 +135,7 @@ class Compression:
 
     def _attach(self, model: nn.Module) -> Iterator[RemovableHandle]:
         needs = self.plan.score.required()
+        yield model.register_forward_pre_hook(_Hook(self, "_start"))
         yield model.register_forward_hook(_Hook(self, "_finish"))
         for index, block in enumerate(self.spec.blocks):
             yield block.register_forward_pre_hook(_Hook(self, "_enter", index), with_kwargs=True)
@@ -150,10 +152,18 @@ class Compression:
 
     # The hooks, in the order in which they fire.
 
+    def _start(self, block: int, args: tuple[Any, ...]) -> None:
+        self._call = None
+
     def _enter(
         self, block: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        tokens = args[0]
+        tokens = args[0] if args else None
+        if not isinstance(tokens, torch.Tensor) or tokens.ndim != 3:
+            raise InputError(
+                f"block {block} must take its tokens [B, N, C] as its first argument; got "
+                f"{_kind(tokens)}"
+            )
         if block == 0 and not _recomputing():
             self._call = _Call(tokens.shape[0], tokens.shape[1], tokens.device)
         call = self._call
@@ -171,6 +181,13 @@ class Compression:
         }
         if so_far is None or not tables:
             return None
+        if not _recomputing():
+            call.places[block] = _place(tokens)
+        elif call.places.get(block) != _place(tokens):
+            raise InputError(
+                "gradient checkpointing runs the blocks of an earlier forward again, whose token "
+                "positions are gone; run backward before the next forward"
+            )
         followed = {
             name: follow(table, so_far.kept, call.dense, self.spec.positions[name])
             for name, table in tables.items()
@@ -187,12 +204,18 @@ class Compression:
         self, block: int, args: tuple[Any, ...], tokens: Float[Tensor, "B N C"]
     ) -> Float[Tensor, "B K C"] | None:
         call, prefix = self._call, self.spec.prefix_tokens
-        assert call is not None
+        if call is None or not isinstance(tokens, torch.Tensor):
+            raise InputError(f"block {block} must return its tokens [B, N, C]; got {_kind(tokens)}")
         seen, self._seen = self._seen, {}
         drop = self.plan.leaving(block, tokens.shape[1] - prefix)
         call.counts[block] = tokens.shape[1] - drop
         if drop == 0:
             return None
+        if missing := self.plan.score.required() - seen.keys() - {"class token"}:
+            raise InputError(
+                f"{self.plan.score} did not see the {' and the '.join(sorted(missing))}: norm2 of "
+                f"block {block}, or the reader of its attention, did not run inside the block"
+            )
         scores = self.plan.score(Snapshots(block, prefix, tokens, **seen))
         self._refuse_nan(scores, block)
         reduced, step = self.plan.reduction(tokens, scores, drop, prefix)
@@ -219,6 +242,17 @@ class Compression:
                 f"block {block}: the score {self.plan.score} is NaN, so the activations are; "
                 "check the input and the weights"
             )
+
+
+def _kind(value: object) -> str:
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ if shape is None else f"a tensor of shape {list(shape)}"
+
+
+def _place(tokens: Tensor) -> int:
+    """Where the tokens lie: checkpointing hands a block the very tensor it got before."""
+    taped = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    return tokens.data_ptr() if taped else 0
 
 
 def _recomputing() -> bool:

@@ -53,6 +53,10 @@ def from_dict(known: Mapping[str, type[M]], form: object) -> M:
             f"{chosen.name} has no setting {', '.join(sorted(extra))}; "
             f"it takes {', '.join(allowed) or 'none'}"
         )
+    for field in dataclasses.fields(chosen):
+        value = settings.get(field.name, field.default)
+        if type(value) is not type(field.default):
+            raise InputError(f"{chosen.name}: {field.name} cannot be {value!r}")
     return chosen(**settings)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from repshift.errors import InputError
 from repshift.method import from_dict
@@ -14,6 +14,8 @@ from repshift.scores import SCORES, Score, Shift
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+Key = TypeVar("Key", int, str)
 
 # arXiv 2508.00367, sections 4.1 and 4.2. The paper counts DeiT's blocks from one ([1, 4, 7]); its
 # published command and its printed FLOPs give blocks 0, 3, 6 counted from zero.
@@ -101,7 +103,8 @@ class Plan:
                 f"the plan has unknown keys {', '.join(sorted(extra))}; "
                 "it takes drop, score and reduction"
             )
-        parts: dict[str, Any] = {"drop": {_block(key): form["drop"][key] for key in form["drop"]}}
+        drop = _unique([(_block(key), amount) for key, amount in form["drop"].items()])
+        parts: dict[str, Any] = {"drop": drop}
         if "score" in form:
             parts["score"] = from_dict(SCORES, form["score"])
         if "reduction" in form:
@@ -111,20 +114,18 @@ class Plan:
     @classmethod
     def from_schedule(cls, text: str) -> Plan:
         """Read ``0:0.2,3:0.2,6:20``: block, colon, share below 1 or whole number of tokens."""
-        drop: dict[int, float] = {}
+        drop: list[tuple[int, float]] = []
         for item in text.split(","):
             block, _, amount = item.partition(":")
             try:
-                value = float(amount) if "." in amount else int(amount)
+                value = int(amount) if amount.strip().isdecimal() else float(amount)
             except ValueError:
                 raise InputError(
                     f"cannot read {item!r} of the plan {text!r}; write block:share or block:count, "
                     "such as 0:0.2,3:0.2,6:20"
                 ) from None
-            if _block(block) in drop:
-                raise InputError(f"the plan drops block {block.strip()} twice")
-            drop[_block(block)] = value
-        return cls(drop)
+            drop.append((_block(block), value))
+        return cls(_unique(drop))
 
 
 def _check(block: object, amount: object) -> None:
@@ -148,10 +149,11 @@ def _block(key: str) -> int:
         raise InputError(f"block {key!r} of the plan is not a whole number") from None
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[Key, Any]]) -> dict[Key, Any]:
     form = dict(pairs)
     if len(form) < len(pairs):
-        names = [key for key, _ in pairs]
-        twice = next(key for key in names if names.count(key) > 1)
-        raise InputError(f"the plan gives {twice!r} twice")
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        what = "drops block" if isinstance(twice, int) else "gives"
+        raise InputError(f"the plan {what} {twice!r} twice")
     return form

@@ -89,8 +89,9 @@ def follow(
         prefix = dense - length
         if not 0 <= prefix < kept.shape[1]:
             raise InputError(f"a positional table has {length} entries for {dense} tokens")
-        index = kept[:, prefix:] - prefix
-        shape = [kept.shape[0], 1, 1, 1]
-        shape[dim] = index.shape[1]
-        table = torch.take_along_dim(table, index.view(shape), dim)
+        index = (kept[:, prefix:] - prefix)[:, None, None, :]
+        index = index if dim == -1 else index.transpose(-1, dim)
+        table = table.expand(kept.shape[0], -1, -1, -1)
+        others = [size if axis != 4 + dim else -1 for axis, size in enumerate(table.shape)]
+        table = table.gather(dim, index.expand(others))
     return table

@@ -6,23 +6,22 @@ treats its tokens in another way is refused, never compressed wrongly.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from timm.layers import Attention, AttentionPoolLatent, AttentionRope
+from timm.layers import Attention, AttentionPoolLatent, AttentionRope, DiffAttention
 from timm.models import eva
 from timm.models import vision_transformer as vit
 from timm.models.deit import VisionTransformerDistilled
+from torch import nn
 
 from repshift.adapters.spec import EagerAttention, EncoderSpec
 from repshift.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import nn
+    from collections.abc import Callable, Iterable, Sequence
 
 # Where a block reads the stream x' between attention and MLP.
-_NORM2 = {
+_NORM2: dict[type[nn.Module], Callable[[Any], nn.Module | None]] = {
     vit.Block: lambda block: block.norm2,
     vit.ResPostBlock: lambda block: block.mlp,
     vit.ParallelThingsBlock: lambda block: block.ffns[0],
@@ -31,6 +30,7 @@ _NORM2 = {
     eva.EvaBlock: lambda block: block.norm2,
     eva.EvaBlockPostNorm: lambda block: block.mlp,
 }
+_ATTENTION = (Attention, AttentionRope, DiffAttention, eva.EvaAttention)
 _STEPS = ("forward", "forward_features", "forward_head", "pool")
 _FAMILIES = (vit.VisionTransformer, VisionTransformerDistilled, eva.Eva)
 
@@ -65,10 +65,10 @@ def describe(model: nn.Module) -> EncoderSpec:
     name = type(model).__name__
     family = next((known for known in _FAMILIES if _runs_as(model, known)), None)
     blocks: Sequence[nn.Module] = list(getattr(model, "blocks", ()))
-    kinds = [
-        next((kind for kind in _NORM2 if _same(block, kind, "forward")), None) for block in blocks
-    ]
-    if family is None or not blocks or None in kinds:
+    kinds = [_first(block, _NORM2) for block in blocks]
+    layers = [layer for block in blocks for layer in _layers(block)]
+    read = None not in [*kinds, *(_first(layer, _ATTENTION) for layer in layers)]
+    if family is None or not blocks or not read:
         reason = _REFUSED.get(name, "repshift has not read the forward of this variant")
         raise InputError(
             f"timm's {name} cannot be compressed: {reason}. Use a plain ViT, such as "
@@ -93,8 +93,19 @@ def _same(module: nn.Module, known: type[nn.Module], method: str) -> bool:
     return getattr(type(module), method, None) is getattr(known, method, module)
 
 
+def _first(module: nn.Module, known: Iterable[type[nn.Module]]) -> type[nn.Module] | None:
+    """The class among ``known`` whose forward the module runs."""
+    return next((kind for kind in known if _same(module, kind, "forward")), None)
+
+
 def _runs_as(model: nn.Module, known: type[nn.Module]) -> bool:
     return all(_same(model, known, step) for step in _STEPS)
+
+
+def _layers(block: nn.Module) -> list[nn.Module]:
+    """The attention layers of a block; none where the block itself attends."""
+    branches: Any = getattr(block, "attns", [block])
+    return [branch.attn for branch in branches if hasattr(branch, "attn")]
 
 
 def _attention(block: nn.Module) -> EagerAttention | None:
