@@ -174,7 +174,7 @@ def test_a_schedule_that_cannot_be_read_is_refused(text, message):
         ('{"drop": [0.2]}', 'a plan is a JSON object with "drop"'),
         ('{"drop": {}, "when": 1, "how": 2}', "unknown keys how, when"),
         ('{"drop": {"0": 0.2, "0": 0.3}}', "gives '0' twice"),
-        pytest.param('{"drop": {"0": 0.2, "00": 0.3}}', "block 0 twice"),
+        ('{"drop": {"0": 0.2, "00": 0.3}}', "block 0 twice"),
         ('{"drop": {"x": 0.2}}', "block 'x' of the plan is not a whole number"),
         ('{"drop": {"-1": 0.2}}', "block -1 of the plan"),
         ('{"drop": {}, "score": "shift"}', "got 'shift', expected an object"),
@@ -184,9 +184,7 @@ def test_a_schedule_that_cannot_be_read_is_refused(text, message):
         ('{"drop": {}, "score": {"name": "shift", "sit": "mlp"}}', "no setting sit; it takes site"),
         ('{"drop": {}, "reduction": {"name": "prune", "r": 1}}', "no setting r; it takes none"),
         ('{"drop": {}, "score": {"name": "shift", "site": "x"}}', "'x' is not one of mlp"),
-        pytest.param(
-            '{"drop": {}, "score": {"name": "random", "seed": "x"}}', "seed cannot be 'x'"
-        ),
+        ('{"drop": {}, "score": {"name": "random", "seed": "x"}}', "seed cannot be 'x'"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")

@@ -155,7 +155,7 @@ def test_a_variant_that_changes_no_step_is_taken_by_its_structure():
         OwnFeatures(**SMALL),
         OwnPool(**SMALL),
         VisionTransformer(**SMALL, block_fn=OwnBlock),
-        pytest.param(VisionTransformer(**SMALL, attn_layer=ShiftingAttention)),
+        VisionTransformer(**SMALL, attn_layer=ShiftingAttention),
     ],
     ids=["forward_features", "pool", "block", "attention"],
 )

@@ -69,7 +69,10 @@ def most_similar(
 
 def gather(tokens: Shaped[Tensor, "B M C"], index: Int[Tensor, "B J"]) -> Shaped[Tensor, "B J C"]:
     """The tokens at ``index``, per image."""
-    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    batch, count, width = tokens.shape
+    # Whole rows of [B * M, C]: on CPU some ten times faster than Tensor.gather, which goes by value.
+    rows = index + count * torch.arange(batch, device=index.device).unsqueeze(1)
+    return tokens.reshape(-1, width).index_select(0, rows.flatten()).view(*index.shape, width)
 
 
 def follow(
