@@ -164,13 +164,15 @@ class Compression:
                 f"block {block} must take its tokens [B, N, C] as its first argument; got "
                 f"{_kind(tokens)}"
             )
-        if block == 0 and not _recomputing():
+        again = _recomputing()
+        if block == 0 and not again:
             self._call = _Call(tokens.shape[0], tokens.shape[1], tokens.device)
         call = self._call
-        if call is None or (block > 0 and tokens.shape[1] != call.counts.get(block - 1)):
+        came = call.counts.get(block - 1) if call and block else tokens.shape[1]
+        if call is None or (tokens.shape[1] != came and not again):
             raise InputError(
                 f"{tokens.shape[1]} tokens entered block {block}, but "
-                f"{call and call.counts.get(block - 1)} left the block before it; this model puts "
+                f"{came} left the block before it; this model puts "
                 "tokens back or skips blocks between them, so it cannot be compressed by hooks"
             )
         if block in self.plan.drop and "entry" in self.plan.score.required():
@@ -181,7 +183,7 @@ class Compression:
         }
         if so_far is None or not tables:
             return None
-        if not _recomputing():
+        if not again:
             call.places[block] = _place(tokens)
         elif call.places.get(block) != _place(tokens):
             raise InputError(
@@ -208,7 +210,10 @@ class Compression:
             raise InputError(f"block {block} must return its tokens [B, N, C]; got {_kind(tokens)}")
         seen, self._seen = self._seen, {}
         drop = self.plan.leaving(block, tokens.shape[1] - prefix)
-        call.counts[block] = tokens.shape[1] - drop
+        # A block that checkpointing runs again may belong to an earlier call: it records nothing.
+        again = _recomputing()
+        if not again:
+            call.counts[block] = tokens.shape[1] - drop
         if drop == 0:
             return None
         if missing := self.plan.score.required() - seen.keys() - {"class token"}:
@@ -219,8 +224,9 @@ class Compression:
         scores = self.plan.score(Snapshots(block, prefix, tokens, **seen))
         self._refuse_nan(scores, block)
         reduced, step = self.plan.reduction(tokens, scores, drop, prefix)
-        so_far = call.map_before(block)
-        call.maps[block] = so_far.then(step) if so_far else step
+        if not again:
+            so_far = call.map_before(block)
+            call.maps[block] = so_far.then(step) if so_far else step
         return reduced
 
     def _finish(self, block: int, args: tuple[Any, ...], output: Any) -> None:

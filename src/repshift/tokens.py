@@ -70,7 +70,7 @@ def most_similar(
 def gather(tokens: Shaped[Tensor, "B M C"], index: Int[Tensor, "B J"]) -> Shaped[Tensor, "B J C"]:
     """The tokens at ``index``, per image."""
     batch, count, width = tokens.shape
-    # Whole rows of [B * M, C]: on CPU some ten times faster than Tensor.gather, which goes by value.
+    # Whole rows of [B * M, C]: some ten times faster on CPU than Tensor.gather, value by value.
     rows = index + count * torch.arange(batch, device=index.device).unsqueeze(1)
     return tokens.reshape(-1, width).index_select(0, rows.flatten()).view(*index.shape, width)
 
