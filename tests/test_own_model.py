@@ -67,7 +67,6 @@ def test_a_model_of_ones_own_is_compressed_by_naming_its_parts():
     torch.testing.assert_close(output, expected)
 
 
-@pytest.mark.xfail(reason="compress looks for earlier hooks on the first block alone")
 @torch.no_grad()
 def test_attaching_to_other_blocks_of_the_model_replaces_too():
     model, x = Encoder(), tokens()

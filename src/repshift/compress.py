@@ -36,8 +36,8 @@ def compress(model: nn.Module, plan: Plan, spec: EncoderSpec | None = None) -> C
 
         spec = describe(model)
     _check(plan, spec)
-    for earlier in {hook.compression for hook in spec.blocks[0]._forward_hooks.values()
-                    if isinstance(hook, _Hook)}:  # fmt: skip
+    hooks = [hook for part in (model, *spec.blocks) for hook in part._forward_hooks.values()]
+    for earlier in {hook.compression for hook in hooks if isinstance(hook, _Hook)}:
         earlier.detach()
     return Compression(model, plan, spec)
 
