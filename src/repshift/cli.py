@@ -14,7 +14,7 @@ from repshift.plan import Plan
 try:
     import tyro
 except ImportError:
-    sys.exit("the command line needs more than the core: pip install 'repshift[bench]'")
+    sys.exit("the command line needs more than the core; install it with: pip install '.[bench]'")
 
 
 @dataclass

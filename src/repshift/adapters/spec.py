@@ -42,7 +42,7 @@ class EncoderSpec:
     the scores that read the attention map, one entry a block; without it those are refused.
     """
 
-    blocks: Sequence[nn.Module]
+    blocks: Sequence[nn.Module] | nn.ModuleList
     norm2: Sequence[nn.Module | None]
     prefix_tokens: int
     class_token: bool = False

@@ -1,0 +1,62 @@
+"""What the README shows works as it stands there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import tyro
+from torch import nn
+
+from repshift.cli import Bench, Show, read_plan
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+COMMANDS = re.findall(r"^repshift (bench|show) (.*)$", README, re.MULTILINE)
+
+
+@torch.no_grad()
+def test_three_lines_compress_a_model():
+    names = {
+        "model": timm.create_model("deit_tiny_patch16_224").eval(),
+        "images": torch.randn(1, 3, 224, 224),
+    }
+    exec(SNIPPETS[0], names)
+    assert names["compression"].counts[-1] == 102
+    assert names["logits"].shape == (1, 1000)
+
+
+@torch.no_grad()
+def test_a_model_of_ones_own_takes_a_few_more():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = {"d_model": 8, "nhead": 2, "batch_first": True, "norm_first": True}
+            blocks = [nn.TransformerEncoderLayer(**layer) for _ in range(4)]
+            self.layers = nn.ModuleList(blocks)
+
+        def forward(self, x):
+            for block in self.layers:
+                x = block(x)
+            return x
+
+    names = {"model": Own().train()}
+    exec(SNIPPETS[1], names)
+    assert names["model"](torch.randn(2, 21, 8)).shape == (2, 14, 8)
+
+
+@pytest.mark.parametrize(("command", "arguments"), COMMANDS)
+def test_commands_are_read(command, arguments):
+    read = tyro.cli({"bench": Bench, "show": Show}[command], args=shlex.split(arguments))
+    plans = read.plan if command == "bench" else (read.plan,)
+    assert all(plan == "plan.json" or read_plan(plan) for plan in plans)
+
+
+def test_paths_and_scripts_exist():
+    for path in re.findall(r"\]\(([\w./-]+)\)", README):
+        assert (ROOT / path).exists(), path
+    for script in re.findall(r"^(scripts/\w+)", README, re.MULTILINE):
+        assert (ROOT / script).stat().st_mode & 0o111, script
