@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from repshift import InputError, Plan, Random, compress
+from repshift.adapters import describe
+from repshift.report.pictures import token_pictures
 from repshift.zoo import saliency_vit
 from repshift.zoo.load import load_model, open_source
 
@@ -49,6 +51,15 @@ def test_the_compressed_model_draws_a_full_map_close_to_the_dense_one(model, ima
         dense = model(images)
         assert agreement(Plan({}).score) > 0.9
         assert agreement(Random()) < 1
+
+
+def test_pictures_are_drawn_where_the_encoder_runs_in_another_precision():
+    loaded = load_model("saliency-vit-s14")
+    batch = next(open_source(loaded, None, False).batches(1))
+    loaded.model.to(torch.bfloat16)
+    spec = describe(loaded.model)
+    [figure] = token_pictures(loaded, spec, Plan.paper("deit"), batch.images, batch.names)
+    assert [axes.get_title() for axes in figure.axes][-2:] == ["dense output", "restored output"]
 
 
 def test_a_map_from_too_few_tokens_is_refused(model, images):

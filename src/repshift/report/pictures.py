@@ -55,14 +55,19 @@ def token_pictures(
     """
     given: dict[int, Tensor] = {}
     model = loaded.model
+
+    def draw(tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B H W"] | None:
+        # The encoder may have been moved to another device or precision; its decoder was not.
+        return loaded.decode(tokens.float().cpu()) if loaded.decode else None
+
     blocks = [block for block, amount in plan.drop.items() if amount]
     with torch.inference_mode():
-        dense = loaded.decode(_tokens(model, images)) if loaded.decode else None
+        dense = draw(_tokens(model, images))
         with compress(model, replace(plan, score=_Recorded(plan.score, given)), spec) as done:
             tokens = _tokens(model, images)
             kept = {block: done.kept_after(block).cpu() for block in blocks}
             counts = done.counts
-            restored = loaded.decode(done.restore(tokens)) if loaded.decode else None
+            restored = draw(done.restore(tokens))
     figures = []
     for row, name in enumerate(names):
         photo = loaded.picture(images[row])
@@ -75,9 +80,7 @@ def token_pictures(
             panels.append((f"{counts[block]} tokens after block {block}", left, {}))
         for title, maps in (("dense output", dense), ("restored output", restored)):
             if maps is not None:
-                panels.append(
-                    (title, maps[row].float().cpu(), {"cmap": "gray", "vmin": 0, "vmax": 1})
-                )
+                panels.append((title, maps[row], {"cmap": "gray", "vmin": 0, "vmax": 1}))
         figures.append(_strip(panels))
     return figures
 
