@@ -9,19 +9,16 @@ the same machine. Writes a table (Markdown) and all figures (JSON):
 import argparse
 import json
 import platform
+from dataclasses import asdict
 from pathlib import Path
-from statistics import median
 
 import timm
 import torch
-from tqdm import tqdm
 
 from repshift import ClassAttention, ColumnAttention, Plan, Random, Shift
 from repshift.adapters import describe
-from repshift.measure.flops import count_flops
-from repshift.measure.memory import peak_memory
-from repshift.measure.speed import interleave
 from repshift.report.files import write_text
+from repshift.tasks.costs import measure_costs
 from repshift.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
 
 # UMT-B's shape: 12 frames of 196 tokens, no class token, as one image of 48 x 49 patches.
@@ -47,44 +44,17 @@ def measure(case, batch, rounds, device, dtype):
         for score in (attention, Random(), Shift(definition="update"), Shift())
     ]
 
-    def run():
-        return model(images)
-
-    facts = {}
-    for row in rows:
-        with row.attached(model, spec) as compression:
-            flops, kernel = count_flops(run)
-            tokens = compression.counts[-1] if compression else 0
-        with row.attached(model, spec):
-            peak = peak_memory(run, device)
-        facts[row.label] = {"kernel": kernel, "tokens": tokens, "gflops": flops / batch / 1e9,
-                            "peak_mb": peak / 1e6}  # fmt: skip
-    contenders = {row.label: lambda row=row: row.attached(model, spec) for row in rows}
-    with tqdm(total=rounds * len(rows), desc=f"{case}, batch {batch}") as bar:
-        times = interleave(contenders, run, rounds=rounds, seconds=0.5, progress=bar.update)
-
-    def speedup(dense, label):
-        return median(d / own for d, own in zip(times[dense], times[label], strict=True))
-
-    dense_flops = facts[DENSE_FUSED]["gflops"]
-    for label, fact in facts.items():
-        fact |= {
-            "model": case,
-            "batch": batch,
-            "method": label,
-            "images_per_s": batch / median(times[label]),
-            "seconds": times[label],
-            "speedup_vs_eager": speedup(DENSE_EAGER, label),
-            "speedup_vs_fused": speedup(DENSE_FUSED, label),
-        }
-        fact["flop_share"] = fact["speedup_vs_fused"] * fact["gflops"] / dense_flops
-    return list(facts.values())
+    costs = measure_costs(model, spec, rows, images, rounds=rounds, seconds=0.5)
+    return [
+        {"model": case, "batch": batch, "method": row.label, **asdict(cost)}
+        for row, cost in costs.items()
+    ]
 
 
 def line(row):
     return (
         f"| {row['model']} | {row['batch']} | {row['method']} | {row['kernel']} | "
-        f"{row['tokens'] or 'all'} | {row['gflops']:.2f} | {row['peak_mb']:.1f} | "
+        f"{row['tokens']} | {row['gflops']:.2f} | {row['peak_mb']:.1f} | "
         f"{row['images_per_s']:.3g} | {row['speedup_vs_eager']:.2f} | "
         f"{row['speedup_vs_fused']:.2f} | {100 * row['flop_share']:.0f} % |"
     )

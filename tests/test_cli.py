@@ -187,7 +187,7 @@ def test_an_interrupt_leaves_nothing(run, monkeypatch, tmp_path):
     monkeypatch.setattr("repshift.report.page.write_text", stop)
     status, _, err = run("show", tmp_path / "no.png", "--model", "digits-vit")
     assert (status, "no.png is not a file" in err) == (2, True)
-    monkeypatch.setattr("repshift.tasks.bench.interleave", stop)
+    monkeypatch.setattr("repshift.tasks.costs.interleave", stop)
     status, _, err = run("bench", "--model", "digits-vit", "--batch-size", 20)
     assert (status, "interrupted" in err) == (130, True)
     assert list(tmp_path.iterdir()) == []

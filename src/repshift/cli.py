@@ -174,5 +174,5 @@ def main() -> None:
         print(f"repshift: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
-        print("repshift: interrupted, nothing written", file=sys.stderr)
+        print("repshift: interrupted; no file is half-written", file=sys.stderr)
         sys.exit(130)

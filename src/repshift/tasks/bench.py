@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict, dataclass
-from statistics import median, quantiles
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,10 +12,8 @@ from tqdm import tqdm
 import repshift
 from repshift.errors import InputError
 from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
-from repshift.measure.flops import count_flops
-from repshift.measure.memory import peak_memory
-from repshift.measure.speed import interleave
-from repshift.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
+from repshift.tasks.costs import Cost, measure_costs
+from repshift.tasks.variants import DENSE_FUSED, Variant
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,13 +30,7 @@ ROUNDS = 7
 
 @dataclass(frozen=True)
 class Row:
-    """One method, as it stands in table, CSV and JSON.
-
-    ``gflops`` are multiply-adds of one image in G; ``images_per_s`` is the median, ``spread`` the
-    interquartile range of the times as a share of it; speed-ups are medians over the rounds, each
-    against the dense model of the same round. ``flop_share`` is the part of the FLOP-implied
-    speed-up over dense-fused that was reached; ``peak_mb`` is on top of weights and input.
-    """
+    """One method, as it stands in table, CSV and JSON: a cost (see ``Cost``) and a quality."""
 
     method: str
     plan: str
@@ -59,8 +50,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Quality:
-    """Agreement with the dense model over all images, and accuracy where there are labels."""
+    """Agreement with the dense model over all images, and accuracy where there are labels.
 
+    ``kind`` says what ``fidelity`` is: top-1 agreement, or the cosine of features.
+    """
+
+    kind: str
     fidelity: float
     kl: float | None
     accuracy: float | None
@@ -99,29 +94,18 @@ def run_bench(
     repeats = -(-batch_size // len(first))
     images = place(first.repeat(repeats, 1, 1, 1)[:batch_size])
 
-    def run() -> object:
-        return model(images)
-
-    costs = {}
-    for row in tqdm(rows, desc="FLOPs and memory", leave=False):
-        with row.attached(model, spec) as compression:
-            run()
-            tokens = compression.counts[-1] if compression else _dense_tokens(model, spec, run)
-            flops, kernel = count_flops(run)
-        with row.attached(model, spec):
-            peak = peak_memory(run, device)
-        costs[row] = (tokens, flops / batch_size / 1e9, kernel, peak / 1e6)
-    with tqdm(total=ROUNDS * len(rows), desc="speed, in turn", leave=False) as bar:
-        times = interleave(
-            {str(i): lambda row=row: row.attached(model, spec) for i, row in enumerate(rows)},
-            run,
-            rounds=ROUNDS,
-            progress=bar.update,
-        )
-    seconds = {row: times[str(i)] for i, row in enumerate(rows)}
+    costs = measure_costs(model, spec, rows, images, rounds=ROUNDS)
+    facts = {
+        "model": loaded.name,
+        "fidelity": next(iter(quality.values())).kind,
+        "images": count,
+        "skipped": len(source.skipped),
+        "batch_size": batch_size,
+        "rounds": ROUNDS,
+    }
     return Bench(
-        rows=[_row(row, costs, seconds, quality[row], batch_size) for row in rows],
-        environment=_environment(loaded, count, source, batch_size, device, dtype),
+        rows=[_row(row, costs[row], quality[row]) for row in rows],
+        environment=facts | _environment(device, dtype),
         skipped=list(source.skipped),
     )
 
@@ -177,84 +161,37 @@ def _quality(
     kls = [one.kl for one in seen if one.kl is not None]
     right = [] if truth is None else [accuracy(output, truth) for output in outputs]
     return Quality(
+        seen[0].kind,
         sum(one.value for one in seen) / len(seen),
         sum(kls) / len(kls) if kls else None,
         sum(right) / len(right) if right else None,
     )
 
 
-def _dense_tokens(model: torch.nn.Module, spec: EncoderSpec, run: Callable[[], object]) -> int:
-    nothing = repshift.Plan({})
-    with repshift.compress(model, nothing, spec) as compression:
-        run()
-        return compression.counts[-1]
-
-
-def _row(
-    variant: Variant,
-    costs: dict[Variant, tuple[int, float, str, float]],
-    seconds: dict[Variant, list[float]],
-    quality: Quality,
-    batch_size: int,
-) -> Row:
-    by_label = {row.label: row for row in costs if not row.plans}
-    fused, eager = by_label[DENSE_FUSED], by_label.get(DENSE_EAGER)
-    own = seconds[variant]
-    quarters = quantiles(own, n=4)
-
-    def speedup(dense: Variant) -> float:
-        return median(theirs / ours for theirs, ours in zip(seconds[dense], own, strict=True))
-
-    tokens, gflops, kernel, peak_mb = costs[variant]
-    faster = speedup(fused)
+def _row(variant: Variant, cost: Cost, quality: Quality) -> Row:
     return Row(
         method=variant.label,
         plan=variant.schedule,
-        kernel=kernel,
-        tokens=tokens,
-        gflops=gflops,
-        peak_mb=peak_mb,
-        images_per_s=batch_size / median(own),
-        spread=(quarters[2] - quarters[0]) / median(own),
-        speedup_vs_eager=speedup(eager) if eager else None,
-        speedup_vs_fused=faster,
-        flop_share=faster * gflops / costs[fused][1],
+        **asdict(cost),
         fidelity=quality.fidelity,
         kl=quality.kl,
         accuracy=quality.accuracy,
     )
 
 
-def _environment(
-    loaded: LoadedModel,
-    images: int,
-    source: Source,
-    batch_size: int,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> dict[str, Any]:
+def _environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    import timm
+
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
     return {
-        "model": loaded.name,
-        "fidelity": "top-1 agreement" if loaded.classes else "feature cosine",
-        "images": images,
-        "skipped": len(source.skipped),
-        "batch_size": batch_size,
         "device": device.type,
         "processor": name or platform.machine(),
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "rounds": ROUNDS,
-        "versions": _versions(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    import timm
-
-    return {
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "timm": timm.__version__,
-        "repshift": repshift.__version__,
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "timm": timm.__version__,
+            "repshift": repshift.__version__,
+        },
     }

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 DENSE_EAGER = "dense, eager attention"
 DENSE_FUSED = "dense, fused attention"
-
-
 RANDOM_SEEDS = 5
 
 
