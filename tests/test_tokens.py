@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
 
 from repshift import InputError, Prune, TokenMap
-from repshift.tokens import follow, most_similar
+from repshift.scores import Snapshots
+from repshift.similarity import most_similar
+from repshift.tokens import Step, follow
 
 
 @st.composite
@@ -136,14 +138,14 @@ KEPT = torch.tensor([[0, 1, 4], [0, 3, 6]])  # of 7 tokens, the first a prefix
 def test_a_table_follows_along_its_tokens(shape):
     table = torch.randn(shape)
     dense = table.expand(2, 2, 7, 4)
-    assert_equal_by_image(follow(table, KEPT, 7, (-2,)), lambda b, rows: dense[b, :, rows])
+    assert_equal_by_image(follow(table, KEPT, 7, "bhnd"), lambda b, rows: dense[b, :, rows])
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (2, 6, 4), (1, 2, 6, 4)])
 def test_a_table_without_prefix_tokens_follows_the_patches(shape):
     table = torch.randn(shape)
     dense = table.expand(2, 2, 6, 4)
-    found = follow(table, KEPT, 7, (-2,))
+    found = follow(table, KEPT, 7, "bhnd")
     assert_equal_by_image(found, lambda b, rows: dense[b, :, [row - 1 for row in rows[1:]]])
 
 
@@ -151,20 +153,20 @@ def test_a_table_without_prefix_tokens_follows_the_patches(shape):
 def test_a_mask_follows_along_queries_and_keys(shape):
     mask = torch.rand(shape) < 0.5
     dense = mask.expand(2, 2, 7, 7)
-    found = follow(mask, KEPT, 7, (-2, -1))
+    found = follow(mask, KEPT, 7, "bhnn")
     assert_equal_by_image(found, lambda b, rows: dense[b][:, rows][:, :, rows])
 
 
 def test_an_axis_that_broadcasts_is_left_alone():
     padding = torch.rand(2, 1, 1, 7)
-    found = follow(padding, KEPT, 7, (-2, -1))
+    found = follow(padding, KEPT, 7, "bhnn")
     assert_equal_by_image(found, lambda b, rows: padding[b][:, :, rows].expand(2, -1, -1))
 
 
 @pytest.mark.parametrize("length", [8, 4, 3])
 def test_a_table_that_cannot_belong_to_the_tokens_is_refused(length):
     with pytest.raises(InputError, match=f"{length} entries for 7 tokens"):
-        follow(torch.randn(length, 4), KEPT, 7, (-2,))
+        follow(torch.randn(length, 4), KEPT, 7, "bhnd")
 
 
 def assert_equal_by_image(found, expected):

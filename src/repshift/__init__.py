@@ -2,29 +2,48 @@
 
 from importlib.metadata import version
 
-from repshift.adapters.spec import EagerAttention, EncoderSpec
-from repshift.compress import Compression, compress
+from repshift.adapters.spec import EncoderSpec, Pooling
+from repshift.compress import compress
+from repshift.compression import Compression
 from repshift.errors import InputError
 from repshift.plan import Plan
-from repshift.reductions import Prune
-from repshift.scores import ClassAttention, ColumnAttention, Random, Shift
+from repshift.reductions import Merge, Prune, ToMe, VidTLDR
+from repshift.scores import (
+    AttentionEntropy,
+    ClassAttention,
+    ColumnAttention,
+    KeyNorm,
+    MeanDistance,
+    Random,
+    Reverse,
+    Shift,
+    StreamNorm,
+)
 from repshift.shift import representation_shift
 from repshift.tokens import TokenMap
 
 __version__ = version("repshift")
 
 __all__ = [
+    "AttentionEntropy",
     "ClassAttention",
     "ColumnAttention",
     "Compression",
-    "EagerAttention",
     "EncoderSpec",
     "InputError",
+    "KeyNorm",
+    "MeanDistance",
+    "Merge",
     "Plan",
+    "Pooling",
     "Prune",
     "Random",
+    "Reverse",
     "Shift",
+    "StreamNorm",
+    "ToMe",
     "TokenMap",
+    "VidTLDR",
     "compress",
     "representation_shift",
 ]

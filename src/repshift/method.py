@@ -17,6 +17,7 @@ class Method:
 
     Subclasses are frozen dataclasses and set ``name``. Their fields are their settings, the same in
     Python, in a plan's JSON and in the label ``name(setting, setting)`` of tables, plots and files.
+    A setting is a number, a word, or another method of the same kind.
     """
 
     name: ClassVar[str]
@@ -34,7 +35,10 @@ class Method:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form: the name and the settings."""
-        return {"name": self.name, **self.settings()}
+        settings = self.settings().items()
+        return {"name": self.name} | {
+            key: value.to_dict() if isinstance(value, Method) else value for key, value in settings
+        }
 
 
 M = TypeVar("M", bound=Method)
@@ -55,7 +59,10 @@ def from_dict(known: Mapping[str, type[M]], form: object) -> M:
         )
     for field in dataclasses.fields(chosen):
         value = settings.get(field.name, field.default)
-        if type(value) is not type(field.default):
+        if isinstance(field.default, Method):
+            if field.name in settings:
+                settings[field.name] = from_dict(known, value)
+        elif type(value) is not type(field.default):
             raise InputError(f"{chosen.name}: {field.name} cannot be {value!r}")
     return chosen(**settings)
 
@@ -66,12 +73,16 @@ def from_label(known: Mapping[str, type[M]], label: str) -> M:
     if match is None:
         raise InputError(f"cannot read {label!r}; write a name or name(value, value)")
     chosen = _choose(known, match[1])
-    values = [value.strip() for value in (match[2] or "").split(",") if value.strip()]
+    # Commas inside a further pair of brackets belong to that method's label.
+    values = [value.strip() for value in re.findall(r"(?:\([^()]*\)|[^,(])+", match[2] or "")]
     fields = dataclasses.fields(chosen)
     if len(values) > len(fields):
         raise InputError(f"{label!r} has {len(values)} values; {chosen.name} takes {len(fields)}")
     read: dict[str, Any] = {}
     for field, value in zip(fields, values, strict=False):
+        if isinstance(field.default, Method):
+            read[field.name] = from_label(known, value)
+            continue
         try:
             read[field.name] = type(field.default)(value)
         except ValueError:

@@ -15,6 +15,8 @@ from repshift.scores import SCORES, Score, Shift
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from repshift.scores import Need
+
 Key = TypeVar("Key", int, str)
 
 # arXiv 2508.00367, sections 4.1 and 4.2. The paper counts DeiT's blocks from one ([1, 4, 7]); its
@@ -55,7 +57,17 @@ class Plan:
     @property
     def method(self) -> str:
         """The label of score and reduction, for tables and plots."""
-        return f"{self.score} + {self.reduction}"
+        return f"{self.score} + {self.reduction}" if self.reduction.scored else str(self.reduction)
+
+    def required(self) -> frozenset[Need]:
+        """What of a block must be captured where tokens leave."""
+        scored = self.score.required() if self.reduction.scored else frozenset()
+        return scored | self.reduction.needs
+
+    @property
+    def before_mlp(self) -> bool:
+        """Whether tokens leave between attention and MLP instead of after the MLP."""
+        return self.reduction.before_mlp and "exit" not in self.required()
 
     @property
     def schedule(self) -> str:
@@ -66,6 +78,7 @@ class Plan:
         """How many of ``patches`` patch tokens leave after ``block``."""
         amount = self.drop.get(block, 0)
         count = math.floor(amount * patches) if isinstance(amount, float) else amount
+        count = min(count, self.reduction.most(patches))
         if count >= patches > 0:
             raise InputError(
                 f"the plan drops {count} of the {patches} patch tokens at block {block}; "

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional as F
 
 from repshift.errors import InputError
 
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
 class TokenMap:
     """The way from N tokens to K survivors and back.
 
-    ``kept`` [B, K] is the index of every survivor among the N, ascending. ``home`` [B, N] is, for
-    every one of the N, the position among the survivors of the token that stands for it; a survivor
-    stands for itself.
+    ``kept`` [B, K] is the index of every survivor among the N. ``home`` [B, N] is, for every one of
+    the N, the position among the survivors of the token that stands for it; a survivor stands for
+    itself.
     """
 
     kept: Int[Tensor, "B K"]
@@ -51,50 +50,96 @@ class TokenMap:
         return TokenMap(every, every)
 
 
-def most_similar(
-    left: Float[Tensor, "B D C"], stayed: Float[Tensor, "B K C"], prefix: int
-) -> Int[Tensor, "B D"]:
-    """For each token that left, the position of the survivor most like it (cosine).
+@dataclass(frozen=True)
+class Step:
+    """One reduction, decided: who stays, who leaves, and the survivor that each of those joins.
 
-    Prefix tokens, the first ``prefix``, stand for no other. Measured on saliency-vit-s14 against
-    the nearest position and the token's own last value (docs/results/restore.md), the most similar
-    survivor draws the best maps.
+    ``kept`` [B, K] and ``gone`` [B, D] are indices among the N = K + D tokens; ``into`` [B, D] is
+    the position among the survivors of the one that stands for a token that left. It takes up
+    ``share`` [B, D] of that token in a mean weighted by size; nothing if ``share`` is None.
     """
-    # The length of the token that left does not change which survivor is nearest in angle.
-    patches = F.normalize(stayed[:, prefix:].detach(), dim=-1).transpose(1, 2)
-    # C rows at a time: memory stays linear in N.
-    best = [(rows @ patches).argmax(-1) for rows in left.detach().split(left.shape[-1], dim=1)]
-    return torch.cat(best, dim=1) + prefix
+
+    kept: Int[Tensor, "B K"]
+    gone: Int[Tensor, "B D"]
+    into: Int[Tensor, "B D"]
+    share: Float[Tensor, "B D"] | None = None
+
+    @property
+    def map(self) -> TokenMap:
+        """The way there and back, without weights."""
+        places = torch.arange(self.kept.shape[1], device=self.kept.device)
+        home = torch.cat((places.expand_as(self.kept), self.into), dim=1)
+        order = torch.cat((self.kept, self.gone), dim=1)
+        return TokenMap(self.kept, torch.empty_like(home).scatter(1, order, home))
+
+    def apply(
+        self, tokens: Float[Tensor, "B N C"], size: Float[Tensor, "B N"] | None
+    ) -> Float[Tensor, "B K C"]:
+        """The survivors, each the mean of what it took up, weighted by ``size`` (1 if None)."""
+        stayed = gather(tokens, self.kept)
+        if self.share is None:
+            return stayed
+        # A sum divided by the sizes, never scatter's own mean: that exports to a wrong ONNX graph.
+        own, added = self._weights(size)
+        taken = gather(tokens, self.gone) * added[..., None]
+        rows = _rows(self.into, stayed.shape[1])
+        summed = (stayed * own[..., None]).flatten(0, 1).index_add(0, rows, taken.flatten(0, 1))
+        return (summed.view_as(stayed) / self.resize(size)[..., None]).to(tokens.dtype)
+
+    def resize(self, size: Float[Tensor, "B N"] | None) -> Float[Tensor, "B K"]:
+        """How many tokens each survivor stands for, where each of the N stood for ``size``."""
+        own, added = self._weights(size)
+        return own.scatter_add(1, self.into, added)
+
+    def _weights(
+        self, size: Float[Tensor, "B N"] | None
+    ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B D"]]:
+        """What counts in the mean: the survivors' sizes, and what they take up."""
+        assert self.share is not None
+        if size is None:
+            return self.share.new_ones(self.kept.shape), self.share
+        return size.gather(1, self.kept), self.share * size.gather(1, self.gone)
 
 
 def gather(tokens: Shaped[Tensor, "B M C"], index: Int[Tensor, "B J"]) -> Shaped[Tensor, "B J C"]:
     """The tokens at ``index``, per image."""
-    batch, count, width = tokens.shape
+    _, count, width = tokens.shape
     # Whole rows of [B * M, C]: some ten times faster on CPU than Tensor.gather, value by value.
-    rows = index + count * torch.arange(batch, device=index.device).unsqueeze(1)
-    return tokens.reshape(-1, width).index_select(0, rows.flatten()).view(*index.shape, width)
+    rows = _rows(index, count)
+    return tokens.reshape(-1, width).index_select(0, rows).view(*index.shape, width)
+
+
+def _rows(index: Int[Tensor, "B J"], count: int) -> Int[Tensor, "BJ"]:
+    """Where ``index`` [B, J] into [B, count] lies in [B * count]."""
+    batch = index.shape[0]
+    if batch == 1:
+        return index[0]
+    return (index + torch.arange(0, batch * count, count, device=index.device)[:, None]).flatten()
 
 
 def follow(
-    table: Shaped[Tensor, "..."], kept: Int[Tensor, "B K"], dense: int, dims: tuple[int, ...]
+    table: Shaped[Tensor, "..."], kept: Int[Tensor, "B K"], dense: int, layout: str
 ) -> Shaped[Tensor, "..."]:
     """Give a positional table or a mask the same survivors as the tokens.
 
-    ``table`` broadcasts against [B, H, N, N] or [B, H, N, D] (attention masks, rotary tables) and
-    is gathered along ``dims``. One that is shorter than the ``dense`` sequence has no entries for
-    the prefix tokens, which never leave. Returns a table with a batch axis.
+    ``layout`` names its axes, leading ones may be missing: b (image) first, then h (head), n
+    (token) and d (channel) as they come: ``bhnd`` and ``bnd`` for rotary tables, ``bhnn`` for
+    attention masks, ``bn`` for position ids and padding masks. It is gathered along every n. An n
+    shorter than the ``dense`` sequence has no entries for the prefix tokens, which never leave; one
+    of length 1 broadcasts and stays. Returns a table with all axes of ``layout``.
     """
-    table = table[(None,) * (4 - table.ndim)]
-    for dim in dims:
+    table = table[(None,) * (len(layout) - table.ndim)]
+    for dim, axis in enumerate(layout):
         length = table.shape[dim]
-        if length == 1:
+        if axis != "n" or length == 1:
             continue
         prefix = dense - length
         if not 0 <= prefix < kept.shape[1]:
             raise InputError(f"a positional table has {length} entries for {dense} tokens")
-        index = (kept[:, prefix:] - prefix)[:, None, None, :]
-        index = index if dim == -1 else index.transpose(-1, dim)
-        table = table.expand(kept.shape[0], -1, -1, -1)
-        others = [size if axis != 4 + dim else -1 for axis, size in enumerate(table.shape)]
+        shape = [kept.shape[0]] + [1] * (table.ndim - 1)
+        shape[dim] = kept.shape[1] - prefix
+        index = (kept[:, prefix:] - prefix).view(shape)
+        table = table.expand(kept.shape[0], *table.shape[1:])
+        others = [size if at != dim else -1 for at, size in enumerate(table.shape)]
         table = table.gather(dim, index.expand(others))
     return table

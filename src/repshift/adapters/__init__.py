@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from repshift.adapters.spec import EagerAttention, EncoderSpec
+from repshift.adapters.spec import EncoderSpec, Pooling
 from repshift.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["EagerAttention", "EncoderSpec", "describe"]
+__all__ = ["EncoderSpec", "Pooling", "describe"]
 
 
 def describe(model: nn.Module) -> EncoderSpec:

@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from repshift.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import nn
 
 
 @dataclass(frozen=True)
-class EagerAttention:
-    """How to make one attention layer form its map, and where the map can be read.
+class Pooling:
+    """A pooling that averages tokens, which must weigh merged ones by their size.
 
-    ``switch`` names an attribute of ``layer`` that is false when the map is formed; the map
-    [B, H, N, N], after softmax, is then the input of ``reader`` (the attention dropout).
+    The output of ``tokens`` is the sequence; the input of ``average`` is the mean [B, C] of all but
+    the first ``skipped`` of it.
     """
 
-    layer: nn.Module
-    switch: str
-    reader: nn.Module
+    tokens: nn.Module
+    average: nn.Module
+    skipped: int
 
 
 @dataclass(frozen=True)
@@ -32,22 +31,31 @@ class EncoderSpec:
     """Where an encoder keeps what token reduction needs.
 
     ``blocks`` run in this order, each taking the tokens [B, N, C] as its first argument and
-    returning them. ``norm2`` names, for every block, the module that reads the stream between
-    attention and MLP: the second norm of a pre-norm block (None where attention and MLP run side by
-    side and no such stream exists). The first ``prefix_tokens`` of the sequence never leave;
-    ``class_token`` says whether the very first is a class token.
+    returning them (or a tuple that starts with them). ``norm2`` names, for every block, the module
+    that reads the stream between attention and MLP: the second norm of a pre-norm block (None where
+    attention and MLP run side by side and no such stream exists). ``mlp`` names the module whose
+    output is added to that stream, for the reductions that act before the MLP; None where another
+    step than the addition follows.
 
-    ``positions`` names keyword arguments of the blocks that hold one entry a token, with the
-    dimensions to gather (see ``repshift.tokens.follow``): ``{"rope": (-2,)}``. ``attention`` serves
-    the scores that read the attention map, one entry a block; without it those are refused.
+    The first ``prefix_tokens`` of the sequence never leave, nor do the last ``suffix_tokens`` before
+    the padding; ``class_token`` says whether the very first is a class token.
+
+    ``positions`` names arguments of the blocks that hold one entry a token, with their layout (see
+    ``repshift.tokens.follow``): ``{"rope": "bhnd", "attn_mask": "bhnn"}``; with the axes ``nn`` it
+    is an attention mask, which also tells the padding. ``position_ids`` names an argument that
+    takes the place of every token [B, N] in the dense sequence and stands for all of them when left
+    out.
     """
 
     blocks: Sequence[nn.Module] | nn.ModuleList
     norm2: Sequence[nn.Module | None]
     prefix_tokens: int
     class_token: bool = False
-    positions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    attention: Sequence[EagerAttention | None] = ()
+    positions: Mapping[str, str] = field(default_factory=dict)
+    mlp: Sequence[nn.Module | None] = ()
+    suffix_tokens: int = 0
+    position_ids: str | None = None
+    pooling: Pooling | None = None
 
     def __post_init__(self) -> None:
         if not self.blocks or len(self.norm2) != len(self.blocks):
@@ -57,26 +65,12 @@ class EncoderSpec:
             )
         if len({id(block) for block in self.blocks}) < len(self.blocks):
             raise InputError("the spec names a block twice; blocks that share weights cannot drop")
-        if self.attention and len(self.attention) != len(self.blocks):
+        if self.mlp and len(self.mlp) != len(self.blocks):
             raise InputError(
-                f"a spec names the attention of every block or of none; got {len(self.attention)} "
+                f"a spec names the mlp of every block or of none; got {len(self.mlp)} "
                 f"for {len(self.blocks)} blocks"
             )
         if self.prefix_tokens < self.class_token:
             raise InputError(
                 f"prefix_tokens is {self.prefix_tokens}; expected {int(self.class_token)} or more"
             )
-
-    @contextmanager
-    def eager_attention(self) -> Iterator[None]:
-        """Let every block form its attention map, as attention without a fused kernel does."""
-        if not self.attention or None in self.attention:
-            raise InputError("how this model forms its attention map is not known")
-        before = [(item, getattr(item.layer, item.switch)) for item in self.attention if item]
-        try:
-            for item, _ in before:
-                setattr(item.layer, item.switch, False)
-            yield
-        finally:
-            for item, value in before:
-                setattr(item.layer, item.switch, value)

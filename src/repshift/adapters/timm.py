@@ -14,7 +14,7 @@ from timm.models import vision_transformer as vit
 from timm.models.deit import VisionTransformerDistilled
 from torch import nn
 
-from repshift.adapters.spec import EagerAttention, EncoderSpec
+from repshift.adapters.spec import EncoderSpec, Pooling
 from repshift.errors import InputError
 
 if TYPE_CHECKING:
@@ -83,8 +83,9 @@ def describe(model: nn.Module) -> EncoderSpec:
         norm2=[_NORM2[kind](block) for block, kind in zip(blocks, kinds, strict=True) if kind],
         prefix_tokens=int(model.num_prefix_tokens),  # type: ignore[arg-type]
         class_token=getattr(model, "cls_token", None) is not None,
-        positions={"rope": (-2,), "attn_mask": (-2, -1)},
-        attention=[_attention(block) for block in blocks],
+        positions={"rope": "bhnd", "attn_mask": "bhnn"},
+        mlp=[getattr(block, "mlp", None) for block in blocks],
+        pooling=_pooling(model),
     )
 
 
@@ -108,8 +109,8 @@ def _layers(block: nn.Module) -> list[nn.Module]:
     return [branch.attn for branch in branches if hasattr(branch, "attn")]
 
 
-def _attention(block: nn.Module) -> EagerAttention | None:
-    layer = block if isinstance(block, vit.ParallelScalingBlock) else getattr(block, "attn", None)
-    if isinstance(layer, Attention | AttentionRope | eva.EvaAttention | vit.ParallelScalingBlock):
-        return EagerAttention(layer, "fused_attn", layer.attn_drop)
-    return None
+def _pooling(model: Any) -> Pooling | None:
+    if model.global_pool != "avg" or getattr(model, "attn_pool", None) is not None:
+        return None
+    skipped = 0 if getattr(model, "pool_include_prefix", False) else int(model.num_prefix_tokens)
+    return Pooling(tokens=model.norm, average=model.fc_norm, skipped=skipped)

@@ -3,23 +3,72 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
+from repshift.errors import InputError
 from repshift.method import Method
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from jaxtyping import Float
     from torch import Tensor
 
-    from repshift.tokens import TokenMap
+    from repshift.scores import Need, Snapshots
+    from repshift.tokens import Step
+
+Weighing = Literal["proportional", "plain"]
 
 
 @dataclass(frozen=True)
 class Reduction(Method):
-    """Turns N tokens into fewer by their scores."""
+    """Decides which tokens leave, and what becomes of them.
 
-    def __call__(
-        self, tokens: Float[Tensor, "B N C"], scores: Float[Tensor, "B N"], drop: int, prefix: int
-    ) -> tuple[Float[Tensor, "B K C"], TokenMap]:
-        """The K = N - ``drop`` tokens that go on, and the map; the first ``prefix`` never leave."""
+    ``needs`` names what it looks at itself; ``scored`` is false if it asks no score, ``before_mlp``
+    true if its tokens leave between attention and MLP (where the score can be known there).
+    """
+
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    scored: ClassVar[bool] = True
+    before_mlp: ClassVar[bool] = False
+
+    @property
+    def weighs(self) -> bool:
+        """Whether later attention weighs the survivors by their size."""
+        return False
+
+    def most(self, patches: int) -> int:
+        """The largest number of ``patches`` tokens that can leave at once."""
+        return patches
+
+    def __call__(self, seen: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
+        """Let ``drop`` tokens leave.
+
+        A score of inf never leaves (prefix and suffix tokens); -inf leaves first and is taken up by
+        no one (padding).
+        """
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Merging(Reduction):
+    """A reduction after which a token may stand for several.
+
+    ``attention`` says how later blocks see them: ``proportional`` adds log(size) to the logits of
+    their keys (ToMe, arXiv 2210.09461, eq. 1), ``plain`` does not.
+    """
+
+    attention: Weighing = "proportional"
+
+    def __post_init__(self) -> None:
+        if self.attention not in get_args(Weighing):
+            raise InputError(
+                f"{self.name}: {self.attention!r} is not one of {', '.join(get_args(Weighing))}"
+            )
+
+    def _label_values(self) -> list[Any]:
+        return [] if self.attention == "proportional" else [self.attention]
+
+    @property
+    def weighs(self) -> bool:
+        return self.attention == "proportional"

@@ -5,34 +5,45 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-
 from repshift.reductions.base import Reduction
-from repshift.tokens import TokenMap, gather, most_similar
+from repshift.similarity import most_similar
+from repshift.tokens import Step, gather
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
+
+    from repshift.scores import Snapshots
 
 
 @dataclass(frozen=True)
 class Prune(Reduction):
-    """Keep the highest scores, per image, in their order; the others leave."""
+    """Keep the highest scores, per image, in their order; the others leave.
+
+    The most similar survivor stands for a token that left, to restore dense outputs.
+    """
 
     name: ClassVar[str] = "prune"
 
-    def __call__(
-        self, tokens: Float[Tensor, "B N C"], scores: Float[Tensor, "B N"], drop: int, prefix: int
-    ) -> tuple[Float[Tensor, "B K C"], TokenMap]:
-        patches = scores[:, prefix:]
-        stay = patches.shape[1] - drop
-        # A stable sort: of equal scores the earlier token stays, on every device.
-        order = patches.argsort(dim=1, descending=True, stable=True) + prefix
-        best, gone = order[:, :stay].sort(dim=1).values, order[:, stay:]
-        leading = torch.arange(prefix, device=best.device).expand(best.shape[0], -1)
-        kept = torch.cat((leading, best), dim=1)
-        stayed = gather(tokens, kept)
-        places = torch.arange(kept.shape[1], device=kept.device).expand(kept.shape[0], -1)
-        home = kept.new_empty(scores.shape).scatter(1, kept, places)
-        home = home.scatter(1, gone, most_similar(gather(tokens, gone), stayed, prefix))
-        return stayed, TokenMap(kept, home)
+    def __call__(self, seen: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
+        kept, gone = highest(scores, drop)
+        return Step(kept, gone, nearest(seen, kept, gone))
+
+
+def highest(
+    scores: Float[Tensor, "B N"], drop: int
+) -> tuple[Int[Tensor, "B K"], Int[Tensor, "B D"]]:
+    """The indices of all but the ``drop`` lowest scores, in order, and those of the lowest."""
+    # A stable sort: of equal scores the earlier token stays, on every device.
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    stay = scores.shape[1] - drop
+    return order[:, :stay].sort(dim=1).values, order[:, stay:]
+
+
+def nearest(
+    seen: Snapshots, kept: Int[Tensor, "B K"], gone: Int[Tensor, "B D"]
+) -> Int[Tensor, "B D"]:
+    """The position among the survivors of the one most similar to each token that leaves."""
+    closed = None if seen.closed is None else seen.closed.gather(1, kept)
+    left, stayed = gather(seen.tokens, gone), gather(seen.tokens, kept)
+    return most_similar(left, stayed, seen.prefix, closed)

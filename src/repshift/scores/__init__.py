@@ -1,21 +1,43 @@
 """Importance scores, one a file."""
 
-from repshift.scores.attention import ClassAttention, ColumnAttention
+from repshift.scores.attention_entropy import AttentionEntropy
 from repshift.scores.base import Need, Score, Snapshots
+from repshift.scores.class_attention import ClassAttention
+from repshift.scores.column_attention import ColumnAttention
+from repshift.scores.key_norm import KeyNorm
+from repshift.scores.mean_distance import MeanDistance
 from repshift.scores.random import Random
+from repshift.scores.reverse import Reverse
 from repshift.scores.shift import Shift
+from repshift.scores.stream_norm import StreamNorm
 
 SCORES: dict[str, type[Score]] = {
-    score.name: score for score in (Shift, ClassAttention, ColumnAttention, Random)
+    score.name: score
+    for score in (
+        Shift,
+        ClassAttention,
+        ColumnAttention,
+        AttentionEntropy,
+        KeyNorm,
+        StreamNorm,
+        MeanDistance,
+        Random,
+        Reverse,
+    )
 }
 
 __all__ = [
     "SCORES",
+    "AttentionEntropy",
     "ClassAttention",
     "ColumnAttention",
+    "KeyNorm",
+    "MeanDistance",
     "Need",
     "Random",
+    "Reverse",
     "Score",
     "Shift",
     "Snapshots",
+    "StreamNorm",
 ]

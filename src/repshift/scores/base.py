@@ -8,26 +8,33 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from repshift.method import Method
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
-Need = Literal["entry", "middle", "attention", "class token"]
+Need = Literal["entry", "middle", "exit", "attention", "keys", "class token"]
 
 
 @dataclass(frozen=True)
 class Snapshots:
-    """What one block did: its residual stream at three places, and its attention map.
+    """What one block did: its residual stream at three places, its attention map and its keys.
 
-    ``entry`` is the stream before attention, ``middle`` after it, ``exit`` after the MLP. Only what
-    the score's ``needs`` names is there, and ``exit`` always.
+    ``entry`` is the stream before attention, ``middle`` after it, ``exit`` after the MLP; ``tokens``
+    is the one from which tokens are about to leave (the exit, or the middle for a reduction that
+    acts before the MLP). Only what the score's and the reduction's ``needs`` name is there.
+
+    The first ``prefix`` tokens never leave; ``closed`` marks further ones that stand for no other
+    (suffix tokens and padding), None if there are none.
     """
 
     block: int
     prefix: int
-    exit: Float[Tensor, "B N C"]
+    tokens: Float[Tensor, "B N C"]
     entry: Float[Tensor, "B N C"] | None = None
     middle: Float[Tensor, "B N C"] | None = None
+    exit: Float[Tensor, "B N C"] | None = None
     attention: Float[Tensor, "B H N N"] | None = None
+    keys: Float[Tensor, "B H N D"] | None = None
+    closed: Bool[Tensor, "B N"] | None = None
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,8 @@ class Random(Score):
     seed: int = 0
 
     def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
-        batch, count, _ = seen.exit.shape
-        positions = torch.arange(count, device=seen.exit.device)
+        batch, count, _ = seen.tokens.shape
+        positions = torch.arange(count, device=seen.tokens.device)
         order = _mix(positions + _mix(_mix(self.seed) + seen.block + 1))
         return (order >> 8).float().expand(batch, -1)  # 24 bits: exact in float32
 

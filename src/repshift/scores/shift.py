@@ -46,9 +46,9 @@ class Shift(Score):
 
     def required(self) -> frozenset[Need]:
         needs: dict[str, frozenset[Need]] = {
-            "mlp": frozenset({"middle"}),
+            "mlp": frozenset({"middle", "exit"}),
             "attention": frozenset({"entry", "middle"}),
-            "block": frozenset({"entry"}),
+            "block": frozenset({"entry", "exit"}),
         }
         return needs[self.site]
 

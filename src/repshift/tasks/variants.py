@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from repshift.compress import Compression, compress
+from repshift.attention import EagerAttention
+from repshift.compress import compress
+from repshift.compression import Compression
 from repshift.method import from_label
 from repshift.scores import SCORES, ClassAttention, ColumnAttention, Random, Score, Shift
 
@@ -43,7 +45,7 @@ class Variant:
             with compress(model, self.plans[number], spec) as compression:
                 yield compression
         elif self.label == DENSE_EAGER:
-            with spec.eager_attention():
+            with EagerAttention():
                 yield None
         else:
             yield None
@@ -64,9 +66,7 @@ def variants(
     than the default keeps it as a further row. Random dropping is the mean of several seeds.
     """
     chosen = [from_label(SCORES, label) for label in methods] or default_scores(spec)
-    rows = [Variant(DENSE_FUSED)]
-    if spec.attention and None not in spec.attention:
-        rows.insert(0, Variant(DENSE_EAGER))
+    rows = [Variant(DENSE_EAGER), Variant(DENSE_FUSED)]
     for name, plan in plans:
         scores = chosen if plan.score in (*chosen, Shift()) else [*chosen, plan.score]
         for score in scores:

@@ -1,4 +1,4 @@
-"""Attention received: the baselines. They need the map that fused attention never forms."""
+"""Attention received from all tokens: the baseline of models without a class token."""
 
 from __future__ import annotations
 
@@ -10,18 +10,6 @@ from repshift.scores.base import Need, Score, Snapshots
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
-
-
-@dataclass(frozen=True)
-class ClassAttention(Score):
-    """Attention the class token pays to each token, mean over heads (EViT, arXiv 2202.07800)."""
-
-    name: ClassVar[str] = "class-attention"
-    needs: ClassVar[frozenset[Need]] = frozenset({"attention", "class token"})
-
-    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
-        assert seen.attention is not None
-        return seen.attention[:, :, 0].mean(1)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,165 @@
+"""Attention as it passes by: see its map and keys, or weigh its keys by their size.
+
+Every library calls ``F.scaled_dot_product_attention`` (or ``F.multi_head_attention_forward``), so
+these are met where they are called, in the calling thread only; no model is changed.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from repshift.scores import Need
+
+
+class EagerAttention(TorchFunctionMode):
+    """Inside, attention forms its map, as it does without a fused kernel."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return _Call(*args, **kwargs).eager()[0]
+        if func is F.multi_head_attention_forward:
+            output, weights = func(*args, **{**kwargs, "need_weights": True})
+            return output, weights if kwargs.get("need_weights", True) else None
+        return func(*args, **kwargs)
+
+
+class WatchedAttention(TorchFunctionMode):
+    """Inside, the attention of one block leaves its map or keys, and weighs keys by ``size``.
+
+    ``map`` [B, H, N, N] is free of the sizes; ``keys`` [B, H, N, D] are those that queries meet.
+    ``calls`` counts the attentions that passed.
+    """
+
+    def __init__(self, needs: Collection[Need], size: Float[Tensor, "B N"] | None) -> None:
+        super().__init__()
+        self.needs = needs
+        self.size = size
+        self.calls = 0
+        self.map: Tensor | None = None
+        self.keys: Tensor | None = None
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            self.calls += 1
+            return self._attend(_Call(*args, **kwargs))
+        if func is F.multi_head_attention_forward:
+            self.calls += 1
+            return self._attend_projecting(func, args, kwargs)
+        return func(*args, **kwargs)
+
+    def _attend(self, call: _Call) -> Tensor:
+        if "keys" in self.needs:
+            self.keys = call.key
+        if "attention" in self.needs:
+            output, self.map = call.eager(self.size)
+            return output
+        return call.fused() if self.size is None else proportional(call, self.size)
+
+    def _attend_projecting(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """nn.MultiheadAttention: projections and attention in one function, tokens [N, B, C]."""
+        _, key, _, width, heads, weight, bias = args[:7]
+        count, batch = key.shape[:2]
+        asked = dict(kwargs)
+        if "keys" in self.needs:
+            bias = None if bias is None else bias[width : 2 * width]
+            keys = F.linear(key, weight[width : 2 * width], bias)
+            self.keys = keys.view(count, batch, heads, -1).permute(1, 2, 0, 3)
+        if "attention" in self.needs:
+            asked |= {"need_weights": True, "average_attn_weights": False}
+        if self.size is not None:
+            # This function takes no further channel: its sizes go into the mask.
+            weights = self.size.log().to(key.dtype)[:, None, None].expand(-1, heads, count, -1)
+            weights = weights.reshape(batch * heads, count, count)
+            mask = asked.get("attn_mask")
+            asked |= {"attn_mask": weights if mask is None else weights + mask, "is_causal": False}
+        output, attention = func(*args, **asked)
+        if "attention" in self.needs:
+            self.map = attention
+            if self.size is not None:
+                free = attention / self.size[:, None, None]
+                self.map = free / free.sum(-1, keepdim=True)
+        return output, attention if kwargs.get("need_weights", True) else None
+
+
+def proportional(call: _Call, size: Float[Tensor, "B N"]) -> Float[Tensor, "B H Q D"]:
+    """Attention with log(size) added to the logits of every key (ToMe, arXiv 2210.09461, eq. 1).
+
+    A bias would be a mask, which takes the fused CUDA kernel away. One more channel says the same:
+    1 in every query, log(size) / scale in every key. Zeros fill up to a multiple of eight channels,
+    which that kernel asks for; values are widened too because it asks for one width.
+    """
+    width = call.value.shape[-1]
+    room = 8 - call.query.shape[-1] % 8
+    bias = (size.log() / call.scale).to(call.key.dtype)[:, None, :, None]
+    bias = bias.expand(*call.key.shape[:-1], 1)
+    query = F.pad(F.pad(call.query, (0, 1), value=1.0), (0, room - 1))
+    key = F.pad(torch.cat((call.key, bias), dim=-1), (0, room - 1))
+    value = F.pad(call.value, (0, query.shape[-1] - width))
+    return call.fused(query, key, value)[..., :width]
+
+
+class _Call:
+    """The arguments of ``F.scaled_dot_product_attention``."""
+
+    def __init__(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> None:
+        self.query, self.key, self.value = query, key, value
+        self.mask, self.dropout, self.causal, self.gqa = attn_mask, dropout_p, is_causal, enable_gqa
+        self.scale = query.shape[-1] ** -0.5 if scale is None else scale
+
+    def fused(self, *widened: Tensor) -> Tensor:
+        query, key, value = widened or (self.query, self.key, self.value)
+        return F.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=self.mask,
+            dropout_p=self.dropout,
+            is_causal=self.causal,
+            scale=self.scale,
+            enable_gqa=self.gqa,
+        )
+
+    def eager(self, size: Float[Tensor, "B N"] | None = None) -> tuple[Tensor, Tensor]:
+        """The output, its keys weighed by ``size``, and the map free of it."""
+        key, value, mask = self.key, self.value, self.mask
+        if self.gqa:
+            groups = self.query.shape[-3] // key.shape[-3]
+            key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+        logits = (self.query * self.scale) @ key.transpose(-2, -1)
+        if self.causal:
+            mask = logits.new_ones(logits.shape[-2:], dtype=torch.bool).tril()
+        if mask is not None and mask.dtype == torch.bool:
+            logits = logits.masked_fill(~mask, -math.inf)
+        elif mask is not None:
+            logits = logits + mask
+        free = applied = logits.softmax(-1)
+        if size is not None:
+            applied = (logits + size.log().to(logits.dtype)[:, None, None]).softmax(-1)
+        return F.dropout(applied, self.dropout) @ value, free

@@ -1,0 +1,119 @@
+"""One block at work: what it showed, and which tokens leave it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+from repshift.errors import InputError
+from repshift.scores import Snapshots
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float
+    from torch import Tensor
+
+    from repshift.adapters.spec import EncoderSpec
+    from repshift.attention import WatchedAttention
+    from repshift.plan import Plan
+    from repshift.tokens import Step
+
+
+@dataclass
+class BlockRun:
+    """One block in one forward.
+
+    ``size`` is how many tokens each one that entered stands for; ``closed`` marks suffix tokens and
+    ``padding`` those that no query sees (None where there are none).
+    """
+
+    block: int
+    plan: Plan
+    spec: EncoderSpec
+    entry: Float[Tensor, "B N C"]
+    size: Float[Tensor, "B N"] | None = None
+    padding: Bool[Tensor, "B N"] | None = None
+    watch: WatchedAttention | None = None
+    middle: Float[Tensor, "B N C"] | None = None
+    step: Step | None = None
+
+    def decide(self, tokens: Float[Tensor, "B N C"], verify: bool) -> Step | None:
+        """The step by which tokens leave the stream ``tokens``, the middle or the exit; or None.
+
+        ``verify`` costs a synchronisation on a GPU.
+        """
+        prefix, suffix = self.spec.prefix_tokens, self.spec.suffix_tokens
+        drop = self.plan.leaving(self.block, tokens.shape[1] - prefix - suffix)
+        if drop == 0:
+            return None
+        seen = self._snapshots(tokens)
+        if self.plan.reduction.scored:
+            scores = self.plan.score(seen)
+            if verify and scores.sum().isnan():
+                raise InputError(
+                    f"block {self.block}: the score {self.plan.score} is NaN, so the activations "
+                    "are; check the input and the weights"
+                )
+        else:
+            dtype = torch.promote_types(tokens.dtype, torch.float32)
+            scores = torch.zeros(tokens.shape[:2], dtype=dtype, device=tokens.device)
+        scores = F.pad(scores[:, prefix:], (prefix, 0), value=math.inf)
+        if seen.closed is not None:
+            scores = scores.masked_fill(seen.closed, math.inf)
+        if self.padding is not None:
+            scores = scores.masked_fill(self.padding, -math.inf)
+        return self.plan.reduction(seen, scores, drop)
+
+    def _snapshots(self, tokens: Float[Tensor, "B N C"]) -> Snapshots:
+        needs, watch = self.plan.required(), self.watch
+        if needs & {"attention", "keys"} and (watch is None or watch.calls != 1):
+            calls = watch.calls if watch else 0
+            raise InputError(
+                f"{self.plan.method} reads the attention of block {self.block}, which called "
+                f"scaled_dot_product_attention {calls} times instead of once; load a Hugging Face "
+                'model with attn_implementation="sdpa", or use a score that reads none, such as '
+                "shift"
+            )
+        if "middle" in needs and self.middle is None:
+            raise InputError(
+                f"{self.plan.score} did not see the middle of block {self.block}: its norm2 did "
+                "not run inside the block"
+            )
+        return Snapshots(
+            self.block,
+            self.spec.prefix_tokens,
+            tokens,
+            entry=self.entry if "entry" in needs else None,
+            middle=self.middle if "middle" in needs else None,
+            exit=tokens if "exit" in needs else None,
+            attention=watch.map if watch and "attention" in needs else None,
+            keys=watch.keys if watch and "keys" in needs else None,
+            closed=self._closed(),
+        )
+
+    def _closed(self) -> Bool[Tensor, "B N"] | None:
+        """Suffix tokens, the last ones that are no padding, and the padding itself."""
+        suffix, padding = self.spec.suffix_tokens, self.padding
+        if suffix == 0:
+            return padding
+        if padding is None:
+            padding = torch.zeros(self.entry.shape[:2], dtype=torch.bool, device=self.entry.device)
+        # Counted from the end, the padding not.
+        from_end = (~padding).flip(1).cumsum(1).flip(1)
+        return padding | (from_end <= suffix)
+
+
+def padding_of(mask: Tensor, layout: str) -> Bool[Tensor, "B N"]:
+    """The tokens that no query sees: of an attention mask ``bhnn`` or a padding mask ``bn``.
+
+    Masks are true, or not zero, where a token is seen; floating ones are added to the logits.
+    """
+    if layout == "bn":
+        return mask == 0
+    mask = mask[(None,) * (4 - mask.ndim)]
+    if mask.dtype.is_floating_point:
+        mask = mask > torch.finfo(mask.dtype).min / 2
+    return ~mask.any(dim=2).any(dim=1)

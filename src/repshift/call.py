@@ -1,0 +1,59 @@
+"""What one forward leaves behind: counts and indices by block, never features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from repshift.tokens import TokenMap
+
+if TYPE_CHECKING:
+    import torch
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from repshift.tokens import Step
+
+
+@dataclass
+class Call:
+    """One forward: how many tokens left each block, how, and how many each stands for."""
+
+    batch: int
+    dense: int
+    device: torch.device
+    counts: dict[int, int] = field(default_factory=dict)
+    steps: dict[int, Step] = field(default_factory=dict)
+    sizes: dict[int, Float[Tensor, "B K"]] = field(default_factory=dict)
+    places: dict[int, int] = field(default_factory=dict)  # memory addresses, to tell calls apart
+    _maps: dict[int, TokenMap] = field(default_factory=dict)
+
+    def record(
+        self, block: int, count: int, step: Step | None, size: Float[Tensor, "B N"] | None
+    ) -> None:
+        """``count`` tokens left ``block``, by ``step`` if any, where each stood for ``size``."""
+        self.counts[block] = count
+        if step is not None:
+            self.steps[block] = step
+            if step.share is not None:
+                self.sizes[block] = step.resize(size)
+
+    def map_after(self, block: int) -> TokenMap | None:
+        """The way from the dense sequence to the tokens that leave ``block``; None if all do."""
+        done = [earlier for earlier in self.steps if earlier <= block]
+        if not done:
+            return None
+        last = max(done)
+        if last not in self._maps:
+            before, step = self.map_after(last - 1), self.steps[last].map
+            self._maps[last] = before.then(step) if before else step
+        return self._maps[last]
+
+    def size_after(self, block: int) -> Float[Tensor, "B K"] | None:
+        """How many tokens each one that leaves ``block`` stands for; None if all for themselves."""
+        done = [earlier for earlier in self.sizes if earlier <= block]
+        return self.sizes[max(done)] if done else None
+
+    def identity(self) -> TokenMap:
+        """The map of a forward in which no token left."""
+        return TokenMap.identity(self.batch, self.dense, self.device)

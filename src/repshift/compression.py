@@ -1,0 +1,297 @@
+"""A plan at work on a model. Everything happens in hooks."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from repshift.attention import WatchedAttention
+from repshift.block import BlockRun, padding_of
+from repshift.call import Call
+from repshift.errors import InputError
+from repshift.reductions.base import Merging
+from repshift.tokens import follow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from jaxtyping import Bool, Float, Int, Shaped
+    from torch import Tensor, nn
+    from torch.utils.hooks import RemovableHandle
+
+    from repshift.adapters.spec import EncoderSpec
+    from repshift.plan import Plan
+
+
+class Hook:
+    """A small callable, so that a compressed model can be pickled, copied and compiled."""
+
+    def __init__(self, compression: Compression, action: str, block: int = -1) -> None:
+        self.compression = compression
+        self.action = action
+        self.block = block
+
+    def __call__(self, module: nn.Module, *inputs: Any) -> Any:
+        return getattr(self.compression, self.action)(self.block, *inputs)
+
+
+class Compression:
+    """A plan at work on a model; made by ``compress``."""
+
+    def __init__(self, model: nn.Module, plan: Plan, spec: EncoderSpec) -> None:
+        self.plan = plan
+        self.spec = spec
+        self._names = [tuple(inspect.signature(b.forward).parameters) for b in spec.blocks]
+        self._call: Call | None = None
+        self._run: BlockRun | None = None
+        self._features: Tensor | None = None
+        self._verified = False
+        self._handles = list(self._attach(model))
+
+    @property
+    def counts(self) -> list[int]:
+        """Tokens that left each block in the last call, prefix tokens included."""
+        call = self._last_call()
+        return [call.counts[block] for block in range(len(self.spec.blocks))]
+
+    @property
+    def kept(self) -> Int[Tensor, "B K"]:
+        """Index in the dense sequence of each token that survived the last call.
+
+        Ascending, except after the matching of ToMe and vid-TLDR, which puts odd tokens last.
+        """
+        return self.kept_after(len(self.spec.blocks) - 1)
+
+    @property
+    def sizes(self) -> Float[Tensor, "B K"]:
+        """How many tokens of the dense sequence were merged into each survivor of the last call.
+
+        1 for a token that took up no other; pruned tokens count nowhere.
+        """
+        call = self._last_call()
+        sizes = call.size_after(len(self.spec.blocks) - 1)
+        return torch.ones(self.kept.shape, device=call.device) if sizes is None else sizes
+
+    def kept_after(self, block: int) -> Int[Tensor, "B K"]:
+        """Index in the dense sequence of each token that left ``block`` in the last call."""
+        call = self._last_call()
+        return (call.map_after(block) or call.identity()).kept
+
+    def restore(self, features: Shaped[Tensor, "B K C"]) -> Shaped[Tensor, "B N C"]:
+        """Put the survivors of the last call back in place, for dense outputs.
+
+        Each token that left gets the features of the survivor that stands for it.
+        """
+        call = self._last_call()
+        so_far = call.map_after(len(self.spec.blocks) - 1)
+        return (so_far or call.identity()).restore(features)
+
+    def detach(self) -> None:
+        """Take every hook off; the model is as it was."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def __enter__(self) -> Compression:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_call": None, "_run": None, "_features": None}
+
+    def _last_call(self) -> Call:
+        if self._call is None or len(self._call.counts) < len(self.spec.blocks):
+            raise InputError(
+                "no complete forward has run under this plan yet; call the model first"
+            )
+        return self._call
+
+    def _attach(self, model: nn.Module) -> Iterator[RemovableHandle]:
+        plan, spec = self.plan, self.spec
+        yield model.register_forward_pre_hook(Hook(self, "_start"))
+        yield model.register_forward_hook(Hook(self, "_finish"))
+        for index, block in enumerate(spec.blocks):
+            enter = Hook(self, "_enter", index)
+            yield block.register_forward_pre_hook(enter, with_kwargs=True)
+            yield block.register_forward_hook(Hook(self, "_leave", index))
+            if plan.reduction.weighs or plan.required() & {"attention", "keys"}:
+                # The mode that watches attention must be left even where the block raises.
+                yield block.register_forward_hook(Hook(self, "_release"), always_call=True)
+            if index not in plan.drop:
+                continue
+            norm2 = spec.norm2[index]
+            if norm2 is not None and ("middle" in plan.required() or plan.before_mlp):
+                yield norm2.register_forward_pre_hook(Hook(self, "_see_middle"))
+            if plan.before_mlp and (mlp := spec.mlp[index]) is not None:
+                yield mlp.register_forward_hook(Hook(self, "_expand"))
+        if spec.pooling and isinstance(plan.reduction, Merging):
+            yield spec.pooling.tokens.register_forward_hook(Hook(self, "_see_features"))
+            yield spec.pooling.average.register_forward_pre_hook(Hook(self, "_average"))
+
+    # The hooks, in the order in which they fire.
+
+    def _start(self, block: int, args: tuple[Any, ...]) -> None:
+        self._call = None
+
+    def _enter(
+        self, block: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        tokens = args[0] if args else None
+        if not isinstance(tokens, torch.Tensor) or tokens.ndim != 3:
+            raise InputError(
+                f"block {block} must take its tokens [B, N, C] as its first argument; got "
+                f"{_kind(tokens)}"
+            )
+        again = _recomputing()
+        if block == 0 and not again:
+            self._call = Call(tokens.shape[0], tokens.shape[1], tokens.device)
+        call = self._call
+        came = call.counts.get(block - 1) if call and block else tokens.shape[1]
+        if call is None or (tokens.shape[1] != came and not again):
+            raise InputError(
+                f"{tokens.shape[1]} tokens entered block {block}, but "
+                f"{came} left the block before it; this model puts "
+                "tokens back or skips blocks between them, so it cannot be compressed by hooks"
+            )
+        names = self._names[block]
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        size, followed = call.size_after(block - 1), self._follow(call, block, given)
+        if followed or size is not None:
+            _check_place(call, block, tokens, again)
+        self._run = run = BlockRun(block, self.plan, self.spec, tokens, size)
+        if block in self.plan.drop:
+            run.padding = self._padding(tokens, given | followed)
+        self._watch(run)
+        if not followed:
+            return None
+        placed = tuple(followed.pop(name, arg) for name, arg in zip(names, args, strict=False))
+        return placed + args[len(names) :], {**kwargs, **followed}
+
+    def _see_middle(self, _: int, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if (run := self._run) is None:
+            return None
+        run.middle = args[0]
+        if self.plan.before_mlp:
+            run.step = run.decide(args[0], self._verify(args[0]))
+        return None if run.step is None else (run.step.apply(args[0], run.size), *args[1:])
+
+    def _expand(
+        self, _: int, args: tuple[Any, ...], branch: Float[Tensor, "B K C"]
+    ) -> Float[Tensor, "B N C"] | None:
+        # The block adds this branch to the stream of all its tokens. Those that are merged get the
+        # same update, so that merging after the addition equals merging before the MLP.
+        step = self._run and self._run.step
+        return step.map.restore(branch) if step else None
+
+    def _leave(self, block: int, args: tuple[Any, ...], output: Any) -> Any:
+        call, run = self._call, self._run
+        tokens = output[0] if isinstance(output, tuple) else output
+        if call is None or run is None or not isinstance(tokens, torch.Tensor):
+            raise InputError(f"block {block} must return its tokens [B, N, C]; got {_kind(output)}")
+        if run.watch and run.watch.size is not None and run.watch.calls == 0:
+            raise InputError(
+                f"{self.plan.reduction} weighs the keys of block {block} by their size, but the "
+                "block did not call scaled_dot_product_attention; load a Hugging Face model with "
+                'attn_implementation="sdpa", or merge with attention="plain"'
+            )
+        if block in self.plan.drop and not self.plan.before_mlp:
+            run.step = run.decide(tokens, self._verify(tokens))
+        step = run.step
+        reduced = step.apply(tokens, run.size) if step else tokens
+        # A block that checkpointing runs again may belong to an earlier call: it records nothing.
+        if not _recomputing():
+            call.record(block, reduced.shape[1], step, run.size)
+        self._release(block, args, output)
+        if step is None:
+            return None
+        return (reduced, *output[1:]) if isinstance(output, tuple) else reduced
+
+    def _release(self, _: int, args: tuple[Any, ...], output: Any) -> None:
+        run, self._run = self._run, None
+        if run and run.watch:
+            run.watch.__exit__(None, None, None)
+
+    def _see_features(self, _: int, args: tuple[Any, ...], features: Tensor) -> None:
+        self._features = features
+
+    def _average(self, _: int, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        features, self._features = self._features, None
+        sizes = self._call.size_after(len(self.spec.blocks) - 1) if self._call else None
+        if features is None or sizes is None or self.spec.pooling is None:
+            return None
+        weights = sizes[:, self.spec.pooling.skipped :, None]
+        summed = (features[:, self.spec.pooling.skipped :] * weights).sum(1)
+        return ((summed / weights.sum(1)).to(features.dtype), *args[1:])
+
+    def _finish(self, _: int, args: tuple[Any, ...], output: Any) -> None:
+        self._features = None
+        ran = len(self._call.counts) if self._call else 0
+        if ran < len(self.spec.blocks):
+            raise InputError(
+                f"only {ran} of {len(self.spec.blocks)} blocks ran in this forward; the plan did "
+                "not take effect as written (is the model calling its blocks in another way?)"
+            )
+        self._verified = True
+
+    def _follow(self, call: Call, block: int, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The positional arguments of a block, with the entries of the tokens that are left."""
+        if (so_far := call.map_after(block - 1)) is None:
+            return {}
+        followed: dict[str, Any] = {}
+        for name, layout in self.spec.positions.items():
+            if isinstance(table := given.get(name), tuple):
+                followed[name] = tuple(follow(t, so_far.kept, call.dense, layout) for t in table)
+            elif table is not None:
+                followed[name] = follow(table, so_far.kept, call.dense, layout)
+        if (ids := self.spec.position_ids) and given.get(ids) is None:
+            followed[ids] = so_far.kept
+        return followed
+
+    def _padding(self, tokens: Tensor, given: Mapping[str, Any]) -> Bool[Tensor, "B N"] | None:
+        for name, layout in self.spec.positions.items():
+            if layout in ("bhnn", "bn") and (mask := given.get(name)) is not None:
+                return padding_of(mask, layout).expand(tokens.shape[:2])
+        return None
+
+    def _watch(self, run: BlockRun) -> None:
+        reads = run.block in self.plan.drop
+        needs = self.plan.required() & {"attention", "keys"} if reads else frozenset()
+        size = run.size if self.plan.reduction.weighs else None
+        if needs or size is not None:
+            run.watch = WatchedAttention(needs, size)
+            run.watch.__enter__()
+
+    def _verify(self, tokens: Tensor) -> bool:
+        # NaN sorts first, so a NaN token is kept and turns the output to NaN: never silent. Saying
+        # so at the block costs a synchronisation on a GPU, which only the first call pays.
+        if torch.compiler.is_compiling() or tokens.is_meta:
+            return False
+        return tokens.device.type == "cpu" or not self._verified
+
+
+def _kind(value: object) -> str:
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ if shape is None else f"a tensor of shape {list(shape)}"
+
+
+def _check_place(call: Call, block: int, tokens: Tensor, again: bool) -> None:
+    """Whether a block that runs again belongs to the last call, whose positions are known."""
+    # Checkpointing hands a block the very tensor it got before.
+    taped = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    place = tokens.data_ptr() if taped else 0
+    if not again:
+        call.places[block] = place
+    elif call.places.get(block) != place:
+        raise InputError(
+            "gradient checkpointing runs the blocks of an earlier forward again, whose token "
+            "positions are gone; run backward before the next forward"
+        )
+
+
+def _recomputing() -> bool:
+    """Whether gradient checkpointing is running a block again, inside the backward pass."""
+    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

@@ -1,0 +1,45 @@
+"""Bipartite soft matching: every second token may join one of the others (ToMe, ICLR 2023)."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+def match(
+    metric: Float[Tensor, "B N D"], scores: Float[Tensor, "B N"], drop: int, prefix: int
+) -> tuple[Int[Tensor, "B K"], Int[Tensor, "B R"], Int[Tensor, "B R"]]:
+    """Let the ``drop`` most alike of the tokens at even places leave (arXiv 2210.09461, section 3).
+
+    Likeness is the cosine of ``metric``; each joins the token at an odd place that is most like it.
+    Tokens of infinite ``scores`` are joined by none; those of inf never leave, those of -inf leave
+    first. Returns the survivors' indices (prefix, then the even ones left, then the odd ones, as in
+    ToMe: the next matching depends on it), those of the tokens that leave, and the position among
+    the survivors of the one that each joins.
+    """
+    count = metric.shape[1]
+    direction = F.normalize(metric, dim=-1)
+    likeness = direction[:, 0::2] @ direction[:, 1::2].transpose(1, 2)
+    likeness = likeness.masked_fill(scores[:, None, 1::2].isinf(), -math.inf)
+    value, partner = likeness.max(-1)
+    even = scores[:, 0::2]
+    value = torch.where(even.isinf(), -even, value)
+    order = value.argsort(dim=1, descending=True, stable=True)
+    gone, stay = order[:, :drop], order[:, drop:].sort(dim=1).values
+
+    # Even prefix tokens never leave, so they are the first that stay.
+    even_prefix, odd_prefix = (prefix + 1) // 2, prefix // 2
+    odd = torch.arange(1, count, 2, device=stay.device).expand(stay.shape[0], -1)
+    leading = torch.arange(prefix, device=stay.device).expand(stay.shape[0], -1)
+    kept = torch.cat((leading, 2 * stay[:, even_prefix:], odd[:, odd_prefix:]), dim=1)
+    # An odd token keeps its order behind all others; as the odd prefix tokens are joined by none,
+    # the partner's position counts from the first odd patch.
+    first = kept.shape[1] - odd.shape[1]
+    return kept, 2 * gone, partner.gather(1, gone) + first

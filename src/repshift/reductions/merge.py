@@ -1,0 +1,31 @@
+"""Merge the lowest scores into what is left."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from repshift.reductions.base import Merging
+from repshift.reductions.prune import highest, nearest
+from repshift.tokens import Step
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from repshift.scores import Snapshots
+
+
+@dataclass(frozen=True)
+class Merge(Merging):
+    """Keep the highest scores; each of the others joins its most similar survivor.
+
+    A survivor becomes the mean of what it took up, weighted by size.
+    """
+
+    name: ClassVar[str] = "merge"
+
+    def __call__(self, seen: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
+        kept, gone = highest(scores, drop)
+        share = scores.gather(1, gone).isneginf().logical_not().to(scores.dtype)
+        return Step(kept, gone, nearest(seen, kept, gone), share)

@@ -1,0 +1,41 @@
+"""Token merging (ToMe, ICLR 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from repshift.reductions.base import Merging
+from repshift.reductions.bipartite import match
+from repshift.tokens import Step
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from repshift.scores import Need, Snapshots
+
+
+@dataclass(frozen=True)
+class ToMe(Merging):
+    """Merge the pairs with the most similar keys, between attention and MLP (arXiv 2210.09461).
+
+    No score is asked. At most half of the patch tokens leave at once; a larger number is cut to
+    that, as in the paper.
+    """
+
+    name: ClassVar[str] = "tome"
+    needs: ClassVar[frozenset[Need]] = frozenset({"keys"})
+    scored: ClassVar[bool] = False
+    before_mlp: ClassVar[bool] = True
+
+    def most(self, patches: int) -> int:
+        return patches // 2
+
+    def __call__(self, seen: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
+        assert seen.keys is not None
+        kept, gone, into = match(seen.keys.mean(1), scores, drop, seen.prefix)
+        share = scores.gather(1, gone).isneginf().logical_not()
+        return Step(kept, gone, into, share.to(torch.promote_types(scores.dtype, torch.float32)))

@@ -1,0 +1,29 @@
+"""How sharply a token attends: the saliency of vid-TLDR."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from repshift.scores.base import Need, Score, Snapshots
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AttentionEntropy(Score):
+    """Negative entropy of the attention each token pays, mean over heads (vid-TLDR, CVPR 2024).
+
+    The sharper, the more important. The reduction ``vid-tldr`` removes the background from it.
+    """
+
+    name: ClassVar[str] = "attention-entropy"
+    needs: ClassVar[frozenset[Need]] = frozenset({"attention"})
+
+    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
+        assert seen.attention is not None
+        return -torch.special.entr(seen.attention.mean(1)).sum(-1)

@@ -1,0 +1,24 @@
+"""Attention of the class token: the baseline of models that have one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from repshift.scores.base import Need, Score, Snapshots
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ClassAttention(Score):
+    """Attention the class token pays to each token, mean over heads (EViT, arXiv 2202.07800)."""
+
+    name: ClassVar[str] = "class-attention"
+    needs: ClassVar[frozenset[Need]] = frozenset({"attention", "class token"})
+
+    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
+        assert seen.attention is not None
+        return seen.attention[:, :, 0].mean(1)

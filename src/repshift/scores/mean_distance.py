@@ -1,0 +1,26 @@
+"""How unlike the mean token a token is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from torch.nn import functional as F
+
+from repshift.scores.base import Score, Snapshots
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MeanDistance(Score):
+    """One minus the cosine of each token and the mean of the image's patch tokens."""
+
+    name: ClassVar[str] = "mean-distance"
+
+    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
+        tokens = seen.tokens.float() if seen.tokens.itemsize < 4 else seen.tokens
+        mean = tokens[:, seen.prefix :].mean(1, keepdim=True)
+        return 1 - F.cosine_similarity(tokens, mean, dim=-1)

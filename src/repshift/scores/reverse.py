@@ -1,0 +1,27 @@
+"""The opposite of a score: if that is not worse, the score says nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from repshift.scores.base import Need, Score, Snapshots
+from repshift.scores.shift import Shift
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Reverse(Score):
+    """Keep what another score drops."""
+
+    name: ClassVar[str] = "reverse"
+    score: Score = Shift()
+
+    def required(self) -> frozenset[Need]:
+        return self.score.required()
+
+    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
+        return -self.score(seen)

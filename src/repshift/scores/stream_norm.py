@@ -1,0 +1,25 @@
+"""Length of the tokens themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+
+from repshift.scores.base import Score, Snapshots
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StreamNorm(Score):
+    """L2 norm of each token in the residual stream: the shift from nothing."""
+
+    name: ClassVar[str] = "stream-norm"
+
+    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
+        dtype = torch.promote_types(seen.tokens.dtype, torch.float32)
+        return torch.linalg.vector_norm(seen.tokens, dim=-1, dtype=dtype)
