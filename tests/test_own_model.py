@@ -5,7 +5,17 @@ import torch
 from torch import nn
 
 from models import build, images
-from repshift import ClassAttention, ColumnAttention, EncoderSpec, InputError, Plan, Shift, compress
+from repshift import (
+    ClassAttention,
+    ColumnAttention,
+    EncoderSpec,
+    InputError,
+    Merge,
+    Plan,
+    Shift,
+    ToMe,
+    compress,
+)
 
 
 class Layer(nn.Module):
@@ -147,16 +157,31 @@ class KeywordEncoder(Encoder):
         return x
 
 
-@pytest.mark.parametrize(
-    "model", [TupleEncoder(TupleLayer), KeywordEncoder()], ids=["tuple", "keyword"]
-)
+class DictLayer(Layer):
+    def forward(self, x):
+        return {"tokens": super().forward(x)}
+
+
+@pytest.mark.parametrize("model", [KeywordEncoder(), Encoder(DictLayer)], ids=["keyword", "dict"])
 @pytest.mark.usefixtures("unchecked")
-def test_blocks_that_do_not_take_and_return_tokens_alone_are_refused(model):
+def test_blocks_that_do_not_take_and_return_tokens_are_refused(model):
     with (
         compress(model, Plan({0: 0.5}), spec_of(model)),
         pytest.raises(InputError, match="block 0"),
     ):
         model(tokens())
+
+
+@torch.no_grad()
+def test_blocks_may_return_a_tuple_that_starts_with_the_tokens():
+    plain, x = Encoder(), tokens()
+    model = TupleEncoder(TupleLayer)
+    model.load_state_dict(plain.state_dict())
+    with compress(plain, Plan({0: 0.5}), spec_of(plain)):
+        expected = plain(x)
+    with compress(model, Plan({0: 0.5}), spec_of(model)) as compression:
+        assert torch.equal(model(x), expected)
+    assert compression.counts == [5, 5, 5]
 
 
 @pytest.mark.parametrize("site", ["mlp", "attention"])
@@ -165,7 +190,7 @@ def test_a_norm2_that_never_runs_is_named(site):
     spec = spec_of(model, norm2=[nn.LayerNorm(16) for _ in model.layers])
     with (
         compress(model, Plan({0: 0.5}, Shift(site)), spec),
-        pytest.raises(InputError, match="norm2 of block 0"),
+        pytest.raises(InputError, match="did not see the middle of block 0: its norm2"),
     ):
         model(tokens())
 
@@ -213,8 +238,8 @@ def test_a_count_that_leaves_nothing_is_refused_at_its_block():
         ("parallel scaling", Plan({0: 0.2}, Shift("attention")), "use the site block"),
         ("siglip", Plan({0: 0.2}, ClassAttention()), "needs a class token and this model has none"),
         ("deit3 registers", Plan({0: 0.2}, ClassAttention()), "needs a class token"),
-        ("parallel things", Plan({0: 0.2}, ClassAttention()), "reads the attention map, and how"),
-        ("differential", Plan({2: 0.2}, ColumnAttention()), "how block 2 forms it is not known"),
+        ("parallel scaling", Plan({0: 3}, reduction=ToMe()), "does not add its MLP to the stream"),
+        ("parallel things", Plan({0: 3}, reduction=ToMe()), "use merge or prune, which act after"),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused_and_leaves_the_model_as_it_was(family, plan, message):
@@ -226,10 +251,42 @@ def test_a_plan_that_does_not_fit_is_refused_and_leaves_the_model_as_it_was(fami
         assert torch.equal(model(photos), expected)
 
 
-def test_an_attention_score_without_an_attention_spec_is_refused():
-    model = Encoder()
-    with pytest.raises(InputError, match="use a score that reads none, such as shift"):
-        compress(model, Plan({0: 0.2}, ColumnAttention()), spec_of(model))
+@pytest.mark.parametrize("family", ["parallel things", "differential"])
+def test_attention_that_runs_twice_in_a_block_has_no_one_map(family):
+    model, photos = build(family), images()
+    with torch.no_grad():
+        dense = model(photos)
+        with (
+            compress(model, Plan({1: 0.2}, ColumnAttention())),
+            pytest.raises(
+                InputError, match="reads the attention of block 1, which called .* 2 times"
+            ),
+        ):
+            model(photos)
+        assert torch.equal(model(photos), dense)
+
+
+class HandmadeAttention(Layer):
+    def forward(self, x):
+        y = self.norm1(x)
+        x = x + (y @ y.transpose(1, 2)).softmax(-1) @ y
+        return x + self.mlp(self.norm2(x))
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (Plan({0: 0.2}, ColumnAttention()), "called scaled_dot_product_attention 0 times"),
+        (Plan({0: 0.2}, reduction=Merge()), 'merge weighs the keys of block 1.*attention="plain"'),
+    ],
+)
+def test_attention_of_ones_own_that_cannot_be_watched_is_refused(plan, message):
+    model = Encoder(HandmadeAttention)
+    with compress(model, plan, spec_of(model)), pytest.raises(InputError, match=message):
+        model(tokens())
+    with compress(model, Plan({0: 0.2}, reduction=Merge("plain")), spec_of(model)) as compression:
+        model(tokens())
+    assert compression.counts == [7, 7, 7]
 
 
 @pytest.mark.parametrize(
@@ -237,7 +294,7 @@ def test_an_attention_score_without_an_attention_spec_is_refused():
     [
         ({"blocks": [], "norm2": []}, "got 0 blocks and 0 norm2"),
         ({"norm2": [None]}, "got 3 blocks and 1 norm2"),
-        ({"attention": [None]}, "got 1 for 3 blocks"),
+        ({"mlp": [None]}, "got 1 for 3 blocks"),
         ({"prefix_tokens": -1}, "prefix_tokens is -1; expected 0 or more"),
         ({"prefix_tokens": 0, "class_token": True}, "prefix_tokens is 0; expected 1 or more"),
     ],

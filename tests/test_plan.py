@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from repshift import InputError, Plan, Prune, Random, Shift
+from repshift import InputError, Merge, Plan, Prune, Random, Reverse, Shift, ToMe
 from repshift.method import from_label
 from repshift.reductions import REDUCTIONS
 from repshift.scores import SCORES
@@ -17,11 +17,14 @@ from repshift.scores import SCORES
 def drawn_from(known):
     """Every listed method with every setting its types allow."""
     return st.one_of(
-        st.builds(kind, **{field.name: ... for field in fields(kind)}) for kind in known.values()
+        st.builds(kind, **{field.name: ... for field in fields(kind)})
+        for kind in known.values()
+        if kind is not Reverse
     )
 
 
-SCORE, REDUCTION = drawn_from(SCORES), drawn_from(REDUCTIONS)
+PLAIN, REDUCTION = drawn_from(SCORES), drawn_from(REDUCTIONS)
+SCORE = PLAIN | st.builds(Reverse, PLAIN)
 SHARE = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
 DROP = st.dictionaries(st.integers(0, 99), st.one_of(SHARE, st.integers(0, 500)))
 
@@ -63,6 +66,10 @@ def test_blocks_are_ordered_however_they_were_given():
 
 def test_the_method_names_score_and_reduction():
     assert Plan({}, Random(3)).method == "random(3) + prune"
+    assert Plan({}, Reverse(Shift("block")), Merge("plain")).method == (
+        "reverse(shift(block, l2)) + merge(plain)"
+    )
+    assert Plan({}, Random(3), ToMe()).method == "tome"
 
 
 @pytest.mark.parametrize(
@@ -178,9 +185,9 @@ def test_a_schedule_that_cannot_be_read_is_refused(text, message):
         ('{"drop": {"x": 0.2}}', "block 'x' of the plan is not a whole number"),
         ('{"drop": {"-1": 0.2}}', "block -1 of the plan"),
         ('{"drop": {}, "score": "shift"}', "got 'shift', expected an object"),
-        ('{"drop": {}, "score": {}}', "None is not one of class-attention, column-attention"),
-        ('{"drop": {}, "score": {"name": "x"}}', "'x' is not one of class-attention"),
-        ('{"drop": {}, "reduction": {"name": "shift"}}', "'shift' is not one of prune"),
+        ('{"drop": {}, "score": {}}', "None is not one of attention-entropy, class-"),
+        ('{"drop": {}, "score": {"name": "x"}}', "'x' is not one of attention-entropy"),
+        ('{"drop": {}, "reduction": {"name": "shift"}}', "'shift' is not one of merge, prune"),
         ('{"drop": {}, "score": {"name": "shift", "sit": "mlp"}}', "no setting sit; it takes site"),
         ('{"drop": {}, "reduction": {"name": "prune", "r": 1}}', "no setting r; it takes none"),
         ('{"drop": {}, "score": {"name": "shift", "site": "x"}}', "'x' is not one of mlp"),

@@ -31,7 +31,7 @@ def test_an_unknown_metric_is_refused():
 
 def test_sites_and_definitions_follow_the_table_of_the_design():
     entry, middle, end = torch.randn(3, 2, 6, 4).unbind()
-    seen = Snapshots(0, 1, end, entry, middle)
+    seen = Snapshots(0, 1, end, entry, middle, end)
     attention, mlp = middle - entry, end - middle
     for site, definition, expected in (
         ("mlp", "printed", (mlp - middle).norm(dim=-1)),

@@ -46,6 +46,12 @@ def prunings(draw):
     return scores, draw(st.integers(0, patches - 1)), prefix
 
 
+def decide(reduction, tokens, scores, drop, prefix, **seen):
+    """What a block asks of a reduction: prefix tokens have the score inf."""
+    marked = scores.index_fill(1, torch.arange(prefix), torch.inf)
+    return reduction(Snapshots(0, prefix, tokens, **seen), marked, drop)
+
+
 @given(maps())
 def test_apply_takes_the_survivors(token_map):
     tokens = torch.randn(*token_map.home.shape, 2)
@@ -83,8 +89,9 @@ def test_identity_changes_nothing():
 def test_prune_keeps_the_highest_scores_and_of_equal_ones_the_earlier(pruning):
     scores, drop, prefix = pruning
     tokens = torch.randn(*scores.shape, 4)
-    stayed, token_map = Prune()(tokens, scores, drop, prefix)
-    assert torch.equal(stayed, token_map.apply(tokens))
+    step = decide(Prune(), tokens, scores, drop, prefix)
+    token_map = step.map
+    assert torch.equal(step.apply(tokens, None), token_map.apply(tokens))
     for image, row in enumerate(scores.tolist()):
         patches = sorted(range(prefix, len(row)), key=lambda token, row=row: (-row[token], token))
         stay = [*range(prefix), *sorted(patches[: len(patches) - drop])]
@@ -95,7 +102,7 @@ def test_prune_keeps_the_highest_scores_and_of_equal_ones_the_earlier(pruning):
 def test_homes_are_the_most_similar_surviving_patches(pruning):
     scores, drop, prefix = pruning
     tokens = torch.randn(*scores.shape, 4, dtype=torch.float64)
-    _, token_map = Prune()(tokens, scores, drop, prefix)
+    token_map = decide(Prune(), tokens, scores, drop, prefix).map
     for x, kept, home in zip(tokens, token_map.kept.tolist(), token_map.home.tolist(), strict=True):
         for token, place in enumerate(home):
             if token in kept:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from repshift.errors import InputError
 from repshift.scores.base import Need, Score, Snapshots
 from repshift.scores.shift import Shift
 
@@ -19,6 +20,10 @@ class Reverse(Score):
 
     name: ClassVar[str] = "reverse"
     score: Score = Shift()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.score, Reverse) or not isinstance(self.score, Score):
+            raise InputError(f"reverse takes another score, got {self.score}")
 
     def required(self) -> frozenset[Need]:
         return self.score.required()
