@@ -43,3 +43,11 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
+def plain(monkeypatch):
+    """The package without its type checks, which a compiler cannot trace."""
+    for name in [name for name in sys.modules if name.partition(".")[0] == "repshift"]:
+        monkeypatch.delitem(sys.modules, name)
+    return importlib.import_module("repshift")

@@ -7,7 +7,6 @@ import timm
 import torch
 
 from repshift import ClassAttention, Plan, Shift, compress
-from repshift.adapters import describe
 from repshift.attention import EagerAttention
 from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
 from repshift.measure.flops import count_flops
@@ -36,7 +35,6 @@ def test_the_deit_plan_costs_what_the_paper_prints(size, dense, compressed):
 def test_flops_on_cpu_and_on_meta_agree_and_the_kernel_is_told():
     model = timm.create_model("deit_tiny_patch16_224", depth=3).eval()
     images = torch.randn(1, 3, 224, 224)
-    spec = describe(model)
     fused, kernel = count_flops(lambda: model(images))
     assert kernel == "flash"
     with EagerAttention():

@@ -9,7 +9,7 @@ from torch.nn.functional import cosine_similarity
 from repshift import InputError, Prune, TokenMap
 from repshift.scores import Snapshots
 from repshift.similarity import most_similar
-from repshift.tokens import Step, follow
+from repshift.tokens import follow
 
 
 @st.composite

@@ -30,7 +30,7 @@ def test_the_matching_is_that_of_the_reference(case):
         for name, value in MATCHING.items()
         if case in name.split(".")
     }
-    drop = min(drop, ToMe().most(21 - prefix))
+    drop = Plan({0: drop}, reduction=ToMe()).leaving(0, 21 - prefix)
     scores = torch.zeros(2, 21).index_fill(1, torch.arange(prefix), torch.inf)
     kept, gone, into = match(MATCHING["input.metric"], scores, drop, prefix)
 

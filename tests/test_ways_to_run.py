@@ -1,9 +1,7 @@
 """A compressed model is an ordinary module: precision, gradients, copies and compilers."""
 
 import copy
-import importlib
 import pickle
-import sys
 
 import pytest
 import torch
@@ -16,14 +14,6 @@ each_family = pytest.mark.parametrize("family", SAMPLE)
 
 # RMSNorm in float32 under autocast, whatever repshift does.
 rms_norm_warns = pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
-
-
-@pytest.fixture
-def plain(monkeypatch):
-    """The package without its type checks, which a compiler cannot trace."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "repshift"]:
-        monkeypatch.delitem(sys.modules, name)
-    return importlib.import_module("repshift")
 
 
 def error(output, truth):

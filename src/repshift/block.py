@@ -24,15 +24,16 @@ if TYPE_CHECKING:
 
 @dataclass
 class BlockRun:
-    """One block in one forward.
+    """One block in one forward, which ``drop`` tokens shall leave.
 
-    ``size`` is how many tokens each one that entered stands for; ``closed`` marks suffix tokens and
-    ``padding`` those that no query sees (None where there are none).
+    ``size`` is how many tokens each one that entered stands for (None: itself); ``padding`` marks
+    those that no query sees (None: there are none).
     """
 
     block: int
     plan: Plan
     spec: EncoderSpec
+    drop: int
     entry: Float[Tensor, "B N C"]
     size: Float[Tensor, "B N"] | None = None
     padding: Bool[Tensor, "B N"] | None = None
@@ -40,16 +41,12 @@ class BlockRun:
     middle: Float[Tensor, "B N C"] | None = None
     step: Step | None = None
 
-    def decide(self, tokens: Float[Tensor, "B N C"], verify: bool) -> Step | None:
-        """The step by which tokens leave the stream ``tokens``, the middle or the exit; or None.
+    def decide(self, tokens: Float[Tensor, "B N C"], verify: bool) -> Step:
+        """The step by which tokens leave the stream ``tokens``, the middle or the exit.
 
         ``verify`` costs a synchronisation on a GPU.
         """
-        prefix, suffix = self.spec.prefix_tokens, self.spec.suffix_tokens
-        drop = self.plan.leaving(self.block, tokens.shape[1] - prefix - suffix)
-        if drop == 0:
-            return None
-        seen = self._snapshots(tokens)
+        prefix, seen = self.spec.prefix_tokens, self._snapshots(tokens)
         if self.plan.reduction.scored:
             scores = self.plan.score(seen)
             if verify and scores.sum().isnan():
@@ -65,7 +62,7 @@ class BlockRun:
             scores = scores.masked_fill(seen.closed, math.inf)
         if self.padding is not None:
             scores = scores.masked_fill(self.padding, -math.inf)
-        return self.plan.reduction(seen, scores, drop)
+        return self.plan.reduction(seen, scores, self.drop)
 
     def _snapshots(self, tokens: Float[Tensor, "B N C"]) -> Snapshots:
         needs, watch = self.plan.required(), self.watch

@@ -70,9 +70,15 @@ class Compression:
 
         1 for a token that took up no other; pruned tokens count nowhere.
         """
+        return self.sizes_after(len(self.spec.blocks) - 1)
+
+    def sizes_after(self, block: int) -> Float[Tensor, "B K"]:
+        """How many tokens were merged into each that left ``block`` in the last call."""
         call = self._last_call()
-        sizes = call.size_after(len(self.spec.blocks) - 1)
-        return torch.ones(self.kept.shape, device=call.device) if sizes is None else sizes
+        sizes = call.size_after(block)
+        if sizes is None:
+            return torch.ones(call.batch, call.counts[block], device=call.device)
+        return sizes
 
     def kept_after(self, block: int) -> Int[Tensor, "B K"]:
         """Index in the dense sequence of each token that left ``block`` in the last call."""
@@ -162,8 +168,10 @@ class Compression:
         size, followed = call.size_after(block - 1), self._follow(call, block, given)
         if followed or size is not None:
             _check_place(call, block, tokens, again)
-        self._run = run = BlockRun(block, self.plan, self.spec, tokens, size)
-        if block in self.plan.drop:
+        patches = tokens.shape[1] - self.spec.prefix_tokens - self.spec.suffix_tokens
+        drop = self.plan.leaving(block, patches)
+        self._run = run = BlockRun(block, self.plan, self.spec, drop, tokens, size)
+        if drop:
             run.padding = self._padding(tokens, given | followed)
         self._watch(run)
         if not followed:
@@ -175,7 +183,7 @@ class Compression:
         if (run := self._run) is None:
             return None
         run.middle = args[0]
-        if self.plan.before_mlp:
+        if self.plan.before_mlp and run.drop:
             run.step = run.decide(args[0], self._verify(args[0]))
         return None if run.step is None else (run.step.apply(args[0], run.size), *args[1:])
 
@@ -184,8 +192,9 @@ class Compression:
     ) -> Float[Tensor, "B N C"] | None:
         # The block adds this branch to the stream of all its tokens. Those that are merged get the
         # same update, so that merging after the addition equals merging before the MLP.
-        step = self._run and self._run.step
-        return step.map.restore(branch) if step else None
+        if self._run is None or self._run.step is None:
+            return None
+        return self._run.step.map.restore(branch)
 
     def _leave(self, block: int, args: tuple[Any, ...], output: Any) -> Any:
         call, run = self._call, self._run
@@ -198,7 +207,7 @@ class Compression:
                 "block did not call scaled_dot_product_attention; load a Hugging Face model with "
                 'attn_implementation="sdpa", or merge with attention="plain"'
             )
-        if block in self.plan.drop and not self.plan.before_mlp:
+        if run.drop and not self.plan.before_mlp:
             run.step = run.decide(tokens, self._verify(tokens))
         step = run.step
         reduced = step.apply(tokens, run.size) if step else tokens
@@ -258,8 +267,7 @@ class Compression:
         return None
 
     def _watch(self, run: BlockRun) -> None:
-        reads = run.block in self.plan.drop
-        needs = self.plan.required() & {"attention", "keys"} if reads else frozenset()
+        needs = self.plan.required() & {"attention", "keys"} if run.drop else frozenset()
         size = run.size if self.plan.reduction.weighs else None
         if needs or size is not None:
             run.watch = WatchedAttention(needs, size)

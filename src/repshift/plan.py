@@ -78,7 +78,8 @@ class Plan:
         """How many of ``patches`` patch tokens leave after ``block``."""
         amount = self.drop.get(block, 0)
         count = math.floor(amount * patches) if isinstance(amount, float) else amount
-        count = min(count, self.reduction.most(patches))
+        if self.reduction.at_most_half:
+            count = min(count, patches // 2)
         if count >= patches > 0:
             raise InputError(
                 f"the plan drops {count} of the {patches} patch tokens at block {block}; "

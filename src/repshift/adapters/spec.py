@@ -37,7 +37,7 @@ class EncoderSpec:
     output is added to that stream, for the reductions that act before the MLP; None where another
     step than the addition follows.
 
-    The first ``prefix_tokens`` of the sequence never leave, nor do the last ``suffix_tokens`` before
+    The first ``prefix_tokens`` of the sequence never leave, nor the last ``suffix_tokens`` before
     the padding; ``class_token`` says whether the very first is a class token.
 
     ``positions`` names arguments of the blocks that hold one entry a token, with their layout (see

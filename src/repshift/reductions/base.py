@@ -25,21 +25,19 @@ class Reduction(Method):
     """Decides which tokens leave, and what becomes of them.
 
     ``needs`` names what it looks at itself; ``scored`` is false if it asks no score, ``before_mlp``
-    true if its tokens leave between attention and MLP (where the score can be known there).
+    true if its tokens leave between attention and MLP (where the score can be known there), and
+    ``at_most_half`` if no more than half of the patch tokens can leave at once.
     """
 
     needs: ClassVar[frozenset[Need]] = frozenset()
     scored: ClassVar[bool] = True
     before_mlp: ClassVar[bool] = False
+    at_most_half: ClassVar[bool] = False
 
     @property
     def weighs(self) -> bool:
         """Whether later attention weighs the survivors by their size."""
         return False
-
-    def most(self, patches: int) -> int:
-        """The largest number of ``patches`` tokens that can leave at once."""
-        return patches
 
     def __call__(self, seen: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
         """Let ``drop`` tokens leave.

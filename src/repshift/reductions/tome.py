@@ -30,9 +30,7 @@ class ToMe(Merging):
     needs: ClassVar[frozenset[Need]] = frozenset({"keys"})
     scored: ClassVar[bool] = False
     before_mlp: ClassVar[bool] = True
-
-    def most(self, patches: int) -> int:
-        return patches // 2
+    at_most_half: ClassVar[bool] = True
 
     def __call__(self, seen: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
         assert seen.keys is not None

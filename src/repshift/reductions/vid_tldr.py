@@ -30,9 +30,7 @@ class VidTLDR(Merging):
 
     name: ClassVar[str] = "vid-tldr"
     before_mlp: ClassVar[bool] = True
-
-    def most(self, patches: int) -> int:
-        return patches // 2
+    at_most_half: ClassVar[bool] = True
 
     def __call__(self, seen: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
         kept, gone, into = match(seen.tokens, scores, drop, seen.prefix)

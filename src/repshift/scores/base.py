@@ -18,9 +18,9 @@ Need = Literal["entry", "middle", "exit", "attention", "keys", "class token"]
 class Snapshots:
     """What one block did: its residual stream at three places, its attention map and its keys.
 
-    ``entry`` is the stream before attention, ``middle`` after it, ``exit`` after the MLP; ``tokens``
-    is the one from which tokens are about to leave (the exit, or the middle for a reduction that
-    acts before the MLP). Only what the score's and the reduction's ``needs`` name is there.
+    ``entry`` is the stream before attention, ``middle`` after it, ``exit`` after the MLP;
+    ``tokens`` is the one from which tokens are about to leave (the exit, or the middle for a
+    reduction that acts before the MLP). Only what ``needs`` names is there.
 
     The first ``prefix`` tokens never leave; ``closed`` marks further ones that stand for no other
     (suffix tokens and padding), None if there are none.

@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+_DEFAULT = Shift()
+
 
 @dataclass(frozen=True)
 class Reverse(Score):
     """Keep what another score drops."""
 
     name: ClassVar[str] = "reverse"
-    score: Score = Shift()
+    score: Score = _DEFAULT
 
     def __post_init__(self) -> None:
         if isinstance(self.score, Reverse) or not isinstance(self.score, Score):
