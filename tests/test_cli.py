@@ -58,6 +58,7 @@ def test_bench_writes_table_json_csv_plot_and_report(run, tmp_path):
         "dense, fused attention",
         "class-attention",
         "random, mean of 5 seeds",
+        "tome",
         "shift(mlp, l2, update)",
         "shift(mlp, l2)",
     ]
@@ -82,6 +83,8 @@ def test_bench_writes_table_json_csv_plot_and_report(run, tmp_path):
     assert page.count("<img") == 1 + 8
     assert "http" not in page
     assert all(method in out for method in rows)
+    assert "Best at each speed-up" in out
+    assert "Best at each speed-up" in page
 
 
 def test_bench_reads_a_directory_plans_and_a_checkpoint(run, photos, tmp_path):
@@ -97,12 +100,15 @@ def test_bench_reads_a_directory_plans_and_a_checkpoint(run, photos, tmp_path):
         "bench", "--model", f"timm:{name}", "--checkpoint", "w.safetensors",
         "--images", photos,
         "--labels", "--plan", "0:0.5,3:1", "plan.json",
-        "--methods", "shift(block, l1)", "random(3)",
+        "--methods", "shift(block, l1)", "random(3) + merge",
         "--batch-size", 2, "--out", "o", "--threads", torch.get_num_threads(),
     )  # fmt: skip
     assert status == 0, err
     written = json.loads((tmp_path / "o" / "bench.json").read_text())
-    assert [row["method"] for row in written["rows"][2:]] == ["shift(block, l1)", "random(3)"] * 2
+    assert [row["method"] for row in written["rows"][2:]] == [
+        "shift(block, l1)",
+        "random(3) + merge",
+    ] * 2
     assert [row["tokens"] for row in written["rows"]] == [5, 5, 2, 2, 4, 4]
     assert written["environment"]["skipped"] == 1
     assert "broken.jpg cannot be read" in out

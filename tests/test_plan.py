@@ -64,12 +64,19 @@ def test_blocks_are_ordered_however_they_were_given():
     assert Plan.from_schedule(" 6:0.1, 0:5").schedule == "0:5,6:0.1"
 
 
+@given(SCORE, REDUCTION)
+def test_a_method_reads_back_to_an_equal_plan(score, reduction):
+    plan = Plan({0: 3}, score if reduction.scored else Shift(), reduction)
+    assert Plan.from_method(plan.method, {0: 3}) == plan
+
+
 def test_the_method_names_score_and_reduction():
-    assert Plan({}, Random(3)).method == "random(3) + prune"
-    assert Plan({}, Reverse(Shift("block")), Merge("plain")).method == (
-        "reverse(shift(block, l2)) + merge(plain)"
-    )
+    assert Plan({}, Random(3)).method == "random(3)"
+    merging = Plan({}, Reverse(Shift("block")), Merge("plain"))
+    assert merging.method == "reverse(shift(block, l2)) + merge(plain)"
     assert Plan({}, Random(3), ToMe()).method == "tome"
+    assert Plan.from_method("merge", {}) == Plan({}, Shift(), Merge())
+    assert Plan.from_method(" random(3)+prune ", {}) == Plan({}, Random(3))
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ class BlockRun:
         """
         prefix, seen = self.spec.prefix_tokens, self._snapshots(tokens)
         if self.plan.reduction.scored:
-            scores = self.plan.score(seen)
+            scores = self.plan.score(seen).detach()
             if verify and scores.sum().isnan():
                 raise InputError(
                     f"block {self.block}: the score {self.plan.score} is NaN, so the activations "

@@ -30,7 +30,7 @@ class Bench:
     plan: tuple[str, ...] = ("deit",)
     """A plan's name (deit, ...), a schedule such as 0:0.2,3:0.2,6:20, or a JSON file; several."""
     methods: tuple[str, ...] = ()
-    """Scores by label, such as 'shift(mlp, l2)' random class-attention; the usual ones if empty."""
+    """Labels: a score (which prunes), a reduction or both: 'shift(mlp)' tome 'random + merge'."""
     batch_size: int = 8
     """Images in a timed forward."""
     device: str = "cpu"
@@ -86,7 +86,7 @@ class Bench:
         first = next(source.batches(min(8, len(source))))
         for name, plan in plans:
             figures = token_pictures(loaded, spec, plan, first.images, first.names)
-            pictures += [(f"{plan.score}, plan {name}", figure) for figure in figures]
+            pictures += [(f"{plan.method}, plan {name}", figure) for figure in figures]
         write_text(out / "bench.json", text)
         write_text(out / "bench.csv", to_csv(bench.rows))
         plot_pareto(bench, out / "pareto.png")

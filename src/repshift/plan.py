@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from repshift.errors import InputError
-from repshift.method import from_dict
+from repshift.method import from_dict, from_label
 from repshift.reductions import REDUCTIONS, Prune, Reduction
 from repshift.scores import SCORES, Score, Shift
 
@@ -56,8 +56,10 @@ class Plan:
 
     @property
     def method(self) -> str:
-        """The label of score and reduction, for tables and plots."""
-        return f"{self.score} + {self.reduction}" if self.reduction.scored else str(self.reduction)
+        """The label of score and reduction: ``shift(mlp, l2) + merge``; a score alone prunes."""
+        if not self.reduction.scored:
+            return str(self.reduction)
+        return f"{self.score} + {self.reduction}" if self.reduction != Prune() else str(self.score)
 
     def required(self) -> frozenset[Need]:
         """What of a block must be captured where tokens leave."""
@@ -124,6 +126,16 @@ class Plan:
         if "reduction" in form:
             parts["reduction"] = from_dict(REDUCTIONS, form["reduction"])
         return cls(**parts)
+
+    @classmethod
+    def from_method(cls, label: str, drop: Mapping[int, float | int]) -> Plan:
+        """Inverse of ``method``; a reduction alone takes the default score, if it asks one."""
+        score, _, reduction = (part.strip() for part in label.partition("+"))
+        if reduction:
+            return cls(drop, from_label(SCORES, score), from_label(REDUCTIONS, reduction))
+        if score.partition("(")[0].strip() in REDUCTIONS:
+            return cls(drop, reduction=from_label(REDUCTIONS, score))
+        return cls(drop, from_label(SCORES, score))
 
     @classmethod
     def from_schedule(cls, text: str) -> Plan:

@@ -79,12 +79,14 @@ class Step:
         stayed = gather(tokens, self.kept)
         if self.share is None:
             return stayed
-        # A sum divided by the sizes, never scatter's own mean: that exports to a wrong ONNX graph.
+        # A sum of weighted tokens, never scatter's own mean: that exports to a wrong ONNX graph.
         own, added = self._weights(size)
-        taken = gather(tokens, self.gone) * added[..., None]
+        total = own.scatter_add(1, self.into, added)
+        stayed = stayed * (own / total)[..., None]
+        taken = gather(tokens, self.gone) * (added / total.gather(1, self.into))[..., None]
         rows = _rows(self.into, stayed.shape[1])
-        summed = (stayed * own[..., None]).flatten(0, 1).index_add(0, rows, taken.flatten(0, 1))
-        return (summed.view_as(stayed) / self.resize(size)[..., None]).to(tokens.dtype)
+        summed = stayed.flatten(0, 1).index_add_(0, rows, taken.flatten(0, 1))
+        return summed.view_as(stayed).to(tokens.dtype)
 
     def resize(self, size: Float[Tensor, "B N"] | None) -> Float[Tensor, "B K"]:
         """How many tokens each survivor stands for, where each of the N stood for ``size``."""

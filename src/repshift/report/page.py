@@ -9,6 +9,7 @@ import json
 from typing import TYPE_CHECKING
 
 from repshift.report.files import write_text
+from repshift.report.pareto import winners
 from repshift.report.table import caption, to_html
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def write_page(
         for title, figure in pictures
     )
     skipped = "".join(f"<li>{html.escape(line)}</li>" for line in bench.skipped)
+    best = "".join(f"<li>{html.escape(line)}</li>" for line in winners(bench.rows))
     facts = html.escape(json.dumps(bench.environment, indent=2))
     encoded = base64.b64encode(plot.read_bytes()).decode()
     write_text(
@@ -48,7 +50,9 @@ def write_page(
 <p>{html.escape(caption(bench))}</p>
 <div class="wide">{to_html(bench.rows)}</div>
 {f"<p>Files that were skipped:</p><ul>{skipped}</ul>" if skipped else ""}
-<h2>Quality against speed</h2><img alt="Pareto plot" src="data:image/png;base64,{encoded}">
+<h2>Quality against speed</h2>
+<p>Best at each speed-up over dense on fused attention:</p><ul>{best}</ul>
+<img alt="Pareto plot" src="data:image/png;base64,{encoded}">
 <h2>What the score sees and what stays</h2>
 <p>The photo, the score of every token at the first reduction (brighter stays), and the tokens left
 after each reduction.</p>

@@ -7,26 +7,17 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from repshift.report.files import replacing
+from repshift.report.pareto import pareto, quality_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from repshift.tasks.bench import Bench, Row
-
-
-def pareto(rows: list[Row], quality: str) -> list[Row]:
-    """The rows that no other beats in both speed and quality, the slowest first."""
-    front: list[Row] = []
-    for row in sorted(rows, key=lambda r: (-r.images_per_s, -getattr(r, quality))):
-        if not front or getattr(row, quality) > getattr(front[-1], quality):
-            front.append(row)
-    return front[::-1]
+    from repshift.tasks.bench import Bench
 
 
 def plot_pareto(bench: Bench, path: Path) -> None:
     """Speed-up over dense-fused against accuracy, or fidelity where there are no labels (PNG)."""
-    rows = bench.rows
-    quality = "accuracy" if rows[0].accuracy is not None else "fidelity"
+    rows, quality = bench.rows, quality_of(bench.rows)
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for method in dict.fromkeys(row.method for row in rows):
@@ -38,7 +29,7 @@ def plot_pareto(bench: Bench, path: Path) -> None:
             marker=marker,
             label=method,
         )
-    front = pareto(rows, quality)
+    front = pareto(rows)
     axes.plot(
         [row.speedup_vs_fused for row in front],
         [getattr(row, quality) for row in front],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from repshift.report.pareto import winners
 from repshift.tasks.bench import Row
 
 if TYPE_CHECKING:
@@ -79,6 +80,9 @@ def print_table(bench: Bench) -> None:
     if not console.is_terminal:
         console = Console(width=200)
     console.print(table)
+    console.print("Best at each speed-up over dense on fused attention:")
+    for line in winners(bench.rows):
+        console.print(f"  {line}", markup=False, highlight=False)
     for line in bench.skipped:
         console.print(f"skipped: {line}", style="yellow", markup=False)
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from repshift.attention import EagerAttention
 from repshift.compress import compress
 from repshift.compression import Compression
-from repshift.method import from_label
-from repshift.scores import SCORES, ClassAttention, ColumnAttention, Random, Score, Shift
+from repshift.plan import Plan
+from repshift.reductions import ToMe
+from repshift.scores import ClassAttention, ColumnAttention, Random, Shift
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from repshift.adapters.spec import EncoderSpec
-    from repshift.plan import Plan
 
 DENSE_EAGER = "dense, eager attention"
 DENSE_FUSED = "dense, fused attention"
@@ -51,28 +51,36 @@ class Variant:
             yield None
 
 
-def default_scores(spec: EncoderSpec) -> list[Score]:
-    """Attention (of the class token where there is one), random, and the shift both ways."""
-    attention = ClassAttention() if spec.class_token else ColumnAttention()
-    return [attention, Random(), Shift(definition="update"), Shift()]
+def default_methods(spec: EncoderSpec) -> list[str]:
+    """Attention (of the class token where there is one), random, ToMe, and the shift both ways."""
+    attention = ClassAttention if spec.class_token else ColumnAttention
+    methods = [attention.name, Random.name, str(Shift(definition="update")), str(Shift())]
+    mergeable = spec.mlp and all(spec.mlp) and all(spec.norm2)
+    return [*methods[:2], ToMe.name, *methods[2:]] if mergeable else methods
 
 
 def variants(
     spec: EncoderSpec, plans: Sequence[tuple[str, Plan]], methods: Sequence[str]
 ) -> list[Variant]:
-    """Dense on eager and on fused attention, then each named plan with each score.
+    """Dense on eager and on fused attention, then each named plan with each method.
 
-    ``methods`` are labels of scores, the default ones if empty. A plan that brings another score
-    than the default keeps it as a further row. Random dropping is the mean of several seeds.
+    ``methods`` are labels of a score, a reduction, or ``score + reduction``; the default ones if
+    empty. A plan that brings another method than the default keeps it as a further row. Random
+    dropping is the mean of several seeds.
     """
-    chosen = [from_label(SCORES, label) for label in methods] or default_scores(spec)
     rows = [Variant(DENSE_EAGER), Variant(DENSE_FUSED)]
+    chosen = [Plan.from_method(label, {}) for label in methods or default_methods(spec)]
     for name, plan in plans:
-        scores = chosen if plan.score in (*chosen, Shift()) else [*chosen, plan.score]
-        for score in scores:
-            label, tried = str(score), [score]
-            if score == Random():
-                label = f"random, mean of {RANDOM_SEEDS} seeds"
-                tried = [Random(seed) for seed in range(RANDOM_SEEDS)]
-            rows.append(Variant(label, name, tuple(replace(plan, score=one) for one in tried)))
+        tried = [replace(method, drop=plan.drop) for method in chosen]
+        if plan not in tried and plan != Plan(plan.drop):
+            tried.append(plan)
+        rows += [_variant(name, one) for one in tried]
     return rows
+
+
+def _variant(name: str, plan: Plan) -> Variant:
+    if plan.score != Random() or not plan.reduction.scored:
+        return Variant(plan.method, name, (plan,))
+    seeds = tuple(replace(plan, score=Random(seed)) for seed in range(RANDOM_SEEDS))
+    method = plan.method.replace(str(plan.score), Random.name)
+    return Variant(f"{method}, mean of {RANDOM_SEEDS} seeds", name, seeds)
