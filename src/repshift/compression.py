@@ -248,15 +248,23 @@ class Compression:
 
     def _follow(self, call: Call, block: int, given: Mapping[str, Any]) -> dict[str, Any]:
         """The positional arguments of a block, with the entries of the tokens that are left."""
-        if (so_far := call.map_after(block - 1)) is None:
+        tables = {n: given[n] for n in self.spec.positions if given.get(n) is not None}
+        ids = self.spec.position_ids
+        # The map is put together only where something must follow it.
+        if not (tables or ids) or (so_far := call.map_after(block - 1)) is None:
             return {}
+
+        def follows(table: Tensor, layout: str) -> Tensor:
+            return follow(table, so_far.kept, call.dense, layout)
+
         followed: dict[str, Any] = {}
-        for name, layout in self.spec.positions.items():
-            if isinstance(table := given.get(name), tuple):
-                followed[name] = tuple(follow(t, so_far.kept, call.dense, layout) for t in table)
-            elif table is not None:
-                followed[name] = follow(table, so_far.kept, call.dense, layout)
-        if (ids := self.spec.position_ids) and given.get(ids) is None:
+        for name, table in tables.items():
+            layout = self.spec.positions[name]
+            parts = isinstance(table, tuple)
+            followed[name] = (
+                tuple(follows(part, layout) for part in table) if parts else follows(table, layout)
+            )
+        if ids and given.get(ids) is None:
             followed[ids] = so_far.kept
         return followed
 
