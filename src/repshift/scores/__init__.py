@@ -7,6 +7,7 @@ from repshift.scores.column_attention import ColumnAttention
 from repshift.scores.key_norm import KeyNorm
 from repshift.scores.mean_distance import MeanDistance
 from repshift.scores.random import Random
+from repshift.scores.redundancy import Redundancy
 from repshift.scores.reverse import Reverse
 from repshift.scores.shift import Shift
 from repshift.scores.stream_norm import StreamNorm
@@ -21,6 +22,7 @@ SCORES: dict[str, type[Score]] = {
         KeyNorm,
         StreamNorm,
         MeanDistance,
+        Redundancy,
         Random,
         Reverse,
     )
@@ -35,6 +37,7 @@ __all__ = [
     "MeanDistance",
     "Need",
     "Random",
+    "Redundancy",
     "Reverse",
     "Score",
     "Shift",

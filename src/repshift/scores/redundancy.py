@@ -1,0 +1,64 @@
+"""How little a token resembles its neighbours in the sequence: what is said twice may leave."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+
+from torch.nn import functional as F
+
+from repshift.errors import InputError
+from repshift.scores.base import Need, Score, Snapshots
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from jaxtyping import Float
+    from torch import Tensor
+
+Direction = Literal["keys", "mlp", "block"]
+
+
+@dataclass(frozen=True)
+class Redundancy(Score):
+    """Keep the tokens at odd places; of the others, those least like any of them.
+
+    Minus the largest cosine of a token at an even place to one at an odd place, as ToMe matches
+    (arXiv 2210.09461), but without merging. ``keys`` compares the keys, ``mlp`` the updates that
+    the MLP makes, ``block`` those of the whole block. At most half of the tokens should leave at
+    once: beyond that, those at odd places go in no order of merit.
+    """
+
+    name: ClassVar[str] = "redundancy"
+    of: Direction = "mlp"
+
+    def __post_init__(self) -> None:
+        if self.of not in get_args(Direction):
+            raise InputError(
+                f"redundancy: {self.of!r} is not one of {', '.join(get_args(Direction))}"
+            )
+
+    def required(self) -> frozenset[Need]:
+        needs: dict[str, frozenset[Need]] = {
+            "keys": frozenset({"keys"}),
+            "mlp": frozenset({"middle", "exit"}),
+            "block": frozenset({"entry", "exit"}),
+        }
+        return needs[self.of]
+
+    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
+        direction: Any
+        if self.of == "keys":
+            assert seen.keys is not None
+            direction = seen.keys.mean(1)
+        else:
+            before = seen.middle if self.of == "mlp" else seen.entry
+            assert seen.exit is not None
+            direction = seen.exit - before
+        direction = F.normalize(direction.float() if direction.itemsize < 4 else direction, dim=-1)
+        likeness = direction[:, 0::2] @ direction[:, 1::2].transpose(1, 2)
+        closed = seen.prefix // 2  # odd places among the prefix tokens stand for no other
+        likeness = likeness[..., closed:].amax(-1)
+        scores = direction.new_full(direction.shape[:2], 1.0)
+        scores[:, 0::2] = -likeness
+        return scores
