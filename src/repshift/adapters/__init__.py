@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from repshift.adapters.spec import EncoderSpec, Pooling
@@ -12,16 +13,23 @@ if TYPE_CHECKING:
 
 __all__ = ["EncoderSpec", "Pooling", "describe"]
 
+# The library that a model's class comes from, and the adapter that knows it.
+_ADAPTERS = {
+    "timm": "timm",
+    "torchvision": "torchvision",
+    "open_clip": "open_clip",
+}
+
 
 def describe(model: nn.Module) -> EncoderSpec:
     """Find the adapter of ``model`` and ask it; ``InputError`` with the reason if there is none."""
-    libraries = {kind.__module__.partition(".")[0] for kind in type(model).__mro__}
-    if "timm" in libraries:
-        from repshift.adapters import timm
-
-        return timm.describe(model)
+    for kind in type(model).__mro__:
+        adapter = _ADAPTERS.get(kind.__module__.partition(".")[0])
+        if adapter is not None:
+            return import_module(f"repshift.adapters.{adapter}").describe(model)
     raise InputError(
-        f"{type(model).__module__}.{type(model).__name__} is not a model repshift knows; "
-        "timm's are. If it holds one, compress that part; if its blocks take and return "
-        "[B, N, C], pass spec=EncoderSpec(blocks=..., norm2=..., prefix_tokens=...)"
+        f"{type(model).__module__}.{type(model).__name__} is not a model repshift knows; those of "
+        f"{', '.join(_ADAPTERS)} are. If it holds one, "
+        "compress that part; if its blocks take and return [B, N, C], pass "
+        "spec=EncoderSpec(blocks=..., norm2=..., prefix_tokens=...)"
     )

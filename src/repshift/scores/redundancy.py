@@ -11,8 +11,6 @@ from repshift.errors import InputError
 from repshift.scores.base import Need, Score, Snapshots
 
 if TYPE_CHECKING:
-    from typing import Any
-
     from jaxtyping import Float
     from torch import Tensor
 
@@ -47,13 +45,13 @@ class Redundancy(Score):
         return needs[self.of]
 
     def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
-        direction: Any
         if self.of == "keys":
             assert seen.keys is not None
             direction = seen.keys.mean(1)
         else:
             before = seen.middle if self.of == "mlp" else seen.entry
             assert seen.exit is not None
+            assert before is not None
             direction = seen.exit - before
         direction = F.normalize(direction.float() if direction.itemsize < 4 else direction, dim=-1)
         likeness = direction[:, 0::2] @ direction[:, 1::2].transpose(1, 2)

@@ -1,0 +1,66 @@
+"""open_clip: the vision towers of CLIP models, its own and those of timm."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from open_clip import transformer as clip
+from open_clip.timm_model import TimmModel
+
+from repshift.adapters.spec import EncoderSpec, Pooling
+from repshift.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_BLOCKS = (clip.ResidualAttentionBlock, clip.CustomResidualAttentionBlock)
+
+
+def describe(model: nn.Module) -> EncoderSpec:
+    """The spec of a vision tower; ``InputError`` with the reason if it cannot lose tokens."""
+    if isinstance(model, TimmModel):
+        from repshift.adapters import timm
+
+        return timm.describe(model.trunk)
+    if hasattr(model, "visual"):
+        raise InputError(
+            f"open_clip's {type(model).__name__} holds two encoders; compress its vision tower, "
+            "model.visual"
+        )
+    if reason := _reason(model):
+        raise InputError(
+            f"open_clip's {type(model).__name__} cannot be compressed: {reason}. Use a plain ViT "
+            "tower, such as ViT-B-16; for a model whose blocks take and return [B, N, C] alone, "
+            "pass spec=EncoderSpec(...)"
+        )
+    tower: Any = model
+    blocks = list(tower.transformer.resblocks)
+    averages = tower.attn_pool is None and tower.pool_type == "avg"
+    return EncoderSpec(
+        blocks=blocks,
+        norm2=[block.ln_2 for block in blocks],
+        mlp=[block.mlp for block in blocks],
+        prefix_tokens=1,
+        class_token=True,
+        positions={"attn_mask": "bhnn"},
+        pooling=Pooling(tokens=blocks[-1], average=tower.ln_post, skipped=1) if averages else None,
+    )
+
+
+def _reason(model: Any) -> str | None:
+    """Why the model cannot be compressed; None if it can."""
+    steps = ("forward", "_embeds", "_pool", "_global_pool")
+    if not isinstance(model, clip.VisionTransformer) or any(
+        getattr(type(model), step) is not getattr(clip.VisionTransformer, step) for step in steps
+    ):
+        return "repshift has not read the forward of this model"
+    if type(model.transformer).forward is not clip.Transformer.forward or any(
+        type(block).forward not in [kind.forward for kind in _BLOCKS]
+        for block in model.transformer.resblocks
+    ):
+        return "repshift has not read the forward of its blocks"
+    if not model.transformer.batch_first:
+        return "its blocks take [N, B, C]; build it with batch_first=True"
+    if model.attn_pool is None and model.pool_type == "avg" and not model.final_ln_after_pool:
+        return "it averages tokens where merged ones cannot be weighed by their size"
+    return None
