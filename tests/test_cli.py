@@ -206,3 +206,27 @@ def test_python_m_repshift_is_the_same_command():
     )  # fmt: skip
     assert ran.returncode == 2
     assert ran.stderr.splitlines()[-1].startswith("repshift: block 0 drops a share of 2.0")
+
+
+def test_export_writes_one_checked_file(run, tmp_path):
+    status, out, err = run("export", "digits-vit", "--plan", "0:0.3", "--method", "tome")
+    assert status == 0, err
+    assert [path.name for path in tmp_path.iterdir()] == ["digits-vit.onnx"]
+    assert "46 tokens at the end" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["digits-vit", "--plan", "0:99"], "drops 99 of the 64 patch tokens at block 0"),
+        (["digits-vit", "--method", "tome + prune"], "'tome' is not one of"),
+        (["nothing"], "nothing"),
+        (["digits-vit", "--out", "/dev/null/x.onnx"], "cannot write"),
+    ],
+)
+def test_export_refuses_in_one_line_and_writes_nothing(run, tmp_path, arguments, message):
+    status, _, err = run("export", *arguments)
+    assert status == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""``repshift bench`` and ``repshift show``. Thin: it reads arguments and hands over."""
+"""``repshift bench``, ``show`` and ``export``. Thin: it reads arguments and hands over."""
 
 from __future__ import annotations
 
@@ -131,6 +131,42 @@ class Show:
         print(out)
 
 
+@dataclass
+class Export:
+    """Write a compressed model as one ONNX file with a dynamic batch, checked in onnxruntime."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """An offline model (saliency-vit-s14, digits-vit) or timm:NAME."""
+    plan: str = "deit"
+    """A plan's name, a schedule such as 0:0.2,3:0.2, or a JSON file."""
+    method: str | None = None
+    """The method's label, such as tome or 'shift(mlp, l2) + merge'; the plan's own if left out."""
+    checkpoint: Path | None = None
+    """Weights of a timm model."""
+    random_weights: bool = False
+    """Untrained weights, where only speed matters."""
+    out: Path | None = None
+    """The ONNX file; NAME.onnx in the current directory if left out."""
+
+    def run(self) -> None:
+        from repshift.compress import compress
+        from repshift.tasks.export import export_onnx
+        from repshift.zoo.load import load_model, open_source
+
+        plan = read_plan(self.plan)
+        if self.method is not None:
+            plan = Plan.from_method(self.method, plan.drop)
+        loaded = load_model(self.model, self.checkpoint, self.random_weights)
+        images = next(open_source(loaded, None, False).batches(2)).images
+        out = self.out or Path(f"{self.model.replace(':', '-').replace('/', '-')}.onnx")
+        with compress(loaded.model, plan) as compression:
+            done = export_onnx(loaded.model, images, out)
+            print(
+                f"{out}: {done.size / 1e6:.1f} MB, {compression.counts[-1]} tokens at the end, "
+                f"differs from PyTorch by {done.difference:.0e} of the largest output"
+            )
+
+
 def read_plan(text: str) -> Plan:
     """A plan from a JSON file, a schedule ``0:0.2,3:0.2`` or one of the paper's names."""
     path = Path(text)
@@ -168,6 +204,7 @@ def main() -> None:
     command = tyro.extras.SubcommandApp()
     command.command(name="bench")(Bench)
     command.command(name="show")(Show)
+    command.command(name="export")(Export)
     try:
         command.cli(prog="repshift").run()
     except InputError as error:

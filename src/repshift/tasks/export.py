@@ -1,0 +1,97 @@
+"""A compressed model outside Python: one ONNX file, checked against PyTorch."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from repshift.errors import InputError
+from repshift.report.files import replacing
+
+try:
+    import onnxruntime
+    from onnxscript import opset18 as op
+except ImportError:
+    raise InputError("export needs ONNX; install it with: pip install 'repshift[export]'") from None
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from jaxtyping import Float
+    from torch import Tensor, nn
+
+TOLERANCE = 1e-4
+LIMIT = 2e9
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written: bytes, and the largest difference to PyTorch, relative to its outputs."""
+
+    size: int
+    difference: float
+
+
+def export_onnx(model: nn.Module, images: Float[Tensor, "B C H W"], path: Path) -> Exported:
+    """Write ``model``, compressed or not, as an ONNX file with a dynamic batch.
+
+    The file is run by onnxruntime on batches of other sizes than ``images`` and appears only if its
+    outputs agree with PyTorch's to 1e-4 of their largest value; ``InputError`` otherwise.
+    """
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    if weights > LIMIT:
+        raise InputError(f"the weights take {weights / 1e9:.1f} GB; an ONNX file holds up to 2 GB")
+    # A batch of one would be taken for a constant.
+    example = images.expand(max(2, len(images)), -1, -1, -1)
+    with torch.no_grad():
+        model(example)  # a plan that does not fit says so here, not from inside the exporter
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        try:
+            program = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                input_names=["images"],
+                output_names=["output"],
+                custom_translation_table={torch.ops.aten.sort.stable: _sort_stable},
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            reason = str(error.__cause__ or error).splitlines()[0]
+            raise InputError(f"PyTorch cannot export this model to ONNX: {reason}") from None
+    assert program is not None
+    with replacing(path) as temporary:
+        program.save(temporary)
+        difference = max(_difference(model, temporary, batch) for batch in _other(images))
+        if not difference <= TOLERANCE:
+            raise InputError(
+                f"the exported model differs from PyTorch by {difference:.1e} of its largest "
+                f"output, more than {TOLERANCE:.0e}; nothing was written"
+            )
+    return Exported(path.stat().st_size, difference)
+
+
+def _other(images: Tensor) -> list[Tensor]:
+    """The same images, one alone and one more than the example had."""
+    return [images[:1], torch.cat((images, images[:1].flip(-1), images[:1]))]
+
+
+def _difference(model: nn.Module, path: Path, images: Tensor) -> float:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    with torch.no_grad():
+        expected = model(images)
+    found = torch.from_numpy(session.run(["output"], {"images": images.numpy()})[0])
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+def _sort_stable(self: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
+    """The exporter knows no stable sort. TopK of all is one: of equal values the first leads."""
+    count: Any = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]))  # type: ignore
+    return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)
