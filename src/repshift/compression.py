@@ -117,7 +117,9 @@ class Compression:
         for index, block in enumerate(spec.blocks):
             enter = Hook(self, "_enter", index)
             yield block.register_forward_pre_hook(enter, with_kwargs=True)
-            yield block.register_forward_hook(Hook(self, "_leave", index))
+            # First of all hooks, so that those of others (hidden states of transformers) see what is
+            # left of the tokens, whoever came first.
+            yield block.register_forward_hook(Hook(self, "_leave", index), prepend=True)
             if plan.reduction.weighs or plan.required() & {"attention", "keys"}:
                 # The mode that watches attention must be left even where the block raises.
                 yield block.register_forward_hook(Hook(self, "_release"), always_call=True)
@@ -225,7 +227,9 @@ class Compression:
             return None
         weights = sizes[:, self.spec.pooling.skipped :, None]
         summed = (features[:, self.spec.pooling.skipped :] * weights).sum(1)
-        return ((summed / weights.sum(1)).to(features.dtype), *args[1:])
+        mean = (summed / weights.sum(1)).to(features.dtype)
+        # A class token may come before the mean.
+        return (torch.cat((args[0][:, : -mean.shape[1]], mean), dim=1), *args[1:])
 
     def _finish(self, _: int, args: tuple[Any, ...], output: Any) -> None:
         self._features = None

@@ -18,7 +18,7 @@ class Pooling:
     """A pooling that averages tokens, which must weigh merged ones by their size.
 
     The output of ``tokens`` is the sequence; the input of ``average`` is the mean [B, C] of all but
-    the first ``skipped`` of it.
+    the first ``skipped`` of it, or ends with that mean.
     """
 
     tokens: nn.Module
