@@ -43,7 +43,10 @@ class Compression:
     def __init__(self, model: nn.Module, plan: Plan, spec: EncoderSpec) -> None:
         self.plan = plan
         self.spec = spec
-        self._names = [tuple(inspect.signature(b.forward).parameters) for b in spec.blocks]
+        readers = [reader for reader, _ in spec.readers]
+        self._names = [
+            tuple(inspect.signature(part.forward).parameters) for part in (*spec.blocks, *readers)
+        ]
         self._call: Call | None = None
         self._run: BlockRun | None = None
         self._features: Tensor | None = None
@@ -117,8 +120,8 @@ class Compression:
         for index, block in enumerate(spec.blocks):
             enter = Hook(self, "_enter", index)
             yield block.register_forward_pre_hook(enter, with_kwargs=True)
-            # First of all hooks, so that those of others (hidden states of transformers) see what is
-            # left of the tokens, whoever came first.
+            # First of all hooks, so that those of others (the hidden states of transformers) see
+            # what is left of the tokens, whoever came first.
             yield block.register_forward_hook(Hook(self, "_leave", index), prepend=True)
             if plan.reduction.weighs or plan.required() & {"attention", "keys"}:
                 # The mode that watches attention must be left even where the block raises.
@@ -130,6 +133,8 @@ class Compression:
                 yield norm2.register_forward_pre_hook(Hook(self, "_see_middle"))
             if plan.before_mlp and (mlp := spec.mlp[index]) is not None:
                 yield mlp.register_forward_hook(Hook(self, "_expand"))
+        for index, (reader, _) in enumerate(spec.readers):
+            yield reader.register_forward_pre_hook(Hook(self, "_read", index), with_kwargs=True)
         if spec.pooling and isinstance(plan.reduction, Merging):
             yield spec.pooling.tokens.register_forward_hook(Hook(self, "_see_features"))
             yield spec.pooling.average.register_forward_pre_hook(Hook(self, "_average"))
@@ -217,6 +222,16 @@ class Compression:
         if run and run.watch:
             run.watch.__exit__(None, None, None)
 
+    def _read(
+        self, index: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        after = len(self.spec.blocks)
+        names, layouts = self._names[after + index], self.spec.readers[index][1]
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        followed = self._follow(self._call, after, given, layouts) if self._call else {}
+        placed = tuple(followed.pop(name, arg) for name, arg in zip(names, args, strict=False))
+        return placed + args[len(names) :], {**kwargs, **followed}
+
     def _see_features(self, _: int, args: tuple[Any, ...], features: Tensor) -> None:
         self._features = features
 
@@ -241,17 +256,23 @@ class Compression:
             )
         self._verified = True
 
-    def _follow(self, call: Call, block: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _follow(
+        self,
+        call: Call,
+        block: int,
+        given: Mapping[str, Any],
+        layouts: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
         """The positional arguments of a block, with the entries of the tokens that are left."""
         if (so_far := call.map_after(block - 1)) is None:
             return {}
         followed: dict[str, Any] = {}
-        for name, layout in self.spec.positions.items():
+        for name, layout in (layouts or self.spec.positions).items():
             if isinstance(table := given.get(name), tuple):
                 followed[name] = tuple(follow(t, so_far.kept, call.dense, layout) for t in table)
             elif table is not None:
                 followed[name] = follow(table, so_far.kept, call.dense, layout)
-        if (ids := self.spec.position_ids) and given.get(ids) is None:
+        if not layouts and (ids := self.spec.position_ids) and given.get(ids) is None:
             followed[ids] = so_far.kept
         return followed
 
@@ -265,6 +286,13 @@ class Compression:
         reads = run.block in self.plan.drop
         needs = self.plan.required() & {"attention", "keys"} if reads else frozenset()
         size = run.size if self.plan.reduction.weighs else None
+        acts = needs or size is not None or (reads and self.plan.before_mlp)
+        if acts and _replays(self.spec.blocks[run.block]):
+            raise InputError(
+                "gradient checkpointing of transformers runs a block again without its hooks, so "
+                f"{self.plan.method} would not act there; train with a score that reads no "
+                "attention and prune, or without gradient checkpointing"
+            )
         if needs or size is not None:
             run.watch = WatchedAttention(needs, size)
             run.watch.__enter__()
@@ -294,6 +322,11 @@ def _check_place(call: Call, block: int, tokens: Tensor, again: bool) -> None:
             "gradient checkpointing runs the blocks of an earlier forward again, whose token "
             "positions are gone; run backward before the next forward"
         )
+
+
+def _replays(block: nn.Module) -> bool:
+    """Whether transformers' checkpointing will run the forward of the block again by itself."""
+    return block.training and bool(getattr(block, "gradient_checkpointing", False))
 
 
 def _recomputing() -> bool:
