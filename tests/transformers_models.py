@@ -39,6 +39,11 @@ FAMILIES = {
     "altclip": ("AltCLIPVisionModel", "AltCLIPVisionConfig", IMAGE),
     "chinese clip": ("ChineseCLIPVisionModel", "ChineseCLIPVisionConfig", IMAGE),
     "siglip": ("SiglipVisionModel", "SiglipVisionConfig", IMAGE),
+    "siglip 2": (
+        "Siglip2VisionModel",
+        "Siglip2VisionConfig",
+        {**SIZE, "intermediate_size": 64, "patch_size": 8, "num_patches": 16},
+    ),
     "aimv2": ("Aimv2VisionModel", "Aimv2VisionConfig", IMAGE),
     "dinov2": ("Dinov2Model", "Dinov2Config", RATIO),
     "dinov2 swiglu": ("Dinov2Model", "Dinov2Config", {**RATIO, "use_swiglu_ffn": True}),
@@ -190,8 +195,24 @@ def inputs(model, batch=2):
     dtype = next(model.parameters()).dtype
     if name == "input_values":
         return {name: torch.randn(batch, config.max_length, config.num_mel_bins, dtype=dtype)}
+    if model.config.model_type == "siglip2_vision_model":
+        # Images of 4 x 5 and 3 x 6 patches, padded to 25 at batch 2.
+        shapes = torch.tensor([[4, 5], [3, 6]] * batch)[:batch]
+        mask = torch.arange(25) < shapes.prod(1, keepdim=True)
+        pixels = torch.randn(batch, 25, 192, dtype=dtype)
+        return {name: pixels, "pixel_attention_mask": mask.long(), "spatial_shapes": shapes}
     if name == "pixel_values_videos":
         return {name: torch.randn(batch, 4, 3, 24, 24, dtype=dtype)}
     if hasattr(config, "num_frames"):
         return {name: torch.randn(batch, 4, 3, 24, 24, dtype=dtype)}
     return {name: torch.randn(batch, 3, 40, 40, dtype=dtype)}
+
+
+def run(model, **given):
+    with torch.no_grad():
+        return model(**(inputs(model) | given))
+
+
+def first(output):
+    """The logits of a head, or the tokens of an encoder."""
+    return output["logits"] if "logits" in output else output["last_hidden_state"]

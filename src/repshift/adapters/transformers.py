@@ -31,16 +31,7 @@ def describe(model: nn.Module) -> EncoderSpec:
     encoder = ENCODERS.get(_runs(inner))
     if encoder is None:
         raise InputError(_refusal(model))
-    blocks: list[nn.Module] = list(_at(inner, encoder.blocks))
-    layers = [LAYERS[_runs(block)] for block in blocks if _runs(block) in LAYERS]
-    # The module that loops over the blocks, and the attention inside them.
-    looping = _at(inner, encoder.blocks.rpartition(".")[0])
-    parts = [
-        looping,
-        *(_at(*pair) for pair in zip(blocks, _paths(layers, "attention"), strict=False)),
-    ]
-    if not blocks or len(layers) < len(blocks) or not all(_runs(part) for part in parts):
-        raise InputError(_cannot(model, f"{_UNREAD} one of its parts"))
+    blocks, layers = _read(model, inner, encoder.blocks)
     if any(type(part).__name__.endswith("RelativePositionBias") for part in inner.modules()):
         raise InputError(_cannot(model, "it adds a relative-position bias of the full grid"))
     prefix = _count(encoder.prefix, inner.config)
@@ -51,15 +42,17 @@ def describe(model: nn.Module) -> EncoderSpec:
     masks = "bn" if "flash" in (inner.config._attn_implementation or "") else "bhnn"
     rope = {"position_embeddings": layers[0].rope} if layers[0].rope else {}
     holder, mean = (model, head.mean) if head and head.mean else (inner, encoder.mean)
+    masked = getattr(inner, encoder.masked_head, None) if encoder.masked_head else None
     return EncoderSpec(
         blocks=blocks,
-        norm2=[_at(*pair) for pair in zip(blocks, _paths(layers, "norm2"), strict=True)],
+        norm2=[_at(block, row.norm2) for block, row in zip(blocks, layers, strict=True)],
         prefix_tokens=prefix,
         class_token=prefix > 0,
         positions={"attention_mask": masks, **rope},
-        mlp=[_at(*pair) for pair in zip(blocks, _paths(layers, "mlp"), strict=True)],
+        mlp=[_at(block, row.mlp) for block, row in zip(blocks, layers, strict=True)],
         position_ids=layers[0].position_ids,
-        pooling=mean and _pooling(holder, mean, blocks[-1], inner.config),
+        readers=[(masked, {"attention_mask": "bn"})] if masked is not None else (),
+        pooling=_pooling(holder, mean, blocks[-1], inner.config) if mean else None,
     )
 
 
@@ -71,11 +64,28 @@ def _runs(module: nn.Module) -> str:
 
 
 def _at(module: nn.Module, path: str) -> Any:
-    return module.get_submodule(path)
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        name = type(module).__name__
+        raise InputError(
+            f"transformers' {name} has no {path}; repshift has read it in transformers 5.23"
+        ) from None
 
 
-def _paths(layers: list[Layer], part: str) -> list[str]:
-    return [getattr(layer, part) for layer in layers]
+def _read(model: nn.Module, inner: nn.Module, path: str) -> tuple[list[nn.Module], list[Layer]]:
+    """The blocks at ``path``, each with its row; all that runs around their parts must be known."""
+    blocks: list[nn.Module] = list(_at(inner, path))
+    layers = [LAYERS[_runs(block)] for block in blocks if _runs(block) in LAYERS]
+    attention = [_at(block, row.attention) for block, row in zip(blocks, layers, strict=False)]
+    looping = _at(inner, path.rpartition(".")[0])
+    if (
+        not blocks
+        or len(layers) < len(blocks)
+        or not all(_runs(part) for part in (looping, *attention))
+    ):
+        raise InputError(_cannot(model, f"{_UNREAD} one of its parts"))
+    return blocks, layers
 
 
 def _count(tokens: int | Callable[[Any], int], config: Any) -> int:

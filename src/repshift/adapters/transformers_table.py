@@ -32,11 +32,15 @@ class Mean:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Where the blocks are, how many prefix tokens they get; the first is a class token."""
+    """Where the blocks are, how many prefix tokens they get; the first is a class token.
+
+    ``masked_head`` is the path of a pooling, if any, that takes the padding mask of all tokens.
+    """
 
     blocks: str
     prefix: int | Callable[[Any], int] = 1
     mean: Mean | None = None
+    masked_head: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ LAYERS = {
     "AltCLIPEncoderLayer": _CLIP,
     "ChineseCLIPVisionLayer": _CLIP,
     "SiglipEncoderLayer": _CLIP,
+    "Siglip2EncoderLayer": _CLIP,
     "Aimv2EncoderLayer": Layer("rms_norm2", "ffn", "attention"),
     "Dinov2Layer": _DINO,
     "Dinov2WithRegistersLayer": _DINO,
@@ -103,6 +108,7 @@ ENCODERS = {
     "AltCLIPVisionModel": Encoder("encoder.layers"),
     "ChineseCLIPVisionModel": Encoder("encoder.layers"),
     "SiglipVisionModel": Encoder("encoder.layers", 0),
+    "Siglip2VisionModel": Encoder("encoder.layers", 0, masked_head="head"),
     "Aimv2VisionModel": Encoder("encoder.layers", 0),
     "Dinov2Model": Encoder("encoder.layer"),
     "Dinov2WithRegistersModel": Encoder("encoder.layer", _registers),
