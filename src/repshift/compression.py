@@ -43,7 +43,10 @@ class Compression:
     def __init__(self, model: nn.Module, plan: Plan, spec: EncoderSpec) -> None:
         self.plan = plan
         self.spec = spec
-        self._names = [tuple(inspect.signature(b.forward).parameters) for b in spec.blocks]
+        readers = [reader for reader, _ in spec.readers]
+        self._names = [
+            tuple(inspect.signature(part.forward).parameters) for part in (*spec.blocks, *readers)
+        ]
         self._call: Call | None = None
         self._run: BlockRun | None = None
         self._features: Tensor | None = None
@@ -123,7 +126,9 @@ class Compression:
         for index, block in enumerate(spec.blocks):
             enter = Hook(self, "_enter", index)
             yield block.register_forward_pre_hook(enter, with_kwargs=True)
-            yield block.register_forward_hook(Hook(self, "_leave", index))
+            # First of all hooks, so that those of others (the hidden states of transformers) see
+            # what is left of the tokens, whoever came first.
+            yield block.register_forward_hook(Hook(self, "_leave", index), prepend=True)
             if plan.reduction.weighs or plan.required() & {"attention", "keys"}:
                 # The mode that watches attention must be left even where the block raises.
                 yield block.register_forward_hook(Hook(self, "_release"), always_call=True)
@@ -134,6 +139,8 @@ class Compression:
                 yield norm2.register_forward_pre_hook(Hook(self, "_see_middle"))
             if plan.before_mlp and (mlp := spec.mlp[index]) is not None:
                 yield mlp.register_forward_hook(Hook(self, "_expand"))
+        for index, (reader, _) in enumerate(spec.readers):
+            yield reader.register_forward_pre_hook(Hook(self, "_read", index), with_kwargs=True)
         if spec.pooling and isinstance(plan.reduction, Merging):
             yield spec.pooling.tokens.register_forward_hook(Hook(self, "_see_features"))
             yield spec.pooling.average.register_forward_pre_hook(Hook(self, "_average"))
@@ -163,9 +170,12 @@ class Compression:
                 f"{came} left the block before it; this model puts "
                 "tokens back or skips blocks between them, so it cannot be compressed by hooks"
             )
-        names = self._names[block]
-        given = {**dict(zip(names, args, strict=False)), **kwargs}
-        size, followed = call.size_after(block - 1), self._follow(call, block, given)
+        given = self._given(block, args, kwargs)
+        size = call.size_after(block - 1)
+        followed = self._follow(call, block, given, self.spec.positions)
+        ids = self.spec.position_ids
+        if ids and given.get(ids) is None and (so_far := call.map_after(block - 1)):
+            followed[ids] = so_far.kept
         if followed or size is not None:
             _check_place(call, block, tokens, again)
         patches = tokens.shape[1] - self.spec.prefix_tokens - self.spec.suffix_tokens
@@ -174,10 +184,7 @@ class Compression:
         if drop:
             run.padding = self._padding(tokens, given | followed)
         self._watch(run)
-        if not followed:
-            return None
-        placed = tuple(followed.pop(name, arg) for name, arg in zip(names, args, strict=False))
-        return placed + args[len(names) :], {**kwargs, **followed}
+        return self._replace(block, args, kwargs, followed) if followed else None
 
     def _see_middle(self, _: int, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if (run := self._run) is None:
@@ -224,6 +231,14 @@ class Compression:
         if run and run.watch:
             run.watch.__exit__(None, None, None)
 
+    def _read(
+        self, index: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        part = len(self.spec.blocks) + index
+        given, layouts = self._given(part, args, kwargs), self.spec.readers[index][1]
+        followed = self._follow(self._call, part, given, layouts) if self._call else {}
+        return self._replace(part, args, kwargs, followed)
+
     def _see_features(self, _: int, args: tuple[Any, ...], features: Tensor) -> None:
         self._features = features
 
@@ -234,7 +249,9 @@ class Compression:
             return None
         weights = sizes[:, self.spec.pooling.skipped :, None]
         summed = (features[:, self.spec.pooling.skipped :] * weights).sum(1)
-        return ((summed / weights.sum(1)).to(features.dtype), *args[1:])
+        mean = (summed / weights.sum(1)).to(features.dtype)
+        # A class token may come before the mean.
+        return (torch.cat((args[0][:, : -mean.shape[1]], mean), dim=1), *args[1:])
 
     def _finish(self, _: int, args: tuple[Any, ...], output: Any) -> None:
         self._features = None
@@ -246,27 +263,36 @@ class Compression:
             )
         self._verified = True
 
-    def _follow(self, call: Call, block: int, given: Mapping[str, Any]) -> dict[str, Any]:
+    def _given(self, part: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a block, or of a reader after them, by name."""
+        return {**dict(zip(self._names[part], args, strict=False)), **kwargs}
+
+    def _replace(
+        self, part: int, args: tuple[Any, ...], kwargs: Mapping[str, Any], new: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The same arguments, in place or by name as they came, but for the ``new`` ones."""
+        names = self._names[part]
+        placed = tuple(new.pop(name, arg) for name, arg in zip(names, args, strict=False))
+        return placed + args[len(names) :], {**kwargs, **new}
+
+    def _follow(
+        self, call: Call, block: int, given: Mapping[str, Any], layouts: Mapping[str, str]
+    ) -> dict[str, Any]:
         """The positional arguments of a block, with the entries of the tokens that are left."""
-        tables = {n: given[n] for n in self.spec.positions if given.get(n) is not None}
-        ids = self.spec.position_ids
+        tables = {name: given[name] for name in layouts if given.get(name) is not None}
         # The map is put together only where something must follow it.
-        if not (tables or ids) or (so_far := call.map_after(block - 1)) is None:
+        if not tables or (so_far := call.map_after(block - 1)) is None:
             return {}
 
         def follows(table: Tensor, layout: str) -> Tensor:
             return follow(table, so_far.kept, call.dense, layout)
 
-        followed: dict[str, Any] = {}
-        for name, table in tables.items():
-            layout = self.spec.positions[name]
-            parts = isinstance(table, tuple)
-            followed[name] = (
-                tuple(follows(part, layout) for part in table) if parts else follows(table, layout)
-            )
-        if ids and given.get(ids) is None:
-            followed[ids] = so_far.kept
-        return followed
+        return {
+            name: tuple(follows(part, layouts[name]) for part in table)
+            if isinstance(table, tuple)
+            else follows(table, layouts[name])
+            for name, table in tables.items()
+        }
 
     def _padding(self, tokens: Tensor, given: Mapping[str, Any]) -> Bool[Tensor, "B N"] | None:
         for name, layout in self.spec.positions.items():
@@ -277,6 +303,13 @@ class Compression:
     def _watch(self, run: BlockRun) -> None:
         needs = self.plan.required() & {"attention", "keys"} if run.drop else frozenset()
         size = run.size if self.plan.reduction.weighs else None
+        acts = needs or size is not None or (run.drop and self.plan.before_mlp)
+        if acts and _replays(self.spec.blocks[run.block]):
+            raise InputError(
+                "gradient checkpointing of transformers runs a block again without its hooks, so "
+                f"{self.plan.method} would not act there; train with a score that reads no "
+                "attention and prune, or without gradient checkpointing"
+            )
         if needs or size is not None:
             run.watch = WatchedAttention(needs, size)
             run.watch.__enter__()
@@ -306,6 +339,11 @@ def _check_place(call: Call, block: int, tokens: Tensor, again: bool) -> None:
             "gradient checkpointing runs the blocks of an earlier forward again, whose token "
             "positions are gone; run backward before the next forward"
         )
+
+
+def _replays(block: nn.Module) -> bool:
+    """Whether transformers' checkpointing will run the forward of the block again by itself."""
+    return block.training and bool(getattr(block, "gradient_checkpointing", False))
 
 
 def _recomputing() -> bool:

@@ -18,6 +18,7 @@ _ADAPTERS = {
     "timm": "timm",
     "torchvision": "torchvision",
     "open_clip": "open_clip",
+    "transformers": "transformers",
 }
 
 

@@ -18,7 +18,7 @@ class Pooling:
     """A pooling that averages tokens, which must weigh merged ones by their size.
 
     The output of ``tokens`` is the sequence; the input of ``average`` is the mean [B, C] of all but
-    the first ``skipped`` of it.
+    the first ``skipped`` of it, or ends with that mean.
     """
 
     tokens: nn.Module
@@ -44,7 +44,8 @@ class EncoderSpec:
     ``repshift.tokens.follow``): ``{"rope": "bhnd", "attn_mask": "bhnn"}``; with the axes ``nn`` it
     is an attention mask, which also tells the padding. ``position_ids`` names an argument that
     takes the place of every token [B, N] in the dense sequence and stands for all of them when left
-    out.
+    out. ``readers`` are modules that run once after all blocks, such as a pooling, with the layout
+    of their arguments that have one entry for every token of the dense sequence.
     """
 
     blocks: Sequence[nn.Module] | nn.ModuleList
@@ -56,6 +57,7 @@ class EncoderSpec:
     suffix_tokens: int = 0
     position_ids: str | None = None
     pooling: Pooling | None = None
+    readers: Sequence[tuple[nn.Module, Mapping[str, str]]] = ()
 
     def __post_init__(self) -> None:
         if not self.blocks or len(self.norm2) != len(self.blocks):

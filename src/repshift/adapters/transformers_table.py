@@ -1,0 +1,178 @@
+"""What was read of transformers 5.23: one row a class, with attribute paths as strings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Attribute paths in a block; ``rope`` is the layout of its ``position_embeddings``."""
+
+    norm2: str
+    mlp: str
+    attention: str
+    rope: str = ""
+    position_ids: str | None = None
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The pooling, by paths in the model; an empty ``tokens`` stands for the last block."""
+
+    tokens: str
+    average: str
+    skipped: int | Callable[[Any], int]
+    used: Callable[[Any], bool] = lambda config: True
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Where the blocks are, how many prefix tokens they get; the first is a class token.
+
+    ``masked_head`` is the path of a pooling, if any, that takes the padding mask of all tokens.
+    """
+
+    blocks: str
+    prefix: int | Callable[[Any], int] = 1
+    mean: Mean | None = None
+    masked_head: str = ""
+
+
+@dataclass(frozen=True)
+class Head:
+    """A model that runs the encoder at ``inside`` and reads its class tokens, or their mean."""
+
+    inside: str
+    mean: Mean | None = None
+
+
+_VIT = Layer("layernorm_after", "mlp", "attention")
+_CLIP = Layer("layer_norm2", "mlp", "self_attn")
+_DINO = Layer("norm2", "mlp", "attention")
+LAYERS = {
+    "ViTLayer": _VIT,
+    "DeiTLayer": _VIT,
+    "ViTMSNLayer": _VIT,
+    "IJepaLayer": _VIT,
+    "PixioLayer": _VIT,
+    "ASTLayer": _VIT,
+    "VivitLayer": _VIT,
+    "BeitLayer": _VIT,
+    # The residual is added inside ``output``, after its dropout.
+    "VideoMAELayer": Layer("layernorm_after", "output.dropout", "attention"),
+    "Data2VecVisionLayer": Layer("layernorm_after", "output", "attention"),
+    "CLIPEncoderLayer": _CLIP,
+    "MetaClip2EncoderLayer": _CLIP,
+    "AltCLIPEncoderLayer": _CLIP,
+    "ChineseCLIPVisionLayer": _CLIP,
+    "SiglipEncoderLayer": _CLIP,
+    "Siglip2EncoderLayer": _CLIP,
+    "Aimv2EncoderLayer": Layer("rms_norm2", "ffn", "attention"),
+    "Dinov2Layer": _DINO,
+    "Dinov2WithRegistersLayer": _DINO,
+    "Tipsv2VisionLayer": _DINO,
+    "DINOv3ViTLayer": Layer("norm2", "mlp", "attention", rope="bhnd"),
+    "Sapiens2Layer": Layer("norm2", "mlp", "attention", rope="bhnd"),
+    "VJEPA2Layer": Layer("norm2", "mlp", "attention", position_ids="position_mask"),
+}
+
+
+def _registers(config: Any) -> int:
+    return 1 + config.num_register_tokens
+
+
+def _pools(config: Any) -> bool:
+    return config.use_mean_pooling
+
+
+_BEIT = Mean("layernorm", "pooler.layernorm", 1, _pools)
+ENCODERS = {
+    "ViTModel": Encoder("layers"),
+    "ViTMSNModel": Encoder("layers"),
+    "DeiTModel": Encoder("layers", 2),
+    "ASTModel": Encoder("layers", 2),
+    "IJepaModel": Encoder("layers", 0),
+    "PixioModel": Encoder("layers", lambda config: config.n_cls_tokens),
+    "BeitModel": Encoder("layers", 1, _BEIT),
+    "Data2VecVisionModel": Encoder("encoder.layer", 1, _BEIT),
+    "VivitModel": Encoder("layers"),
+    "VideoMAEModel": Encoder("encoder.layer", 0),
+    "VJEPA2Encoder": Encoder("layer", 0),
+    "CLIPVisionModel": Encoder("encoder.layers"),
+    "MetaClip2VisionModel": Encoder("encoder.layers"),
+    "AltCLIPVisionModel": Encoder("encoder.layers"),
+    "ChineseCLIPVisionModel": Encoder("encoder.layers"),
+    "SiglipVisionModel": Encoder("encoder.layers", 0),
+    "Siglip2VisionModel": Encoder("encoder.layers", 0, masked_head="head"),
+    "Aimv2VisionModel": Encoder("encoder.layers", 0),
+    "Dinov2Model": Encoder("encoder.layer"),
+    "Dinov2WithRegistersModel": Encoder("encoder.layer", _registers),
+    "Tipsv2VisionModel": Encoder("encoder.layer", _registers),
+    "DINOv3ViTModel": Encoder("model.layer", _registers),
+    "Sapiens2Model": Encoder("model.layer", _registers),
+}
+HEADS = {
+    "ViTForImageClassification": Head("vit"),
+    "ViTMSNForImageClassification": Head("vit"),
+    "DeiTForImageClassification": Head("deit"),
+    "DeiTForImageClassificationWithTeacher": Head("deit"),
+    "ASTForAudioClassification": Head("audio_spectrogram_transformer"),
+    "BeitForImageClassification": Head("beit"),
+    "Data2VecVisionForImageClassification": Head("data2vec_vision"),
+    "VivitForVideoClassification": Head("vivit"),
+    "VJEPA2ForVideoClassification": Head("vjepa2.encoder"),
+    "CLIPVisionModelWithProjection": Head("vision_model"),
+    "MetaClip2VisionModelWithProjection": Head("vision_model"),
+    "IJepaForImageClassification": Head("ijepa", Mean("ijepa.layernorm", "classifier", 0)),
+    "VideoMAEForVideoClassification": Head("videomae", Mean("", "fc_norm", 0, _pools)),
+    "CLIPForImageClassification": Head("vision_model", Mean("", "classifier", 1)),
+    "MetaClip2ForImageClassification": Head("vision_model", Mean("", "classifier", 1)),
+    "SiglipForImageClassification": Head(
+        "vision_model", Mean("vision_model.post_layernorm", "classifier", 0)
+    ),
+    # These put the class token before the mean.
+    "Dinov2ForImageClassification": Head("dinov2", Mean("dinov2.layernorm", "classifier", 1)),
+    "Dinov2WithRegistersForImageClassification": Head(
+        "dinov2_with_registers",
+        Mean("dinov2_with_registers.layernorm", "classifier", _registers),
+    ),
+}
+
+_WINDOWS = "it attends inside fixed windows of the grid"
+_POOLED = "it pools its tokens on the grid from stage to stage"
+_GRID = "it puts its tokens back on the grid, one for every patch"
+# By how the name of the class begins, or ends.
+REFUSED = {
+    "Swin": _WINDOWS,
+    "DonutSwin": _WINDOWS,
+    "MaskFormerSwin": _WINDOWS,
+    "Dinat": _WINDOWS,
+    "VitDet": _WINDOWS,
+    "Sam": _WINDOWS,
+    "Hiera": _POOLED,
+    "Segformer": _POOLED,
+    "Pvt": _POOLED,
+    "Cvt": _POOLED,
+    "Levit": _POOLED,
+    "MobileViT": _POOLED,
+    "Timesformer": "it attends within a frame, then across frames at one place of the grid",
+    "ViTMAE": "it hides most patches at random itself, and its decoder asks for their places",
+    "Yolos": "its detection tokens stand behind the patches and its middle positions are a grid",
+    "MLCD": "its attention takes one table of positions for all images",
+    "Siglip2ForImage": "it averages its tokens under the padding mask of all patches",
+    "VJEPA2Model": "its predictor takes the tokens for the first places of the grid (call the "
+    "model with skip_predictor=True)",
+    "Timm": "it runs a model of timm; compress model.timm_model",
+}
+ENDINGS = {
+    "Backbone": _GRID,
+    "ForMaskedImageModeling": _GRID,
+    "ForSemanticSegmentation": _GRID,
+    "ForDepthEstimation": _GRID,
+    "ForPreTraining": "its decoder asks for every patch",
+}
