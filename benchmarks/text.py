@@ -32,13 +32,15 @@ from repshift import (
 from repshift.report.files import write_text
 from repshift.zoo.minilm import load_minilm
 
-MODULES = (
-    "argparse asyncio collections concurrent.futures configparser contextlib csv datetime decimal "
-    "difflib email enum fractions functools gettext http.client inspect io json logging mailbox "
-    "optparse os pathlib pickle pprint random re sched shutil smtplib socket sqlite3 statistics "
-    "string subprocess tarfile tempfile textwrap threading tkinter tokenize turtle typing unittest "
-    "urllib.request uuid warnings wave xml.dom.minidom zipfile"
-).split()
+MODULES = [
+    "argparse", "asyncio", "collections", "concurrent.futures", "configparser", "contextlib",
+    "csv", "datetime", "decimal", "difflib", "email", "enum", "fractions", "functools",
+    "gettext", "http.client", "inspect", "io", "json", "logging", "mailbox", "optparse", "os",
+    "pathlib", "pickle", "pprint", "random", "re", "sched", "shutil", "smtplib", "socket",
+    "sqlite3", "statistics", "string", "subprocess", "tarfile", "tempfile", "textwrap",
+    "threading", "tkinter", "tokenize", "turtle", "typing", "unittest", "urllib.request",
+    "uuid", "warnings", "wave", "xml.dom.minidom", "zipfile",
+]  # fmt: skip
 BLOCKS, SHARES = (1, 3), (0.1, 0.2, 0.3, 0.5)
 METHODS = {
     "random, mean of 3 seeds": [Plan({}, Random(seed)) for seed in range(3)],
