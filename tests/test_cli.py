@@ -208,12 +208,22 @@ def test_python_m_repshift_is_the_same_command():
     assert ran.stderr.splitlines()[-1].startswith("repshift: block 0 drops a share of 2.0")
 
 
-def test_export_writes_one_checked_file(tmp_path):
-    # In a process of its own: PyTorch cannot trace the type checks of the tests.
-    command = [sys.executable, "-m", "repshift", "export", "digits-vit"]
-    command += ["--plan", "0:0.3", "--method", "tome"]
+def alone(tmp_path, *arguments):
+    """The command in a process of its own: without the type checks and imports of the tests."""
+    command = [sys.executable, "-m", "repshift", *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_bench_needs_nothing_that_only_the_tests_import(tmp_path):
+    done = alone(tmp_path, "bench", "--model", "digits-vit", "--methods", "tome")
+    assert "Best at each speed-up" in done.stdout
+    assert (tmp_path / "runs" / "digits-vit" / "report.html").exists()
+
+
+def test_export_writes_one_checked_file(tmp_path):
+    done = alone(tmp_path, "export", "digits-vit", "--plan", "0:0.3", "--method", "tome")
     assert [path.name for path in tmp_path.iterdir()] == ["digits-vit.onnx"]
     assert "46 tokens at the end" in done.stdout
 

@@ -17,7 +17,8 @@ def quality_of(rows: Sequence[Row]) -> str:
 
 def pareto(rows: Sequence[Row]) -> list[Row]:
     """The rows that no other beats in both speed and quality, the slowest first."""
-    quality, front = quality_of(rows), list[Row]()
+    quality = quality_of(rows)
+    front: list[Row] = []
     for row in sorted(rows, key=lambda r: (-r.images_per_s, -getattr(r, quality))):
         if not front or getattr(row, quality) > getattr(front[-1], quality):
             front.append(row)
@@ -26,7 +27,8 @@ def pareto(rows: Sequence[Row]) -> list[Row]:
 
 def winners(rows: Sequence[Row]) -> list[str]:
     """One line for each speed at which another method becomes the best."""
-    quality, lines = quality_of(rows), list[str]()
+    quality = quality_of(rows)
+    lines: list[str] = []
     for row in pareto(rows):
         plan = f" with {row.plan}" if row.plan else ""
         speed, value = row.speedup_vs_fused, 100 * getattr(row, quality)
