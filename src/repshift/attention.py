@@ -162,4 +162,9 @@ class _Call:
         free = applied = logits.softmax(-1)
         if size is not None:
             applied = (logits + size.log().to(logits.dtype)[:, None, None]).softmax(-1)
+        if mask is not None:
+            # A query that sees no key (padding far from a window) attends to nothing in the fused
+            # kernels; here it would be NaN and spread.
+            blind = logits.isneginf().all(-1, keepdim=True)
+            free, applied = free.masked_fill(blind, 0), applied.masked_fill(blind, 0)
         return F.dropout(applied, self.dropout) @ value, free

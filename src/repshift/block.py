@@ -89,6 +89,7 @@ class BlockRun:
             attention=watch.map if watch and "attention" in needs else None,
             keys=watch.keys if watch and "keys" in needs else None,
             closed=self._closed(),
+            padding=self.padding,
         )
 
     def _closed(self) -> Bool[Tensor, "B N"] | None:

@@ -23,7 +23,7 @@ class Snapshots:
     reduction that acts before the MLP). Only what ``needs`` names is there.
 
     The first ``prefix`` tokens never leave; ``closed`` marks further ones that stand for no other
-    (suffix tokens and padding), None if there are none.
+    (suffix tokens and padding) and ``padding`` those that no query sees, None if there are none.
     """
 
     block: int
@@ -35,6 +35,7 @@ class Snapshots:
     attention: Float[Tensor, "B H N N"] | None = None
     keys: Float[Tensor, "B H N D"] | None = None
     closed: Bool[Tensor, "B N"] | None = None
+    padding: Bool[Tensor, "B N"] | None = None
 
 
 @dataclass(frozen=True)

@@ -24,4 +24,8 @@ class ColumnAttention(Score):
 
     def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
         assert seen.attention is not None
-        return seen.attention.mean((1, 2))
+        attention = seen.attention.mean(1)
+        if seen.padding is not None:
+            # What padding attends to is noise, and its length depends on the other texts.
+            attention = attention.masked_fill(seen.padding[:, :, None], 0)
+        return attention.mean(1)

@@ -22,5 +22,9 @@ class MeanDistance(Score):
 
     def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
         tokens = seen.tokens.float() if seen.tokens.itemsize < 4 else seen.tokens
-        mean = tokens[:, seen.prefix :].mean(1, keepdim=True)
+        patches = tokens[:, seen.prefix :]
+        if seen.padding is not None:
+            # The sum without padding points where the mean does.
+            patches = patches.masked_fill(seen.padding[:, seen.prefix :, None], 0)
+        mean = patches.mean(1, keepdim=True)
         return 1 - F.cosine_similarity(tokens, mean, dim=-1)
