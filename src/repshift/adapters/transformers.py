@@ -7,10 +7,11 @@ Nothing is imported from transformers.
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
+from repshift.adapters import transformers_text
 from repshift.adapters.spec import EncoderSpec, Pooling
+from repshift.adapters.transformers_parts import UNREAD, at, cannot, runs
 from repshift.adapters.transformers_table import ENCODERS, ENDINGS, HEADS, LAYERS, REFUSED
 from repshift.errors import InputError
 
@@ -21,23 +22,23 @@ if TYPE_CHECKING:
 
     from repshift.adapters.transformers_table import Layer, Mean
 
-_UNREAD = "repshift has not read the forward of"
-
 
 def describe(model: nn.Module) -> EncoderSpec:
-    """The spec of a vision model of transformers; ``InputError`` with the reason if it has none."""
-    head = HEADS.get(_runs(model))
-    inner: Any = _at(model, head.inside) if head else model
-    encoder = ENCODERS.get(_runs(inner))
+    """The spec of a model of transformers; ``InputError`` with the reason if it has none."""
+    if transformers_text.knows(model):
+        return transformers_text.describe(model)
+    head = HEADS.get(runs(model))
+    inner: Any = at(model, head.inside) if head else model
+    encoder = ENCODERS.get(runs(inner))
     if encoder is None:
         raise InputError(_refusal(model))
     blocks, layers = _read(model, inner, encoder.blocks)
     if any(type(part).__name__.endswith("RelativePositionBias") for part in inner.modules()):
-        raise InputError(_cannot(model, "it adds a relative-position bias of the full grid"))
+        raise InputError(cannot(model, "it adds a relative-position bias of the full grid"))
     prefix = _count(encoder.prefix, inner.config)
     averages = not head or not head.mean or head.mean.used(inner.config)
     if prefix == 0 and (not averages or getattr(inner, "pooler", None) is not None):
-        raise InputError(_cannot(model, "its head reads the first patch, which may leave"))
+        raise InputError(cannot(model, "its head reads the first patch, which may leave"))
     # Flash attention takes the padding mask itself.
     masks = "bn" if "flash" in (inner.config._attn_implementation or "") else "bhnn"
     rope = {"position_embeddings": layers[0].rope} if layers[0].rope else {}
@@ -45,46 +46,29 @@ def describe(model: nn.Module) -> EncoderSpec:
     masked = getattr(inner, encoder.masked_head, None) if encoder.masked_head else None
     return EncoderSpec(
         blocks=blocks,
-        norm2=[_at(block, row.norm2) for block, row in zip(blocks, layers, strict=True)],
+        norm2=[at(block, row.norm2) for block, row in zip(blocks, layers, strict=True)],
         prefix_tokens=prefix,
         class_token=prefix > 0,
         positions={"attention_mask": masks, **rope},
-        mlp=[_at(block, row.mlp) for block, row in zip(blocks, layers, strict=True)],
+        mlp=[at(block, row.mlp) for block, row in zip(blocks, layers, strict=True)],
         position_ids=layers[0].position_ids,
         readers=[(masked, {"attention_mask": "bn"})] if masked is not None else (),
         pooling=_pooling(holder, mean, blocks[-1], inner.config) if mean else None,
     )
 
 
-def _runs(module: nn.Module) -> str:
-    """The name of the class in transformers whose forward the module runs; none of another's."""
-    forward = inspect.unwrap(type(module).forward)
-    name = forward.__qualname__.removesuffix(".forward")
-    return name if forward.__module__.startswith("transformers.models.") else ""
-
-
-def _at(module: nn.Module, path: str) -> Any:
-    try:
-        return module.get_submodule(path)
-    except AttributeError:
-        name = type(module).__name__
-        raise InputError(
-            f"transformers' {name} has no {path}; repshift has read it in transformers 5.23"
-        ) from None
-
-
 def _read(model: nn.Module, inner: nn.Module, path: str) -> tuple[list[nn.Module], list[Layer]]:
     """The blocks at ``path``, each with its row; all that runs around their parts must be known."""
-    blocks: list[nn.Module] = list(_at(inner, path))
-    layers = [LAYERS[_runs(block)] for block in blocks if _runs(block) in LAYERS]
-    attention = [_at(block, row.attention) for block, row in zip(blocks, layers, strict=False)]
-    looping = _at(inner, path.rpartition(".")[0])
+    blocks: list[nn.Module] = list(at(inner, path))
+    layers = [LAYERS[runs(block)] for block in blocks if runs(block) in LAYERS]
+    attention = [at(block, row.attention) for block, row in zip(blocks, layers, strict=False)]
+    looping = at(inner, path.rpartition(".")[0])
     if (
         not blocks
         or len(layers) < len(blocks)
-        or not all(_runs(part) for part in (looping, *attention))
+        or not all(runs(part) for part in (looping, *attention))
     ):
-        raise InputError(_cannot(model, f"{_UNREAD} one of its parts"))
+        raise InputError(cannot(model, f"{UNREAD} one of its parts"))
     return blocks, layers
 
 
@@ -95,20 +79,16 @@ def _count(tokens: int | Callable[[Any], int], config: Any) -> int:
 def _pooling(model: nn.Module, mean: Mean, last: nn.Module, config: Any) -> Pooling | None:
     if not mean.used(config) or (mean.average == "pooler.layernorm" and model.pooler is None):
         return None
-    tokens = _at(model, mean.tokens) if mean.tokens else last
-    return Pooling(tokens, _at(model, mean.average), _count(mean.skipped, config))
-
-
-def _cannot(model: nn.Module, reason: str) -> str:
-    return f"transformers' {type(model).__name__} cannot be compressed: {reason}"
+    tokens = at(model, mean.tokens) if mean.tokens else last
+    return Pooling(tokens, at(model, mean.average), _count(mean.skipped, config))
 
 
 def _refusal(model: nn.Module) -> str:
     name = type(model).__name__
     reasons = [reason for start, reason in REFUSED.items() if name.startswith(start)]
     reasons += [reason for end, reason in ENDINGS.items() if name.endswith(end)]
-    text = _cannot(model, reasons[0] if reasons else f"{_UNREAD} this class")
-    found = [(path, part) for path, part in model.named_modules() if _runs(part) in ENCODERS]
+    text = cannot(model, reasons[0] if reasons else f"{UNREAD} this class")
+    found = [(path, part) for path, part in model.named_modules() if runs(part) in ENCODERS]
     if found and found[0][0]:
         path, part = found[0]
         text += (
