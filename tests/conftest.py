@@ -32,6 +32,10 @@ with jaxtyping.install_import_hook("repshift", "beartype.beartype"):
 typing.TYPE_CHECKING = False
 
 
+# These models are so small that a second thread costs more than it does.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)

@@ -10,12 +10,13 @@ import torch
 import tyro
 from torch import nn
 
-from repshift.cli import Bench, Show, read_plan
+from repshift import compress
+from repshift.cli import Bench, Export, Show, read_plan
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-COMMANDS = re.findall(r"^repshift (bench|show) (.*)$", README, re.MULTILINE)
+COMMANDS = re.findall(r"^repshift (bench|show|export) (.*)$", README, re.MULTILINE)
 
 
 @torch.no_grad()
@@ -27,6 +28,17 @@ def test_three_lines_compress_a_model():
     exec(SNIPPETS[0], names)
     assert names["compression"].counts[-1] == 102
     assert names["logits"].shape == (1, 1000)
+
+
+@torch.no_grad()
+def test_any_score_goes_with_any_reduction():
+    names = {}
+    exec(SNIPPETS[1], names)
+    model = timm.create_model("deit_tiny_patch16_224").eval()
+    for plan in names["plans"]:
+        with compress(model, plan) as compression:
+            model(torch.randn(1, 3, 224, 224))
+        assert compression.counts[-1] == 197 - 39 - 31 - 40
 
 
 @torch.no_grad()
@@ -44,13 +56,15 @@ def test_a_model_of_ones_own_takes_a_few_more():
             return x
 
     names = {"model": Own().train()}
-    exec(SNIPPETS[1], names)
+    exec(SNIPPETS[2], names)
     assert names["model"](torch.randn(2, 21, 8)).shape == (2, 14, 8)
 
 
 @pytest.mark.parametrize(("command", "arguments"), COMMANDS)
 def test_commands_are_read(command, arguments):
-    read = tyro.cli({"bench": Bench, "show": Show}[command], args=shlex.split(arguments))
+    read = tyro.cli(
+        {"bench": Bench, "show": Show, "export": Export}[command], args=shlex.split(arguments)
+    )
     plans = read.plan if command == "bench" else (read.plan,)
     assert all(plan == "plan.json" or read_plan(plan) for plan in plans)
 

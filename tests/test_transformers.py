@@ -14,15 +14,6 @@ PLAN = Plan({0: 0.3, 1: 3})
 MERGES = [Plan({1: 3}, reduction=ToMe()), Plan({1: 3}, reduction=Merge())]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Threads that share such small products mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def survivors_of(tokens, kept):
     return tokens.gather(1, kept[..., None].expand(-1, -1, tokens.shape[-1]))
 

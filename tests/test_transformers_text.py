@@ -1,281 +1,182 @@
-"""Text encoders of transformers: a token that left is a key that no query of the dense model sees.
-
-Which tokens leave is worked out here, text by text, from the dense model's own stream.
-"""
-
-import math
-from types import SimpleNamespace
+"""Text encoders of transformers: padding leaves first, special tokens stay, masks follow."""
 
 import pytest
 import torch
-import transformers as hf
-from torch.nn import functional as F
+import transformers
 
-from repshift import (
-    ClassAttention,
-    ColumnAttention,
-    InputError,
-    MeanDistance,
-    Merge,
-    Plan,
-    Shift,
-    ToMe,
-    compress,
-)
+from repshift import InputError, Merge, Plan, Random, ToMe, compress
 from repshift.adapters import describe
-from text_models import FAMILIES, MIDDLES, build, sentences
+from test_transformers import hide, survivors_of
 
-
-def mean_of(tokens, among):
-    weights = among.index_fill(1, torch.tensor(0), False)[..., None].to(tokens.dtype)
-    return (tokens * weights).sum(1, keepdim=True) / weights.sum(1, keepdim=True)
-
-
-PLAN = Plan({0: 0.3, 2: 4})
-PADDED = (20, 13, 9)
-FORMULAS = {
-    Shift(): lambda at: (at.exit - at.middle - at.middle).norm(dim=-1),
-    Shift("attention", "l1", "update"): lambda at: (at.middle - at.entry).abs().sum(-1),
-    Shift("block"): lambda at: (at.exit - at.entry).norm(dim=-1),
-    ClassAttention(): lambda at: at.attention[:, :, 0].mean(1),
-    MeanDistance(): lambda at: 1 - F.cosine_similarity(at.exit, mean_of(at.exit, at.asks), dim=-1),
-    ColumnAttention(): lambda at: (at.attention * at.asks[:, None, :, None]).sum((1, 2)),
-}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Threads that share such small products mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-class Blindfold:
-    """Runs a dense model and hides, after each block of the plan, the tokens that left."""
-
-    def __init__(self, family, model, plan, mask, monkeypatch):
-        self.plan, self.real = plan, mask.bool()
-        self.gone = torch.zeros_like(self.real)
-        self.at = SimpleNamespace()
-        self.fused, self.softmax = F.scaled_dot_product_attention, F.softmax
-        monkeypatch.setattr(F, "scaled_dot_product_attention", self.attend)
-        if family == "mpnet":
-            monkeypatch.setattr(F, "softmax", self.attend_eagerly)
-        path, is_branch = MIDDLES.get(family, ("attention", False))
-        self.is_branch = is_branch
-        for index, block in enumerate(describe(model).blocks):
-            block.register_forward_pre_hook(self.enter)
-            block.get_submodule(path).register_forward_hook(self.pass_attention)
-            block.register_forward_hook(lambda _, __, out, index=index: self.leave(index, out))
-
-    def enter(self, block, args):
-        self.at = SimpleNamespace(entry=args[0], asks=self.real & ~self.gone)
-
-    def hidden(self, like):
-        none = torch.zeros(len(self.gone), 1, 1, self.gone.shape[1], dtype=like.dtype)
-        return none.masked_fill(self.gone[:, None, None], -math.inf)
-
-    def attend(self, q, k, v, attn_mask=None, **others):
-        mask = self.hidden(q)
-        if attn_mask is not None:
-            mask = mask + torch.zeros_like(mask).masked_fill(~attn_mask, -math.inf)
-        repeated = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
-        logits = q @ repeated.transpose(-2, -1) * q.shape[-1] ** -0.5 + mask
-        self.at.attention = logits.softmax(-1)
-        return self.fused(q, k, v, attn_mask=mask, **others)
-
-    def attend_eagerly(self, logits, dim):
-        return self.softmax(logits + self.hidden(logits), dim=dim)
-
-    def pass_attention(self, part, args, output):
-        output = output[0] if isinstance(output, tuple) else output
-        self.at.middle = self.at.entry + output if self.is_branch else output
-
-    def leave(self, index, output):
-        at, amount = self.at, self.plan.drop.get(index, 0)
-        at.exit = output[0] if isinstance(output, tuple) else output
-        scores = FORMULAS[self.plan.score](at).tolist() if amount else ()
-        for gone, real, row in zip(self.gone, self.real, scores, strict=False):
-            # The places left, padding included, less [CLS] and [SEP].
-            left = [place for place in range(len(row)) if not gone[place]]
-            count = math.floor(amount * (len(left) - 2)) if amount < 1 else amount
-            words = [place for place in left if real[place]][1:-1]
-            padding = [place for place in left if not real[place]]
-            # Of equals the later leaves: outside a window all words are seen as little.
-            words.sort(key=lambda place, row=row: (row[place], -place))
-            gone[(padding[::-1] + words)[:count]] = True
-
-    def survivors(self):
-        return torch.stack([(~gone).nonzero().squeeze(1) for gone in self.gone])
-
-
-def assert_hidden_equals_dropped(family, plan, lengths, monkeypatch):
-    model, given = build(family), sentences(lengths)
-    with compress(model, plan) as compression, torch.no_grad():
-        left = model(**given)[0]
-    blindfold = Blindfold(family, model, plan, given["attention_mask"], monkeypatch)
-    with torch.no_grad():
-        dense = model(**given)[0]
-    kept = compression.kept
-    assert torch.equal(kept, blindfold.survivors())
-    expected = dense.gather(1, kept[..., None].expand(-1, -1, dense.shape[-1]))
-    real = given["attention_mask"].bool().gather(1, kept)
-    torch.testing.assert_close(left[real], expected[real], atol=1e-9, rtol=0)
-    return kept, real
-
-
-@pytest.mark.parametrize("lengths", [(20, 20, 20), PADDED], ids=["whole", "padded"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_dropping_equals_hiding(family, lengths, monkeypatch):
-    assert_hidden_equals_dropped(family, PLAN, lengths, monkeypatch)
-
-
-@pytest.mark.parametrize("score", FORMULAS, ids=str)
-@pytest.mark.parametrize("family", ["bert", "modernbert", "eurobert"])
-def test_every_score_drops_the_tokens_its_formula_ranks_lowest(family, score, monkeypatch):
-    # ModernBERT attends in windows in block 1, where far padding sees nothing at all.
-    assert_hidden_equals_dropped(family, Plan({0: 0.2, 1: 3}, score), PADDED, monkeypatch)
-
-
-@pytest.mark.parametrize("family", ["bert", "distilbert", "mpnet", "modernbert"])
-def test_special_tokens_stay_and_padding_leaves_first(family, monkeypatch):
-    lengths = (20, 17, 9)
-    kept, real = assert_hidden_equals_dropped(family, Plan({0: 8}), lengths, monkeypatch)
-    assert kept[:, 0].tolist() == [0, 0, 0]
-    assert [row[seen][-1].item() for row, seen in zip(kept, real, strict=True)] == [19, 16, 8]
-    # 8 leave: of 0, 3 and 11 places of padding.
-    assert real.sum(1).tolist() == [12, 12, 9]
-
-
-@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "modernbert", "eurobert"])
-@pytest.mark.parametrize("lengths", [(20, 20, 20), PADDED], ids=["whole", "padded"])
-def test_eager_attention_equals_fused(family, lengths):
-    given, found = sentences(lengths), []
-    # Eager ModernBERT and EuroBERT attend in single precision, where the mask of a model in double
-    # overflows.
-    single = family in ("modernbert", "eurobert")
-    for attention in ("eager", "sdpa"):
-        model = build(family, torch.float32 if single else torch.float64, attention=attention)
-        with compress(model, PLAN) as compression, torch.no_grad():
-            found.append((model(**given)[0], compression.kept))
-    (eager, left), (fused, kept) = found
-    assert torch.equal(left, kept)
-    real = given["attention_mask"].bool().gather(1, kept)
-    torch.testing.assert_close(eager[real], fused[real], atol=1e-4 if single else 1e-9, rtol=0)
-
-
-@pytest.mark.parametrize("family", ["bert", "mpnet", "modernbert"])
-def test_a_text_keeps_the_same_alone_and_among_others_of_its_length(family):
-    model, given = build(family), sentences()
-    with compress(model, PLAN) as compression, torch.no_grad():
-        together, kept = model(**given)[0], compression.kept
-        for index in range(3):
-            alone = {name: rows[index : index + 1] for name, rows in given.items()}
-            torch.testing.assert_close(model(**alone)[0], together[index : index + 1])
-            assert torch.equal(compression.kept, kept[index : index + 1])
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_a_classifier_reads_the_first_token_of_what_is_left(family):
-    settings = {"classifier_pooling": "bos"} if family == "eurobert" else {}
-    model = build(family, head="ForSequenceClassification", **settings)
-    inner, given = model.base_model, sentences(PADDED)
-    with torch.no_grad():
-        dense = model(**given).logits
-        with compress(model, PLAN):
-            logits = model(**given).logits
-            states = inner(**given)[0]
-        seen = []
-        inner.register_forward_hook(lambda _, __, out: seen.append(out[0]))
-        with compress(model, PLAN):
-            again = model(**given).logits
-    assert logits.shape == dense.shape
-    assert not torch.equal(logits, dense)
-    assert torch.equal(logits, again)
-    torch.testing.assert_close(seen[0], states)
-
-
-@pytest.mark.parametrize("family", ["bert", "modernbert", "eurobert"])
-@pytest.mark.parametrize("lengths", [(20, 20, 20), PADDED], ids=["whole", "padded"])
-def test_merging_takes_up_words_alone(family, lengths):
-    model, given = build(family), sentences(lengths)
-    with compress(model, Plan({0: 0.3, 2: 3}, reduction=Merge())) as compression, torch.no_grad():
-        states = model(**given)[0]
-        sizes, kept = compression.sizes, compression.kept
-    assert states.isfinite().all()
-    real = given["attention_mask"].bool().gather(1, kept)
-    words = given["attention_mask"].sum(1)
-    assert (sizes * real).sum(1).round().long().tolist() == words.tolist()
-    assert (sizes[:, 0] == 1).all()
-
-
-@pytest.mark.parametrize("family", ["modernbert", "eurobert", "roberta pre-norm"])
-def test_pre_norm_blocks_merge_before_the_mlp_too(family):
-    model, given = build(family), sentences()
-    with compress(model, Plan({1: 4}, reduction=ToMe())) as compression, torch.no_grad():
-        assert model(**given)[0].isfinite().all()
-        assert compression.counts == [20, 16, 16, 16]
-
-
-@pytest.mark.parametrize("family", ["bert", "mpnet", "nomic"])
-def test_post_norm_blocks_do_not(family):
-    with pytest.raises(InputError, match="does not add its MLP to the stream there"):
-        compress(build(family), Plan({1: 4}, reduction=ToMe()))
-
-
-def test_mpnet_cannot_weigh_keys_or_show_its_attention():
-    model, given = build("mpnet"), sentences()
-    for plan in (Plan({0: 3}, reduction=Merge()), Plan({0: 3}, ClassAttention())):
-        with compress(model, plan), pytest.raises(InputError, match="scaled_dot_product_attention"):
-            model(**given)
-    with compress(model, Plan({0: 3}, reduction=Merge("plain"))), torch.no_grad():
-        assert model(**given)[0].shape[1] == 17
-
-
-TINY = {"vocab_size": 60, "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}
-T5 = {"vocab_size": 60, "d_model": 32, "d_kv": 16, "d_ff": 48, "num_layers": 2, "num_heads": 2}
-REFUSED = {
-    "decoder": (lambda: build("bert", is_decoder=True), "it is a decoder"),
-    "masked": (lambda: build("bert", head="ForMaskedLM"), "compress model.bert and put what it"),
-    "tokens": (lambda: build("modernbert", head="ForTokenClassification"), "compress model.model"),
-    "mean": (
-        lambda: build("modernbert", head="ForSequenceClassification", classifier_pooling="mean"),
-        "classifier_pooling='mean'",
+SIZE = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
+BERT = {**SIZE, "intermediate_size": 64, "max_position_embeddings": 40}
+MODERN = {**BERT, "local_attention": 6, "pad_token_id": 0, "global_attn_every_n_layers": 2}
+MODERN |= dict.fromkeys(("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 1)
+FAMILIES = {
+    "bert": ("Bert", BERT),
+    "roberta": ("Roberta", {**BERT, "pad_token_id": 0}),
+    "xlm-roberta": ("XLMRoberta", {**BERT, "pad_token_id": 0}),
+    "camembert": ("Camembert", {**BERT, "pad_token_id": 0}),
+    "electra": ("Electra", {**BERT, "embedding_size": 16}),
+    "distilbert": (
+        "DistilBert",
+        {"vocab_size": 50, "dim": 32, "n_layers": 4, "n_heads": 2, "hidden_dim": 64},
     ),
-    "chunks": (lambda: build("bert", chunk_size_feed_forward=5), "MLP in chunks"),
-    "flex": (lambda: build("bert", attention="flex_attention"), "flex_attention mask is fixed"),
-    "albert": (lambda: hf.AlbertModel(hf.AlbertConfig(**TINY)), "one block, run again"),
-    "deberta": (lambda: hf.DebertaV2Model(hf.DebertaV2Config(**TINY)), "relative positions itself"),
-    "t5": (lambda: hf.T5EncoderModel(hf.T5Config(**T5)), "its first block forms"),
-    "gpt 2": (lambda: hf.GPT2Model(hf.GPT2Config(n_embd=32, n_head=2, n_layer=1)), "a decoder"),
+    "mpnet": ("MPNet", {**BERT, "pad_token_id": 0}),
+    "modernbert": ("ModernBert", MODERN),
 }
+FUSED = [family for family in FAMILIES if family != "mpnet"]  # its attention is written out
+PLAN = Plan({0: 0.3, 1: 3})
+LENGTHS = (19, 12, 15)
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_lose_tokens_is_refused_with_the_reason(case):
-    make, reason = REFUSED[case]
-    with pytest.raises(InputError, match=reason):
-        compress(make(), PLAN)
+def build(family, dtype=torch.float64, kind="Model", attention="sdpa", **settings):
+    name, own = FAMILIES[family]
+    config = getattr(transformers, f"{name}Config")(**own, **settings)
+    attention = {} if family == "mpnet" else {"attn_implementation": attention}
+    model = getattr(transformers, f"{name}{kind}")._from_config(config, **attention)
+    with torch.no_grad():
+        for path, parameter in model.named_parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(std=parameter[0].numel() ** -0.5)
+            elif path.endswith("bias"):
+                parameter.normal_(std=0.3)
+    return model.eval() if dtype is None else model.eval().to(dtype)
 
 
-def test_sliding_windows_of_flash_attention_are_refused():
+def texts(padded=True):
+    """Ids that begin with [CLS], 2, and end with [SEP], 3, padded with 0 to the longest."""
+    ids = torch.randint(4, 50, (3, 19))
+    ids[:, 0] = 2
+    lengths = torch.tensor(LENGTHS if padded else (19, 19, 19))
+    mask = torch.arange(19) < lengths[:, None]
+    ids[torch.arange(3), lengths - 1] = 3
+    return {"input_ids": ids * mask, "attention_mask": mask.long()}
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("family", FUSED)
+def test_dropping_equals_hiding(family, padded, monkeypatch):
+    model, given, streams = build(family), texts(padded), []
+    spec = describe(model)
+    spec.blocks[-1].register_forward_hook(lambda _, __, output: streams.append(output))
+    with compress(model, PLAN) as compression, torch.no_grad():
+        model(**given)
+        kept = [compression.kept_after(block) for block in range(4)]
+    assert compression.counts == [14, 11, 11, 11]
+    handles = hide(spec, kept, monkeypatch)
+    with torch.no_grad():
+        model(**given)
+    for handle in handles:
+        handle.remove()
+    left, dense = streams
+    real = given["attention_mask"].gather(1, kept[-1]).bool()
+    expected = survivors_of(dense, kept[-1])
+    torch.testing.assert_close(left[real], expected[real], atol=1e-9, rtol=0)
+
+
+@torch.no_grad()
+def test_dropping_equals_hiding_in_mpnet():
+    """Its attention adds a bias of relative positions, which must follow the tokens."""
+    model, given = build("mpnet"), texts(padded=False)
+    with compress(model, Plan({0: 0.3}, Random(1))) as compression:
+        left, kept = model(**given).last_hidden_state, compression.kept
+    layers, bias = model.encoder.layer, model.encoder.compute_position_bias
+    hidden = layers[0](
+        model.embeddings(given["input_ids"]), position_bias=bias(left.new_empty(3, 19, 1))
+    )[0]
+    gone = torch.ones(3, 19, dtype=torch.bool).scatter(1, kept, False)
+    mask = torch.zeros(3, 1, 1, 19, dtype=left.dtype).masked_fill(gone[:, None, None], -1e30)
+    for layer in layers[1:]:
+        hidden = layer(hidden, mask, position_bias=bias(hidden))[0]
+    torch.testing.assert_close(left, survivors_of(hidden, kept), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_special_tokens_stay_and_padding_leaves_first(family):
+    model, given = build(family), texts()
+    with compress(model, Plan({0: 7, 2: 6})) as compression, torch.no_grad():
+        model(**given)
+    for row, (kept, length) in enumerate(zip(compression.kept.tolist(), LENGTHS, strict=True)):
+        assert {0, length - 1} <= set(kept), row
+        padding_left = [token for token in kept if token >= length]
+        words_gone = length - len([token for token in kept if token < length])
+        assert not padding_left or words_gone == 0
+    assert compression.counts == [12, 12, 6, 6]
+
+
+@pytest.mark.parametrize("family", FUSED)
+def test_eager_attention_drops_the_same(family):
+    given, outputs, kept = texts(), [], []
+    weights = build(family).state_dict()
+    for attention in ("sdpa", "eager"):
+        model = build(family, attention=attention)
+        model.load_state_dict(weights)
+        with compress(model, PLAN) as compression, torch.no_grad():
+            outputs.append(model(**given).last_hidden_state)
+            kept.append(compression.kept)
+    assert torch.equal(*kept)
+    real = given["attention_mask"].gather(1, kept[0]).bool()
+    # ModernBERT's eager attention takes its softmax in single precision.
+    atol = 1e-6 if family == "modernbert" else 1e-9
+    torch.testing.assert_close(outputs[0][real], outputs[1][real], atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize("family", FUSED)
+def test_merging_leaves_padding_out(family):
+    model, given = build(family), texts()
+    with torch.no_grad():
+        dense = model(**given).last_hidden_state
+        with compress(model, Plan({}, reduction=Merge())):
+            assert torch.equal(model(**given).last_hidden_state, dense)
+        with compress(model, Plan({0: 0.3, 1: 3}, reduction=Merge())) as compression:
+            output = model(**given).last_hidden_state
+    real = given["attention_mask"].gather(1, compression.kept).bool()
+    assert output[real].isfinite().all()
+    taken = (compression.sizes * real).sum(1)
+    torch.testing.assert_close(taken, torch.tensor(LENGTHS, dtype=taken.dtype))
+
+
+def test_merging_before_the_mlp_is_refused_where_a_norm_follows_it():
+    with pytest.raises(InputError, match="does not add its MLP to the stream"):
+        compress(build("bert"), Plan({0: 3}, reduction=ToMe()))
     model = build("modernbert")
-    model.config._attn_implementation = "flash_attention_2"
-    with pytest.raises(InputError, match="counts its sliding windows"):
-        describe(model)
-    bert = build("bert")
-    bert.config._attn_implementation = "flash_attention_2"
-    assert describe(bert).positions == {"attention_mask": "bn"}
+    with compress(model, Plan({0: 3}, reduction=ToMe())) as compression, torch.no_grad():
+        model(**texts())
+    assert compression.counts == [16, 16, 16, 16]
 
 
-def test_a_block_that_was_not_read_is_refused():
-    class Louder(hf.models.bert.modeling_bert.BertLayer):
-        def forward(self, *args, **kwargs):
-            return 2 * super().forward(*args, **kwargs)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_classifier_reads_the_first_token(family):
+    model = build(
+        family,
+        kind="ForSequenceClassification",
+        **({"classifier_pooling": "cls"} if family == "modernbert" else {}),
+    )
+    with compress(model, PLAN) as compression, torch.no_grad():
+        assert model(**texts()).logits.isfinite().all()
+    assert compression.counts[-1] == 11
 
-    model = build("bert")
-    model.encoder.layer[1].__class__ = Louder
-    with pytest.raises(InputError, match="not read the forward of one of its parts"):
-        describe(model)
+
+REFUSED = {
+    "decoder": (lambda: build("bert", is_decoder=True), "configured as a decoder"),
+    "chunks": (lambda: build("bert", chunk_size_feed_forward=4), "chunk_size_feed_forward to 0"),
+    "masked words": (lambda: build("bert", kind="ForMaskedLM"), "one output for every word"),
+    "words": (
+        lambda: build("roberta", kind="ForTokenClassification"),
+        "one output for every word",
+    ),
+    "mean of words": (
+        lambda: build(
+            "modernbert", kind="ForSequenceClassification", classifier_pooling="mean"
+        ),
+        'use classifier_pooling="cls"',
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_lose_tokens_is_refused_with_the_reason(name):
+    make, message = REFUSED[name]
+    with pytest.raises(InputError, match=message):
+        describe(make())

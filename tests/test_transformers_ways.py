@@ -15,15 +15,6 @@ PLAN = Plan({0: 0.3, 1: 3})
 MERGES = [Plan({1: 3}, reduction=ToMe()), Plan({1: 3}, reduction=Merge())]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Threads that share such small products mostly wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def plain(monkeypatch):
     """The package without its type checks, which a compiler cannot trace."""

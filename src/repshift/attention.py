@@ -84,11 +84,14 @@ class WatchedAttention(TorchFunctionMode):
         if "attention" in self.needs:
             asked |= {"need_weights": True, "average_attn_weights": False}
         if self.size is not None:
-            # This function takes no further channel: its sizes go into the mask.
-            weights = self.size.log().to(key.dtype)[:, None, None].expand(-1, heads, count, -1)
-            weights = weights.reshape(batch * heads, count, count)
-            mask = asked.get("attn_mask")
-            asked |= {"attn_mask": weights if mask is None else weights + mask, "is_causal": False}
+            # This function takes no further channel. Its padding mask is added to the logits of
+            # every key, and has a length for each, not for each pair.
+            weights, mask = self.size.log().to(key.dtype), asked.get("key_padding_mask")
+            if mask is not None and mask.dtype == torch.bool:
+                weights = weights.masked_fill(mask, -math.inf)
+            elif mask is not None:
+                weights = weights + mask
+            asked["key_padding_mask"] = weights
         output, attention = func(*args, **asked)
         if "attention" in self.needs:
             self.map = attention

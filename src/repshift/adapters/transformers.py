@@ -1,4 +1,4 @@
-"""transformers: image, video and spectrogram encoders of plain ViT shape.
+"""transformers: encoders of images, videos, spectrograms and texts.
 
 A model is taken only if it, its blocks and their attention run the very forwards that
 ``transformers_table`` was written from, so that an override is refused, never compressed wrongly.
@@ -24,24 +24,23 @@ if TYPE_CHECKING:
 
 
 def describe(model: nn.Module) -> EncoderSpec:
-    """The spec of a model of transformers; ``InputError`` with the reason if it has none."""
-    if transformers_text.knows(model):
-        return transformers_text.describe(model)
-    head = HEADS.get(runs(model))
-    inner: Any = at(model, head.inside) if head else model
-    encoder = ENCODERS.get(runs(inner))
+    """The spec of an encoder of transformers; ``InputError`` with the reason if it has none."""
+    head = HEADS.get(_runs(model))
+    inner: Any = _at(model, head.inside) if head else model
+    encoder = ENCODERS.get(_runs(inner))
     if encoder is None:
         raise InputError(_refusal(model))
     blocks, layers = _read(model, inner, encoder.blocks)
     if any(type(part).__name__.endswith("RelativePositionBias") for part in inner.modules()):
-        raise InputError(cannot(model, "it adds a relative-position bias of the full grid"))
+        raise InputError(_cannot(model, "it adds a relative-position bias of the full grid"))
+    if reason := _by_settings(inner.config, head is not None):
+        raise InputError(_cannot(model, reason))
     prefix = _count(encoder.prefix, inner.config)
     averages = not head or not head.mean or head.mean.used(inner.config)
     if prefix == 0 and (not averages or getattr(inner, "pooler", None) is not None):
         raise InputError(cannot(model, "its head reads the first patch, which may leave"))
     # Flash attention takes the padding mask itself.
     masks = "bn" if "flash" in (inner.config._attn_implementation or "") else "bhnn"
-    rope = {"position_embeddings": layers[0].rope} if layers[0].rope else {}
     holder, mean = (model, head.mean) if head and head.mean else (inner, encoder.mean)
     masked = getattr(inner, encoder.masked_head, None) if encoder.masked_head else None
     return EncoderSpec(
@@ -49,8 +48,12 @@ def describe(model: nn.Module) -> EncoderSpec:
         norm2=[at(block, row.norm2) for block, row in zip(blocks, layers, strict=True)],
         prefix_tokens=prefix,
         class_token=prefix > 0,
-        positions={"attention_mask": masks, **rope},
-        mlp=[at(block, row.mlp) for block, row in zip(blocks, layers, strict=True)],
+        positions={"attention_mask": masks, **layers[0].positions},
+        mlp=[
+            _at(block, row.mlp) if row.mlp else None
+            for block, row in zip(blocks, layers, strict=True)
+        ],
+        suffix_tokens=encoder.suffix,
         position_ids=layers[0].position_ids,
         readers=[(masked, {"attention_mask": "bn"})] if masked is not None else (),
         pooling=_pooling(holder, mean, blocks[-1], inner.config) if mean else None,
@@ -70,6 +73,17 @@ def _read(model: nn.Module, inner: nn.Module, path: str) -> tuple[list[nn.Module
     ):
         raise InputError(cannot(model, f"{UNREAD} one of its parts"))
     return blocks, layers
+
+
+def _by_settings(config: Any, headed: bool) -> str | None:
+    """Why a known model cannot be compressed as it is configured; None if it can."""
+    if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
+        return "it is configured as a decoder, whose next word asks for all those before it"
+    if getattr(config, "chunk_size_feed_forward", 0):
+        return "its MLP takes the tokens in chunks; set chunk_size_feed_forward to 0"
+    if headed and getattr(config, "classifier_pooling", "cls") != "cls":
+        return 'it averages its tokens under the mask of all words; use classifier_pooling="cls"'
+    return None
 
 
 def _count(tokens: int | Callable[[Any], int], config: Any) -> int:

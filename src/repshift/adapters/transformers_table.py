@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Attribute paths in a block; ``rope`` is the layout of its ``position_embeddings``."""
+    """Attribute paths in a block; ``positions`` holds the layout of its further arguments.
+
+    An empty ``mlp``: its output passes a norm together with the stream, so nothing can be merged
+    before it.
+    """
 
     norm2: str
     mlp: str
     attention: str
-    rope: str = ""
+    positions: Mapping[str, str] = field(default_factory=dict)
     position_ids: str | None = None
 
 
@@ -34,11 +38,13 @@ class Mean:
 class Encoder:
     """Where the blocks are, how many prefix tokens they get; the first is a class token.
 
-    ``masked_head`` is the path of a pooling, if any, that takes the padding mask of all tokens.
+    ``suffix`` counts the last tokens of a text that stay ([SEP]). ``masked_head`` is the path of a
+    pooling, if any, that takes the padding mask of all tokens.
     """
 
     blocks: str
     prefix: int | Callable[[Any], int] = 1
+    suffix: int = 0
     mean: Mean | None = None
     masked_head: str = ""
 
@@ -53,6 +59,8 @@ class Head:
 
 _VIT = Layer("layernorm_after", "mlp", "attention")
 _CLIP = Layer("layer_norm2", "mlp", "self_attn")
+_BERT = Layer("intermediate", "", "attention")
+_ROPE = {"position_embeddings": "bhnd"}
 _DINO = Layer("norm2", "mlp", "attention")
 LAYERS = {
     "ViTLayer": _VIT,
@@ -76,9 +84,17 @@ LAYERS = {
     "Dinov2Layer": _DINO,
     "Dinov2WithRegistersLayer": _DINO,
     "Tipsv2VisionLayer": _DINO,
-    "DINOv3ViTLayer": Layer("norm2", "mlp", "attention", rope="bhnd"),
-    "Sapiens2Layer": Layer("norm2", "mlp", "attention", rope="bhnd"),
+    "DINOv3ViTLayer": Layer("norm2", "mlp", "attention", _ROPE),
+    "Sapiens2Layer": Layer("norm2", "mlp", "attention", _ROPE),
     "VJEPA2Layer": Layer("norm2", "mlp", "attention", position_ids="position_mask"),
+    "BertLayer": _BERT,
+    "RobertaLayer": _BERT,
+    "XLMRobertaLayer": _BERT,
+    "CamembertLayer": _BERT,
+    "ElectraLayer": _BERT,
+    "TransformerBlock": Layer("ffn", "", "attention"),  # of DistilBERT
+    "MPNetLayer": Layer("intermediate", "", "attention", {"position_bias": "bhnn"}),
+    "ModernBertEncoderLayer": Layer("mlp_norm", "mlp", "attn", {"position_embeddings": "bnd"}),
 }
 
 
@@ -98,8 +114,8 @@ ENCODERS = {
     "ASTModel": Encoder("layers", 2),
     "IJepaModel": Encoder("layers", 0),
     "PixioModel": Encoder("layers", lambda config: config.n_cls_tokens),
-    "BeitModel": Encoder("layers", 1, _BEIT),
-    "Data2VecVisionModel": Encoder("encoder.layer", 1, _BEIT),
+    "BeitModel": Encoder("layers", 1, mean=_BEIT),
+    "Data2VecVisionModel": Encoder("encoder.layer", 1, mean=_BEIT),
     "VivitModel": Encoder("layers"),
     "VideoMAEModel": Encoder("encoder.layer", 0),
     "VJEPA2Encoder": Encoder("layer", 0),
@@ -115,6 +131,15 @@ ENCODERS = {
     "Tipsv2VisionModel": Encoder("encoder.layer", _registers),
     "DINOv3ViTModel": Encoder("model.layer", _registers),
     "Sapiens2Model": Encoder("model.layer", _registers),
+    # Texts: [CLS] first, [SEP] last.
+    "BertModel": Encoder("encoder.layer", suffix=1),
+    "RobertaModel": Encoder("encoder.layer", suffix=1),
+    "XLMRobertaModel": Encoder("encoder.layer", suffix=1),
+    "CamembertModel": Encoder("encoder.layer", suffix=1),
+    "ElectraModel": Encoder("encoder.layer", suffix=1),
+    "DistilBertModel": Encoder("transformer.layer", suffix=1),
+    "MPNetModel": Encoder("encoder.layer", suffix=1),
+    "ModernBertModel": Encoder("layers", suffix=1),
 }
 HEADS = {
     "ViTForImageClassification": Head("vit"),
@@ -135,6 +160,14 @@ HEADS = {
     "SiglipForImageClassification": Head(
         "vision_model", Mean("vision_model.post_layernorm", "classifier", 0)
     ),
+    "BertForSequenceClassification": Head("bert"),
+    "RobertaForSequenceClassification": Head("roberta"),
+    "XLMRobertaForSequenceClassification": Head("roberta"),
+    "CamembertForSequenceClassification": Head("roberta"),
+    "ElectraForSequenceClassification": Head("electra"),
+    "DistilBertForSequenceClassification": Head("distilbert"),
+    "MPNetForSequenceClassification": Head("mpnet"),
+    "ModernBertForSequenceClassification": Head("model"),
     # These put the class token before the mean.
     "Dinov2ForImageClassification": Head("dinov2", Mean("dinov2.layernorm", "classifier", 1)),
     "Dinov2WithRegistersForImageClassification": Head(
@@ -145,6 +178,8 @@ HEADS = {
 
 _WINDOWS = "it attends inside fixed windows of the grid"
 _POOLED = "it pools its tokens on the grid from stage to stage"
+_WORDS = "it gives one output for every word"
+_CAUSAL = "it writes text: each next word asks for all those before it"
 _GRID = "it puts its tokens back on the grid, one for every patch"
 # By how the name of the class begins, or ends.
 REFUSED = {
@@ -170,6 +205,11 @@ REFUSED = {
     "Timm": "it runs a model of timm; compress model.timm_model",
 }
 ENDINGS = {
+    "LMHeadModel": _CAUSAL,
+    "ForCausalLM": _CAUSAL,
+    "ForMaskedLM": _WORDS,
+    "ForTokenClassification": _WORDS,
+    "ForQuestionAnswering": _WORDS,
     "Backbone": _GRID,
     "ForMaskedImageModeling": _GRID,
     "ForSemanticSegmentation": _GRID,

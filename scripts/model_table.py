@@ -1,0 +1,126 @@
+"""Write docs/models.md from the tables of the tests: which models work, and what each can do.
+
+python scripts/model_table.py
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+HEAD = """# Models
+
+Made by `python scripts/model_table.py` from the tables that the tests run; every family here is held to the dense model whose later attention cannot see the tokens that left.
+
+- **shift**: sites where the score can be measured. Without a stream between attention and MLP it is the block alone.
+- **merge before MLP**: `tome` and `vid-tldr` act between attention and MLP, as in their papers. `prune` and `merge` act after the block and work with every family.
+- **attention read**: scores and reductions that read the map or the keys (`class-attention`, `column-attention`, `attention-entropy`, `key-norm`, `redundancy(keys)`, `tome`), and merging that weighs keys by their size, need attention to pass through PyTorch's functions once in a block; where it does not, `merge(plain)` works.
+- **positions**: arguments of the blocks that follow the tokens.
+
+| library | family | prefix | class token | shift | merge before MLP | attention read | positions |
+|---|---|---|---|---|---|---|---|
+"""  # noqa: E501
+
+
+def families():
+    """Library, family and a small model of it, from the tables of the tests."""
+    import models
+    import test_other_libraries
+    import test_transformers_text
+    import transformers_models
+
+    for name in models.FAMILIES:
+        yield "timm", name, models.build(name), models.images(2)
+    for name, row in transformers_models.FAMILIES.items():
+        model = transformers_models.build(row)
+        yield "transformers", name, model, transformers_models.inputs(model)
+    for name in test_transformers_text.FAMILIES:
+        model = test_transformers_text.build(name, dtype=None)
+        yield "transformers", name, model, test_transformers_text.texts(padded=False)
+    for name in test_other_libraries.FAMILIES:
+        library, _, rest = name.replace(",", "").partition(" ")
+        model = test_other_libraries.build(name)
+        yield library, rest, model, test_other_libraries.images(2)
+
+
+def reads_attention(model, images):
+    """Whether each block attends once, where the library can see it."""
+    import torch
+
+    from repshift import ColumnAttention, InputError, Plan, compress
+
+    given = images if isinstance(images, dict) else {}
+    args = () if given else (images,)
+    try:
+        with compress(model, Plan({1: 1}, ColumnAttention())), torch.no_grad():
+            model(*args, **given)
+    except InputError:
+        return False
+    return True
+
+
+def row(library, family, model, images):
+    from repshift.adapters import describe
+
+    spec = describe(model)
+    cells = [
+        library,
+        family,
+        str(spec.prefix_tokens) + (" + [SEP]" if spec.suffix_tokens else ""),
+        "yes" if spec.class_token else "no",
+        "mlp, attention, block" if all(spec.norm2) else "block",
+        "yes" if spec.mlp and all(spec.mlp) and all(spec.norm2) else "no",
+        "yes" if reads_attention(model, images) else "no",
+        ", ".join([*spec.positions, *([spec.position_ids] if spec.position_ids else [])]),
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def refusals():
+    """What is refused, in the words a user gets."""
+    import test_other_libraries
+    import test_timm
+    import test_transformers_text
+    import transformers_models
+    from repshift import InputError
+    from repshift.adapters import describe
+
+    makers = [
+        ("timm", name, lambda name=name: test_timm.on_meta(name)) for name in test_timm.REFUSED
+    ]
+    makers += [
+        ("transformers", name, lambda row=row: transformers_models.build(row))
+        for name, row in transformers_models.REFUSED.items()
+    ]
+    makers += [
+        ("transformers", name, make) for name, (make, _) in test_transformers_text.REFUSED.items()
+    ]
+    for name, (make, _) in test_other_libraries.REFUSED.items():
+        library, _, rest = name.replace(",", "").partition(" ")
+        makers.append((library, rest, make))
+    for library, name, make in makers:
+        try:
+            describe(make())
+        except InputError as error:
+            reason = str(error).partition("cannot be compressed: ")[2] or str(error)
+            reason = reason.partition(". Use a plain")[0].partition(". Use vit_b")[0]
+            yield f"| {library} | {name} | {reason.replace('|', ' ')} |"
+
+
+def table():
+    import torch
+
+    logging.disable(logging.WARNING)
+    torch.manual_seed(0)
+    lines = [row(*family) for family in families()]
+    text = HEAD + "\n".join(lines)
+    text += "\n\n## Refused\n\n| library | model | why |\n|---|---|---|\n"
+    return text + "\n".join(refusals()) + "\n"
+
+
+if __name__ == "__main__":
+    path = ROOT / "docs" / "models.md"
+    path.write_text(table(), encoding="utf-8")
+    print(path)
