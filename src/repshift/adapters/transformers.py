@@ -7,11 +7,10 @@ Nothing is imported from transformers.
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
-from repshift.adapters import transformers_text
 from repshift.adapters.spec import EncoderSpec, Pooling
-from repshift.adapters.transformers_parts import UNREAD, at, cannot, runs
 from repshift.adapters.transformers_table import ENCODERS, ENDINGS, HEADS, LAYERS, REFUSED
 from repshift.errors import InputError
 
@@ -20,7 +19,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from repshift.adapters.transformers_table import Layer, Mean
+    from repshift.adapters.transformers_table import Encoder, Layer, Mean
+
+_UNREAD = "repshift has not read the forward of"
 
 
 def describe(model: nn.Module) -> EncoderSpec:
@@ -33,19 +34,19 @@ def describe(model: nn.Module) -> EncoderSpec:
     blocks, layers = _read(model, inner, encoder.blocks)
     if any(type(part).__name__.endswith("RelativePositionBias") for part in inner.modules()):
         raise InputError(_cannot(model, "it adds a relative-position bias of the full grid"))
-    if reason := _by_settings(inner.config, head is not None):
+    if reason := _by_settings(encoder, inner.config, head is not None):
         raise InputError(_cannot(model, reason))
     prefix = _count(encoder.prefix, inner.config)
     averages = not head or not head.mean or head.mean.used(inner.config)
     if prefix == 0 and (not averages or getattr(inner, "pooler", None) is not None):
-        raise InputError(cannot(model, "its head reads the first patch, which may leave"))
+        raise InputError(_cannot(model, "its head reads the first patch, which may leave"))
     # Flash attention takes the padding mask itself.
     masks = "bn" if "flash" in (inner.config._attn_implementation or "") else "bhnn"
     holder, mean = (model, head.mean) if head and head.mean else (inner, encoder.mean)
     masked = getattr(inner, encoder.masked_head, None) if encoder.masked_head else None
     return EncoderSpec(
         blocks=blocks,
-        norm2=[at(block, row.norm2) for block, row in zip(blocks, layers, strict=True)],
+        norm2=[_at(block, row.norm2) for block, row in zip(blocks, layers, strict=True)],
         prefix_tokens=prefix,
         class_token=prefix > 0,
         positions={"attention_mask": masks, **layers[0].positions},
@@ -60,29 +61,60 @@ def describe(model: nn.Module) -> EncoderSpec:
     )
 
 
+def _runs(module: nn.Module) -> str:
+    """The name of the class in transformers whose forward the module runs; none of another's."""
+    forward = inspect.unwrap(type(module).forward)
+    name = forward.__qualname__.removesuffix(".forward")
+    return name if forward.__module__.startswith("transformers.models.") else ""
+
+
+def _at(module: nn.Module, path: str) -> Any:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        name = type(module).__name__
+        raise InputError(
+            f"transformers' {name} has no {path}; repshift has read it in transformers 5.23"
+        ) from None
+
+
 def _read(model: nn.Module, inner: nn.Module, path: str) -> tuple[list[nn.Module], list[Layer]]:
     """The blocks at ``path``, each with its row; all that runs around their parts must be known."""
-    blocks: list[nn.Module] = list(at(inner, path))
-    layers = [LAYERS[runs(block)] for block in blocks if runs(block) in LAYERS]
-    attention = [at(block, row.attention) for block, row in zip(blocks, layers, strict=False)]
-    looping = at(inner, path.rpartition(".")[0])
+    blocks: list[nn.Module] = list(_at(inner, path))
+    layers = [LAYERS[_runs(block)] for block in blocks if _runs(block) in LAYERS]
+    attention = [_at(block, row.attention) for block, row in zip(blocks, layers, strict=False)]
+    looping = _at(inner, path.rpartition(".")[0])
     if (
         not blocks
         or len(layers) < len(blocks)
-        or not all(runs(part) for part in (looping, *attention))
+        or not all(_runs(part) for part in (looping, *attention))
     ):
-        raise InputError(cannot(model, f"{UNREAD} one of its parts"))
+        raise InputError(_cannot(model, f"{_UNREAD} one of its parts"))
     return blocks, layers
 
 
-def _by_settings(config: Any, headed: bool) -> str | None:
+def _by_settings(encoder: Encoder, config: Any, headed: bool) -> str | None:
     """Why a known model cannot be compressed as it is configured; None if it can."""
     if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
         return "it is configured as a decoder, whose next word asks for all those before it"
     if getattr(config, "chunk_size_feed_forward", 0):
         return "its MLP takes the tokens in chunks; set chunk_size_feed_forward to 0"
-    if headed and getattr(config, "classifier_pooling", "cls") != "cls":
-        return 'it averages its tokens under the mask of all words; use classifier_pooling="cls"'
+    if headed and getattr(config, "classifier_pooling", "cls") not in ("cls", "bos"):
+        return (
+            "it averages its tokens under the mask of all words; use the classifier_pooling of "
+            'the first one, "cls" or "bos"'
+        )
+    kernel = config._attn_implementation or ""
+    if "flash" in kernel and "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        return (
+            "flash attention counts its sliding windows over the tokens that are left; load it "
+            'with attn_implementation="sdpa"'
+        )
+    if "flex" in kernel and encoder.suffix:
+        return (
+            "the mask of flex_attention is made for all tokens; load it with "
+            'attn_implementation="sdpa"'
+        )
     return None
 
 
@@ -93,16 +125,20 @@ def _count(tokens: int | Callable[[Any], int], config: Any) -> int:
 def _pooling(model: nn.Module, mean: Mean, last: nn.Module, config: Any) -> Pooling | None:
     if not mean.used(config) or (mean.average == "pooler.layernorm" and model.pooler is None):
         return None
-    tokens = at(model, mean.tokens) if mean.tokens else last
-    return Pooling(tokens, at(model, mean.average), _count(mean.skipped, config))
+    tokens = _at(model, mean.tokens) if mean.tokens else last
+    return Pooling(tokens, _at(model, mean.average), _count(mean.skipped, config))
+
+
+def _cannot(model: nn.Module, reason: str) -> str:
+    return f"transformers' {type(model).__name__} cannot be compressed: {reason}"
 
 
 def _refusal(model: nn.Module) -> str:
     name = type(model).__name__
     reasons = [reason for start, reason in REFUSED.items() if name.startswith(start)]
     reasons += [reason for end, reason in ENDINGS.items() if name.endswith(end)]
-    text = cannot(model, reasons[0] if reasons else f"{UNREAD} this class")
-    found = [(path, part) for path, part in model.named_modules() if runs(part) in ENCODERS]
+    text = _cannot(model, reasons[0] if reasons else f"{_UNREAD} this class")
+    found = [(path, part) for path, part in model.named_modules() if _runs(part) in ENCODERS]
     if found and found[0][0]:
         path, part = found[0]
         text += (
