@@ -170,7 +170,7 @@ REFUSED = {
         lambda: build(
             "modernbert", kind="ForSequenceClassification", classifier_pooling="mean"
         ),
-        'use classifier_pooling="cls"',
+        'the first one, "cls" or "bos"',
     ),
 }  # fmt: skip
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from repshift.adapters.transformers_table import Layer, Mean
+    from repshift.adapters.transformers_table import Encoder, Layer, Mean
 
 _UNREAD = "repshift has not read the forward of"
 
@@ -34,7 +34,7 @@ def describe(model: nn.Module) -> EncoderSpec:
     blocks, layers = _read(model, inner, encoder.blocks)
     if any(type(part).__name__.endswith("RelativePositionBias") for part in inner.modules()):
         raise InputError(_cannot(model, "it adds a relative-position bias of the full grid"))
-    if reason := _by_settings(inner.config, head is not None):
+    if reason := _by_settings(encoder, inner.config, head is not None):
         raise InputError(_cannot(model, reason))
     prefix = _count(encoder.prefix, inner.config)
     averages = not head or not head.mean or head.mean.used(inner.config)
@@ -93,14 +93,28 @@ def _read(model: nn.Module, inner: nn.Module, path: str) -> tuple[list[nn.Module
     return blocks, layers
 
 
-def _by_settings(config: Any, headed: bool) -> str | None:
+def _by_settings(encoder: Encoder, config: Any, headed: bool) -> str | None:
     """Why a known model cannot be compressed as it is configured; None if it can."""
     if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
         return "it is configured as a decoder, whose next word asks for all those before it"
     if getattr(config, "chunk_size_feed_forward", 0):
         return "its MLP takes the tokens in chunks; set chunk_size_feed_forward to 0"
-    if headed and getattr(config, "classifier_pooling", "cls") != "cls":
-        return 'it averages its tokens under the mask of all words; use classifier_pooling="cls"'
+    if headed and getattr(config, "classifier_pooling", "cls") not in ("cls", "bos"):
+        return (
+            "it averages its tokens under the mask of all words; use the classifier_pooling of "
+            'the first one, "cls" or "bos"'
+        )
+    kernel = config._attn_implementation or ""
+    if "flash" in kernel and "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        return (
+            "flash attention counts its sliding windows over the tokens that are left; load it "
+            'with attn_implementation="sdpa"'
+        )
+    if "flex" in kernel and encoder.suffix:
+        return (
+            "the mask of flex_attention is made for all tokens; load it with "
+            'attn_implementation="sdpa"'
+        )
     return None
 
 

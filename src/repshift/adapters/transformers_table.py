@@ -62,6 +62,8 @@ _CLIP = Layer("layer_norm2", "mlp", "self_attn")
 _BERT = Layer("intermediate", "", "attention")
 _ROPE = {"position_embeddings": "bhnd"}
 _DINO = Layer("norm2", "mlp", "attention")
+_TURNED = {"position_embeddings": "bnd"}
+_TURNED_BERT = Layer("mlp", "", "self_attn", _TURNED)
 LAYERS = {
     "ViTLayer": _VIT,
     "DeiTLayer": _VIT,
@@ -92,9 +94,16 @@ LAYERS = {
     "XLMRobertaLayer": _BERT,
     "CamembertLayer": _BERT,
     "ElectraLayer": _BERT,
+    "Data2VecTextLayer": _BERT,
+    "ErnieLayer": _BERT,
+    # The residual is added inside ``output``, after its dropout.
+    "RobertaPreLayerNormLayer": Layer("intermediate", "output.dropout", "attention"),
+    "NomicBertLayer": _TURNED_BERT,
+    "JinaEmbeddingsV3Layer": _TURNED_BERT,
     "TransformerBlock": Layer("ffn", "", "attention"),  # of DistilBERT
     "MPNetLayer": Layer("intermediate", "", "attention", {"position_bias": "bhnn"}),
-    "ModernBertEncoderLayer": Layer("mlp_norm", "mlp", "attn", {"position_embeddings": "bnd"}),
+    "ModernBertEncoderLayer": Layer("mlp_norm", "mlp", "attn", _TURNED),
+    "EuroBertDecoderLayer": Layer("post_attention_layernorm", "mlp", "self_attn", _TURNED),
 }
 
 
@@ -140,6 +149,12 @@ ENCODERS = {
     "DistilBertModel": Encoder("transformer.layer", suffix=1),
     "MPNetModel": Encoder("encoder.layer", suffix=1),
     "ModernBertModel": Encoder("layers", suffix=1),
+    "Data2VecTextModel": Encoder("encoder.layer", suffix=1),
+    "ErnieModel": Encoder("encoder.layer", suffix=1),
+    "RobertaPreLayerNormModel": Encoder("encoder.layer", suffix=1),
+    "NomicBertModel": Encoder("layers", suffix=1),
+    "JinaEmbeddingsV3Model": Encoder("layers", suffix=1),
+    "EuroBertModel": Encoder("layers", suffix=1),
 }
 HEADS = {
     "ViTForImageClassification": Head("vit"),
@@ -168,6 +183,12 @@ HEADS = {
     "DistilBertForSequenceClassification": Head("distilbert"),
     "MPNetForSequenceClassification": Head("mpnet"),
     "ModernBertForSequenceClassification": Head("model"),
+    "Data2VecTextForSequenceClassification": Head("data2vec_text"),
+    "ErnieForSequenceClassification": Head("ernie"),
+    "RobertaPreLayerNormForSequenceClassification": Head("roberta_prelayernorm"),
+    "NomicBertForSequenceClassification": Head("nomic_bert"),
+    "JinaEmbeddingsV3ForSequenceClassification": Head("roberta"),
+    "EuroBertForSequenceClassification": Head("model"),
     # These put the class token before the mean.
     "Dinov2ForImageClassification": Head("dinov2", Mean("dinov2.layernorm", "classifier", 1)),
     "Dinov2WithRegistersForImageClassification": Head(
@@ -180,6 +201,7 @@ _WINDOWS = "it attends inside fixed windows of the grid"
 _POOLED = "it pools its tokens on the grid from stage to stage"
 _WORDS = "it gives one output for every word"
 _CAUSAL = "it writes text: each next word asks for all those before it"
+_RELATIVE = "it forms relative positions itself, from the number of tokens"
 _GRID = "it puts its tokens back on the grid, one for every patch"
 # By how the name of the class begins, or ends.
 REFUSED = {
@@ -203,6 +225,11 @@ REFUSED = {
     "VJEPA2Model": "its predictor takes the tokens for the first places of the grid (call the "
     "model with skip_predictor=True)",
     "Timm": "it runs a model of timm; compress model.timm_model",
+    "Albert": "its blocks are one block, run again and again",
+    "Deberta": _RELATIVE,
+    "T5Encoder": _RELATIVE,
+    "MT5Encoder": _RELATIVE,
+    "UMT5Encoder": _RELATIVE,
 }
 ENDINGS = {
     "LMHeadModel": _CAUSAL,
