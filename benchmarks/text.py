@@ -1,30 +1,33 @@
-"""How many words can leave before a sentence means something else?
+"""How well does a sentence embedding keep its meaning with fewer tokens?
 
-The sentence encoder minilm on the docstrings of Python's standard library: the cosine of the
-embedding with the dense model's, and how often the nearest other text is the same one. Texts of
-one length share a batch, so that padding plays no part, but for the rows that say so.
+MiniLM embeds docstrings of Python's standard library: what stands below the first line is a
+document, and the first line is the question that should find it. The documents lose tokens, the
+questions do not. Writes tables (Markdown) and all figures (JSON):
 
-    python benchmarks/text.py --out docs/results/text.md
+    python benchmarks/text.py --out docs/results/text
 """
 
 import argparse
-import importlib
-import inspect
+import ast
 import json
 import platform
-import sys
+import re
+import sysconfig
+import time
 from pathlib import Path
 
 import torch
+import transformers
 from tqdm import tqdm
 
 from repshift import (
     ClassAttention,
     ColumnAttention,
+    InputError,
     Merge,
     Plan,
+    Prune,
     Random,
-    Redundancy,
     Reverse,
     Shift,
     compress,
@@ -32,110 +35,179 @@ from repshift import (
 from repshift.report.files import write_text
 from repshift.zoo.minilm import load_minilm
 
-MODULES = [
-    "argparse", "asyncio", "collections", "concurrent.futures", "configparser", "contextlib",
-    "csv", "datetime", "decimal", "difflib", "email", "enum", "fractions", "functools",
-    "gettext", "http.client", "inspect", "io", "json", "logging", "mailbox", "optparse", "os",
-    "pathlib", "pickle", "pprint", "random", "re", "sched", "shutil", "smtplib", "socket",
-    "sqlite3", "statistics", "string", "subprocess", "tarfile", "tempfile", "textwrap",
-    "threading", "tkinter", "tokenize", "turtle", "typing", "unittest", "urllib.request",
-    "uuid", "warnings", "wave", "xml.dom.minidom", "zipfile",
-]  # fmt: skip
-BLOCKS, SHARES = (1, 3), (0.1, 0.2, 0.3, 0.5)
+SEEDS = range(3)
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
+BLOCKS = (1, 3)
+EQUAL = range(48, 61)  # tokens of the documents that go in batches of one length
+MIXED = range(32, 129)  # and of those that go in padded batches
+# Each is a mean over its entries.
 METHODS = {
-    "random, mean of 3 seeds": [Plan({}, Random(seed)) for seed in range(3)],
-    "shift(mlp, l2)": [Plan({}, Shift())],
-    "shift(mlp, l2, update)": [Plan({}, Shift(definition="update"))],
-    "reverse(shift(mlp, l2))": [Plan({}, Reverse(Shift()))],
-    "class-attention": [Plan({}, ClassAttention())],
-    "column-attention": [Plan({}, ColumnAttention())],
-    "redundancy(mlp)": [Plan({}, Redundancy("mlp"))],
-    "shift(mlp, l2) + merge": [Plan({}, Shift(), Merge())],
-    "column-attention + merge": [Plan({}, ColumnAttention(), Merge())],
+    "shift(mlp, l2) + prune": [(Shift(), Prune())],
+    "shift(mlp, l2, update) + prune": [(Shift(definition="update"), Prune())],
+    "reverse(shift(mlp, l2)) + prune": [(Reverse(), Prune())],
+    "random + prune": [(Random(seed), Prune()) for seed in SEEDS],
+    "class-attention + prune": [(ClassAttention(), Prune())],
+    "column-attention + prune": [(ColumnAttention(), Prune())],
+    "shift(mlp, l2) + merge": [(Shift(), Merge())],
+    "random + merge": [(Random(seed), Merge()) for seed in SEEDS],
 }
+HEADS = ["method", "cosine", "lowest", "same neighbour", "right document"]
 
 
-def docstrings(least=150):
-    """First paragraphs of the docstrings of public functions and classes, each once."""
-    found = {}
-    for name in MODULES:
-        try:
-            module = importlib.import_module(name)
-        except ImportError:
-            continue  # tkinter is not everywhere
-        for _, item in sorted(vars(module).items()):
-            if inspect.isclass(item) or inspect.isroutine(item):
-                text = " ".join((inspect.getdoc(item) or "").split())
-                if len(text) >= least:
-                    found.setdefault(text[:400])
-    return list(found)
+def docstrings():
+    """First line and rest of the docstrings in the sources of the standard library."""
+    root, found = Path(sysconfig.get_path("stdlib")), {}
+    for path in sorted([*root.glob("*.py"), *root.glob("*/*.py")]):
+        if path.parent.name in ("test", "idlelib", "lib2to3", "turtledemo", "site-packages"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                first, _, rest = (ast.get_docstring(node) or "").partition("\n\n")
+                first, rest = (" ".join(part.split()) for part in (first, rest))
+                # Sentences, not signatures and tables.
+                prose = len(re.findall(r"[A-Za-z ]", rest)) > 0.85 * len(rest)
+                if prose and first.endswith(".") and len(first.split()) >= 4:
+                    found.setdefault(rest, first)
+    return [(first, rest) for rest, first in found.items()]
 
 
-def batches(model, texts, size=16):
-    """Ids and masks; texts of one length together."""
-    by_length = {}
-    for text in texts:
-        ids, mask = model.tokenize([text])
-        by_length.setdefault(ids.shape[1], []).append((ids, mask))
-    for same in by_length.values():
-        for start in range(0, len(same), size):
-            ids, masks = zip(*same[start : start + size], strict=True)
-            yield torch.cat(ids), torch.cat(masks)
+def batches_of(model, pairs, lengths, size):
+    """Pairs in batches of documents of one length, or, with a ``size``, of any, padded."""
+    model.tokenizer.no_padding()
+    coded = model.tokenizer.encode_batch([rest for _, rest in pairs])
+    model.tokenizer.enable_padding()
+    counted = [(len(code.ids), pair) for code, pair in zip(coded, pairs, strict=True)]
+    if size:
+        chosen = [pair for length, pair in counted if length in lengths]
+        every = len(chosen) // (6 * size)
+        chosen = chosen[:: max(every, 1)][: 6 * size]
+        return [chosen[at : at + size] for at in range(0, len(chosen), size)]
+    rows = [[pair for length, pair in counted if length == wanted] for wanted in lengths]
+    return [row for row in rows if row]
 
 
-def embed(model, given, plan):
-    with compress(model.encoder, plan) as compression, torch.inference_mode():
-        return torch.cat([model(ids, mask, compression) for ids, mask in given])
+def embed(model, tokens, plan=None):
+    if plan is None:
+        return torch.cat([model(*batch) for batch in tokens])
+    with compress(model.encoder, plan) as compression:
+        return torch.cat([model(*batch, compression) for batch in tokens])
 
 
-def nearest(embedded):
-    return (embedded @ embedded.T).fill_diagonal_(-1).argmax(1)
+def measure(model, batches, shares, methods, progress):
+    tokens = [model.tokenize([rest for _, rest in batch]) for batch in batches]
+    questions = torch.cat([model(*model.tokenize([q for q, _ in batch])) for batch in batches])
+    dense = embed(model, tokens)
+    nearest = (questions @ dense.T).argmax(1)
+    own = torch.arange(len(dense))
+    hits = (nearest == own).double().mean().item()
+    rows = [{"method": "dense", "share": 0.0, **figures(dense, dense, nearest, questions)}]
+    for share in shares:
+        for label in methods:
+            found = []
+            for score, reduction in METHODS[label]:
+                plan = Plan(dict.fromkeys(BLOCKS, share), score, reduction)
+                found.append(figures(embed(model, tokens, plan), dense, nearest, questions))
+                progress.update()
+            mean = {name: sum(one[name] for one in found) / len(found) for name in found[0]}
+            rows.append({"method": label, "share": share, **mean})
+    return {"texts": len(dense), "dense finds the right document": hits, "rows": rows}
 
 
-def judge(model, given, drop, plans, dense):
-    cosine, same = [], []
-    for plan in plans:
-        found = embed(model, given, Plan(drop, plan.score, plan.reduction))
-        cosine.append((found * dense).sum(1).mean().item())
-        same.append((nearest(found) == nearest(dense)).float().mean().item())
-    return sum(cosine) / len(plans), sum(same) / len(plans)
+def figures(found, dense, nearest, questions):
+    cosine = (found * dense).sum(1)
+    now = (questions @ found.T).argmax(1)
+    return {
+        "cosine": cosine.mean().item(),
+        "lowest": cosine.min().item(),
+        "same neighbour": (now == nearest).double().mean().item(),
+        "right document": (now == torch.arange(len(now))).double().mean().item(),
+    }
+
+
+def verdict(rows, method, control):
+    """Says plainly at which shares the method beats its control in the cosine."""
+
+    def of(label):
+        return {row["share"]: row["cosine"] for row in rows if row["method"] == label}
+
+    ours, theirs = of(method), of(control)
+    better = [share for share in ours if ours[share] > theirs[share]]
+    worse = [share for share in ours if share not in better]
+    parts = [
+        f"{word} at shares {', '.join(map(str, which))}"
+        for word, which in (("beats", better), ("does not beat", worse))
+        if which
+    ]
+    return f"- {method} {' and '.join(parts)}: {control} (mean of {len(SEEDS)} seeds)."
+
+
+def table(rows):
+    lines = [f"| share | tokens left | {' | '.join(HEADS)} |", "|" + "---|" * (len(HEADS) + 2)]
+    for row in rows:
+        left = (1 - row["share"]) ** len(BLOCKS)
+        cells = [f"{row['cosine']:.4f}", f"{row['lowest']:.3f}"]
+        cells += [f"{100 * row[name]:.1f} %" for name in HEADS[3:]]
+        lines.append(f"| {row['share']} | {left:.0%} | {row['method']} | {' | '.join(cells)} |")
+    return lines
+
+
+def report(environment, equal, padded):
+    facts = ", ".join(f"{name} {value}" for name, value in environment.items())
+    blocks = " and ".join(map(str, BLOCKS))
+    pruning = [label for label in METHODS if label.endswith("prune") and "random" not in label]
+    return "\n".join(
+        [
+            facts,
+            "",
+            f"MiniLM-L6, {equal['texts']} docstrings of {EQUAL.start} to {EQUAL.stop - 1} tokens, "
+            "in batches of one length. The share leaves after each of blocks "
+            f"{blocks} (the special tokens are not counted). Cosine: to the dense embedding, mean "
+            "and lowest. Same neighbour: the question finds the document that it finds with dense "
+            "embeddings. Right document: it finds its own.",
+            "",
+            *table(equal["rows"]),
+            "",
+            "Against random, by the mean cosine:",
+            "",
+            *(verdict(equal["rows"], label, "random + prune") for label in pruning),
+            verdict(equal["rows"], "shift(mlp, l2) + merge", "random + merge"),
+            "",
+            f"{padded['texts']} docstrings of {MIXED.start} to {MIXED.stop - 1} tokens, in padded "
+            "batches of 16. The share counts the padding, which leaves first, so that short texts "
+            "lose little:",
+            "",
+            *table(padded["rows"]),
+            "",
+        ]
+    )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/text.md"))
+    parser.add_argument("--out", type=Path, default=Path("runs/text"))
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
-    model, rows = load_minilm(), []
-    texts = docstrings()
-    sets = {
-        "one length": list(batches(model, texts)),
-        "padded": [model.tokenize(texts[at : at + 16]) for at in range(0, len(texts), 16)],
+    torch.set_num_threads(arguments.threads)
+    model, pairs, started = load_minilm(), docstrings(), time.perf_counter()
+    if len(pairs) < 100:
+        raise InputError("the sources of the standard library are not installed")
+    runs = sum(map(len, METHODS.values())) * (len(SHARES) + 1)
+    with torch.inference_mode(), tqdm(total=runs) as progress:
+        equal = measure(model, batches_of(model, pairs, EQUAL, 0), SHARES, METHODS, progress)
+        padded = measure(model, batches_of(model, pairs, MIXED, 16), (0.3,), METHODS, progress)
+    environment = {
+        "device": platform.machine(),
+        "threads": arguments.threads,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "seconds": round(time.perf_counter() - started),
     }
-    runs = [("one length", share, name) for share in SHARES for name in METHODS]
-    runs += [("padded", 0.3, name) for name in METHODS]
-    dense = {kind: embed(model, given, Plan({})) for kind, given in sets.items()}
-    for kind, share, name in tqdm(runs):
-        drop = dict.fromkeys(BLOCKS, share)
-        cosine, same = judge(model, sets[kind], drop, METHODS[name], dense[kind])
-        rows.append({"batches": kind, "share": share, "method": name} | {
-            "cosine": cosine, "same_neighbour": same,
-        })  # fmt: skip
-    facts = (
-        f"minilm, {len(texts)} docstrings of Python {platform.python_version()}'s standard library "
-        f"(first 400 letters), the share leaves after each of blocks {BLOCKS[0]} and {BLOCKS[1]}; "
-        f"PyTorch {torch.__version__}."
-    )
-    lines = [facts, "", "| batches | share | method | cosine | same nearest text |"]
-    lines += ["|---|---|---|---|---|"]
-    lines += [
-        f"| {row['batches']} | {row['share']} | {row['method']} | {row['cosine']:.4f} | "
-        f"{100 * row['same_neighbour']:.1f} % |"
-        for row in rows
-    ]
-    write_text(arguments.out.with_suffix(".md"), "\n".join([*lines, ""]))
-    form = {"rows": rows, "texts": len(texts), "python": sys.version, "torch": torch.__version__}
+    text = report(environment, equal, padded)
+    write_text(arguments.out.with_suffix(".md"), text)
+    form = {"environment": environment, "equal": equal, "padded": padded}
     write_text(arguments.out.with_suffix(".json"), json.dumps(form, indent=1))
-    print("\n".join(lines))
+    print(text)
 
 
 if __name__ == "__main__":

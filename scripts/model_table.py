@@ -26,9 +26,11 @@ Made by `python scripts/model_table.py` from the tables that the tests run; ever
 
 def families():
     """Library, family and a small model of it, from the tables of the tests."""
+    import torch
+
     import models
     import test_other_libraries
-    import test_transformers_text
+    import text_models
     import transformers_models
 
     for name in models.FAMILIES:
@@ -36,9 +38,9 @@ def families():
     for name, row in transformers_models.FAMILIES.items():
         model = transformers_models.build(row)
         yield "transformers", name, model, transformers_models.inputs(model)
-    for name in test_transformers_text.FAMILIES:
-        model = test_transformers_text.build(name, dtype=None)
-        yield "transformers", name, model, test_transformers_text.texts(padded=False)
+    for name in text_models.FAMILIES:
+        words = {"input_ids": torch.randint(4, 50, (2, 9))}
+        yield "transformers", f"{name} (text)", text_models.build(name, torch.float32), words
     for name in test_other_libraries.FAMILIES:
         library, _, rest = name.replace(",", "").partition(" ")
         model = test_other_libraries.build(name)

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from open_clip import transformer as clip
 from open_clip.timm_model import TimmModel
+from torch import nn
 
 from repshift.adapters.spec import EncoderSpec, Pooling
 from repshift.errors import InputError
 
-if TYPE_CHECKING:
-    from torch import nn
-
 _BLOCKS = (clip.ResidualAttentionBlock, clip.CustomResidualAttentionBlock)
+_ATTENTION = (nn.MultiheadAttention, clip.Attention)
 
 
 def describe(model: nn.Module) -> EncoderSpec:
     """The spec of a vision tower; ``InputError`` with the reason if it cannot lose tokens."""
-    if isinstance(model, TimmModel):
+    if isinstance(model, TimmModel) and type(model).forward is TimmModel.forward:
         from repshift.adapters import timm
 
         return timm.describe(model.trunk)
@@ -54,9 +53,11 @@ def _reason(model: Any) -> str | None:
         getattr(type(model), step) is not getattr(clip.VisionTransformer, step) for step in steps
     ):
         return "repshift has not read the forward of this model"
+    blocks: Any = model.transformer.resblocks
     if type(model.transformer).forward is not clip.Transformer.forward or any(
         type(block).forward not in [kind.forward for kind in _BLOCKS]
-        for block in model.transformer.resblocks
+        or type(block.attn).forward not in [kind.forward for kind in _ATTENTION]
+        for block in blocks
     ):
         return "repshift has not read the forward of its blocks"
     if not model.transformer.batch_first:

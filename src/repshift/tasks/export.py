@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ except ImportError:
     raise InputError("export needs ONNX; install it with: pip install 'repshift[export]'") from None
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from jaxtyping import Float
@@ -49,9 +51,8 @@ def export_onnx(model: nn.Module, images: Float[Tensor, "B C H W"], path: Path) 
     example = images.expand(max(2, len(images)), -1, -1, -1)
     with torch.no_grad():
         model(example)  # a plan that does not fit says so here, not from inside the exporter
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), _quiet("torch.onnx"):
         warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
         try:
             program = torch.onnx.export(
                 model,
@@ -76,6 +77,18 @@ def export_onnx(model: nn.Module, images: Float[Tensor, "B C H W"], path: Path) 
                 f"output, more than {TOLERANCE:.0e}; nothing was written"
             )
     return Exported(path.stat().st_size, difference)
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """The exporter logs every step; inside, only its errors."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _other(images: Tensor) -> list[Tensor]:

