@@ -7,7 +7,7 @@ import torch
 
 from repshift import InputError, Plan, Random, compress
 from repshift.adapters import describe
-from repshift.report.pictures import token_pictures
+from repshift.report.pictures import _blend, token_pictures
 from repshift.zoo import saliency_vit, wheels
 from repshift.zoo.load import load_model, open_source
 
@@ -62,6 +62,19 @@ def test_pictures_are_drawn_where_the_encoder_runs_in_another_precision():
     spec = describe(loaded.model)
     [figure] = token_pictures(loaded, spec, Plan.paper("deit"), batch.images, batch.names)
     assert [axes.get_title() for axes in figure.axes][-2:] == ["dense output", "restored output"]
+
+
+def test_merged_tokens_are_drawn_in_the_colour_of_their_group():
+    photo, grid = torch.rand(8, 6, 3), (4, 3)
+    group = torch.tensor([0, 0, 1, 2, 3, 3, 3, 4, 5, 0, 6, 7])
+    shown = _blend(photo, group, grid)
+    blocks = photo.unflatten(1, (3, 2)).unflatten(0, (4, 2)).mean((1, 3)).flatten(0, 1)
+    for number in range(8):
+        expected = blocks[group == number].mean(0)
+        for patch in (group == number).nonzero().flatten().tolist():
+            row, column = 2 * (patch // 3), 2 * (patch % 3)
+            torch.testing.assert_close(shown[row, column], expected)
+            torch.testing.assert_close(shown[row + 1, column + 1], expected)
 
 
 def test_a_map_from_too_few_tokens_is_refused(model, images):

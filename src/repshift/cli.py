@@ -107,6 +107,8 @@ class Show:
     """An offline model or timm:NAME."""
     plan: str = "deit"
     """A plan's name, a schedule such as 0:0.2,3:0.2, or a JSON file."""
+    method: str | None = None
+    """The method's label, such as tome or 'shift(mlp, l2) + merge'; the plan's own if left out."""
     checkpoint: Path | None = None
     """Weights of a timm model."""
     out: Path | None = None
@@ -119,7 +121,7 @@ class Show:
         from repshift.report.pictures import token_pictures
         from repshift.zoo.load import load_model
 
-        plan = read_plan(self.plan)
+        plan = _with_method(read_plan(self.plan), self.method)
         image = read_image(self.image)
         loaded = load_model(self.model, self.checkpoint)
         images = loaded.prepare(image).unsqueeze(0)
@@ -153,9 +155,7 @@ class Export:
         from repshift.tasks.export import export_onnx
         from repshift.zoo.load import load_model, open_source
 
-        plan = read_plan(self.plan)
-        if self.method is not None:
-            plan = Plan.from_method(self.method, plan.drop)
+        plan = _with_method(read_plan(self.plan), self.method)
         loaded = load_model(self.model, self.checkpoint, self.random_weights)
         images = next(open_source(loaded, None, False).batches(2)).images
         out = self.out or Path(f"{self.model.replace(':', '-').replace('/', '-')}.onnx")
@@ -180,6 +180,10 @@ def read_plan(text: str) -> Plan:
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
     return Plan.from_schedule(text) if ":" in text else Plan.paper(text)
+
+
+def _with_method(plan: Plan, method: str | None) -> Plan:
+    return plan if method is None else Plan.from_method(method, plan.drop)
 
 
 def _device(name: str):

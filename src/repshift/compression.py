@@ -88,13 +88,15 @@ class Compression:
         call = self._last_call()
         return (call.map_after(block) or call.identity()).kept
 
-    def restore(self, features: Shaped[Tensor, "B K C"]) -> Shaped[Tensor, "B N C"]:
-        """Put the survivors of the last call back in place, for dense outputs.
+    def restore(
+        self, features: Shaped[Tensor, "B K C"], block: int | None = None
+    ) -> Shaped[Tensor, "B N C"]:
+        """Put the tokens that left ``block`` (the last one) in the last call back in place.
 
         Each token that left gets the features of the survivor that stands for it.
         """
         call = self._last_call()
-        so_far = call.map_after(len(self.spec.blocks) - 1)
+        so_far = call.map_after(len(self.spec.blocks) - 1 if block is None else block)
         return (so_far or call.identity()).restore(features)
 
     def detach(self) -> None:

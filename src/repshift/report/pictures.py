@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from matplotlib.figure import Figure
+from torch.nn import functional as F
 
 from repshift.compress import compress
+from repshift.reductions.base import Merging
 from repshift.scores import Need, Score, Snapshots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from jaxtyping import Float
+    from jaxtyping import Float, Int, Shaped
     from torch import Tensor
 
     from repshift.adapters.spec import EncoderSpec
+    from repshift.compression import Compression
     from repshift.plan import Plan
     from repshift.zoo.load import LoadedModel
 
@@ -50,6 +53,8 @@ def token_pictures(
 ) -> list[Figure]:
     """For each image: the photo, its scores at the first reduction, the survivors of each.
 
+    Merged tokens appear in the mean colour of their group.
+
     Where the model draws maps from its tokens, also the map of the dense model and the one drawn
     from the survivors after ``restore``.
     """
@@ -67,6 +72,7 @@ def token_pictures(
             tokens = _tokens(model, images)
             kept = {block: done.kept_after(block).cpu() for block in blocks}
             counts = done.counts
+            groups = {block: _groups(done, block) for block in blocks}
             restored = draw(done.restore(tokens))
     figures = []
     for row, name in enumerate(names):
@@ -76,7 +82,10 @@ def token_pictures(
             heat = given[blocks[0]][row].view(loaded.grid)
             panels.append((f"{plan.score} at block {blocks[0]}", heat, {"cmap": "magma"}))
         for block in blocks:
-            left = _paint(photo, kept[block][row], spec.prefix_tokens, loaded.grid)
+            if isinstance(plan.reduction, Merging):
+                left = _blend(photo, groups[block][row], loaded.grid)
+            else:
+                left = _paint(photo, kept[block][row], spec.prefix_tokens, loaded.grid)
             panels.append((f"{counts[block]} tokens after block {block}", left, {}))
         for title, maps in (("dense output", dense), ("restored output", restored)):
             if maps is not None:
@@ -90,16 +99,39 @@ def _tokens(model: torch.nn.Module, images: Tensor) -> Tensor:
     return model.forward_features(images.to(reference.device, reference.dtype))  # type: ignore
 
 
+def _groups(done: Compression, block: int) -> Int[Tensor, "B P"]:
+    """For every patch, the number of the token that stands for it after ``block``."""
+    batch, count = done.kept_after(block).shape
+    numbers = torch.arange(count, device=done.kept_after(block).device).expand(batch, -1)
+    return done.restore(numbers[..., None], block)[:, done.spec.prefix_tokens :, 0].cpu()
+
+
 def _paint(
     photo: Float[Tensor, "H W 3"], kept: Tensor, prefix: int, grid: tuple[int, int]
 ) -> Float[Tensor, "H W 3"]:
+    """The photo, grey where a token left."""
     stays = torch.zeros(grid[0] * grid[1], dtype=torch.bool)
     stays[kept[prefix:] - prefix] = True
-    height, width, _ = photo.shape
-    rows = torch.arange(height) * grid[0] // height
-    columns = torch.arange(width) * grid[1] // width
-    shown = stays.view(grid)[rows][:, columns].unsqueeze(-1)
+    shown = _enlarge(stays.view(*grid, 1), photo)
     return torch.where(shown, photo, torch.full_like(photo, GREY))
+
+
+def _blend(
+    photo: Float[Tensor, "H W 3"], group: Int[Tensor, " P"], grid: tuple[int, int]
+) -> Float[Tensor, "H W 3"]:
+    """The photo in patches, those that one token stands for in their mean colour."""
+    colours = F.adaptive_avg_pool2d(photo.permute(2, 0, 1), grid).flatten(1).T
+    size = torch.bincount(group)
+    summed = torch.zeros(len(size), 3).index_add(0, group, colours)
+    mean = summed / size.clamp_min(1)[:, None]
+    return _enlarge(mean[group].view(*grid, 3), photo)
+
+
+def _enlarge(patches: Shaped[Tensor, "h w c"], photo: Tensor) -> Shaped[Tensor, "H W c"]:
+    height, width, _ = photo.shape
+    rows = torch.arange(height) * patches.shape[0] // height
+    columns = torch.arange(width) * patches.shape[1] // width
+    return patches[rows][:, columns]
 
 
 def _strip(panels: list[tuple[str, Tensor, dict[str, object]]]) -> Figure:
