@@ -137,6 +137,16 @@ def test_merging_leaves_padding_out(family):
     torch.testing.assert_close(taken, torch.tensor(LENGTHS, dtype=taken.dtype))
 
 
+def test_padding_on_the_left_is_refused():
+    given = {name: row.flip(1) for name, row in texts().items()}
+    model = build("bert")
+    with (
+        compress(model, PLAN),
+        pytest.raises(InputError, match='padding_side = "right"'),
+    ):
+        model(**given)
+
+
 def test_merging_before_the_mlp_is_refused_where_a_norm_follows_it():
     with pytest.raises(InputError, match="does not add its MLP to the stream"):
         compress(build("bert"), Plan({0: 3}, reduction=ToMe()))

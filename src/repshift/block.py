@@ -57,6 +57,11 @@ class BlockRun:
         else:
             dtype = torch.promote_types(tokens.dtype, torch.float32)
             scores = torch.zeros(tokens.shape[:2], dtype=dtype, device=tokens.device)
+        if self.padding is not None and verify and self.padding[:, :prefix].any():
+            raise InputError(
+                "a text begins with padding, so its first token is not where it must stay; pad on "
+                'the right (tokenizer.padding_side = "right")'
+            )
         scores = F.pad(scores[:, prefix:], (prefix, 0), value=math.inf)
         if seen.closed is not None:
             scores = scores.masked_fill(seen.closed, math.inf)
