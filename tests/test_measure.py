@@ -12,6 +12,8 @@ from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
 from repshift.measure.flops import count_flops
 from repshift.measure.memory import peak_memory
 from repshift.measure.speed import interleave
+from repshift.report.pareto import pareto, winners
+from repshift.tasks.bench import Row
 
 CPU = torch.device("cpu")
 
@@ -88,3 +90,17 @@ def test_fidelity_of_a_model_to_itself_is_perfect_and_to_another_is_not():
     assert feature_fidelity(dense, 3 * dense).value == pytest.approx(1.0)
     assert feature_fidelity(dense, -dense).value == pytest.approx(-1.0)
     assert accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0])) == 0.75
+
+
+def test_the_pareto_front_is_drawn_along_the_speed_up_that_the_table_shows():
+    def row(speedup, accuracy):
+        costs = {"kernel": "", "tokens": 1, "gflops": 1.0, "peak_mb": 1.0, "spread": 0.0}
+        return Row(
+            str(speedup), "", images_per_s=1 / speedup, speedup_vs_eager=None,
+            speedup_vs_fused=speedup, flop_share=1.0, fidelity=0.0, kl=None, accuracy=accuracy,
+            **costs,
+        )  # fmt: skip
+
+    rows = [row(1.0, 0.9), row(1.2, 0.9), row(1.4, 0.7), row(1.3, 0.6), row(1.1, 0.95)]
+    assert [r.speedup_vs_fused for r in pareto(rows)] == [1.1, 1.2, 1.4]
+    assert winners(rows)[-1] == "up to 1.40x: 1.4, accuracy 70.0 %"

@@ -19,7 +19,7 @@ def pareto(rows: Sequence[Row]) -> list[Row]:
     """The rows that no other beats in both speed and quality, the slowest first."""
     quality = quality_of(rows)
     front: list[Row] = []
-    for row in sorted(rows, key=lambda r: (-r.images_per_s, -getattr(r, quality))):
+    for row in sorted(rows, key=lambda r: (-r.speedup_vs_fused, -getattr(r, quality))):
         if not front or getattr(row, quality) > getattr(front[-1], quality):
             front.append(row)
     return front[::-1]
