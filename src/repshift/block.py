@@ -107,16 +107,3 @@ class BlockRun:
         # Counted from the end, the padding not.
         from_end = (~padding).flip(1).cumsum(1).flip(1)
         return padding | (from_end <= suffix)
-
-
-def padding_of(mask: Tensor, layout: str) -> Bool[Tensor, "B N"]:
-    """The tokens that no query sees: of an attention mask ``bhnn`` or a padding mask ``bn``.
-
-    Masks are true, or not zero, where a token is seen; floating ones are added to the logits.
-    """
-    if layout == "bn":
-        return mask == 0
-    mask = mask[(None,) * (4 - mask.ndim)]
-    if mask.dtype.is_floating_point:
-        mask = mask > torch.finfo(mask.dtype).min / 2
-    return ~mask.any(dim=2).any(dim=1)

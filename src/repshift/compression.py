@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from repshift.arguments import by_name, followed_by, padding_among, replaced
 from repshift.attention import WatchedAttention
-from repshift.block import BlockRun, padding_of
+from repshift.block import BlockRun
 from repshift.call import Call
+from repshift.checkpointing import check_place, recomputing, replays
 from repshift.errors import InputError
 from repshift.reductions.base import Merging
-from repshift.tokens import follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from jaxtyping import Bool, Float, Int, Shaped
+    from jaxtyping import Float, Int, Shaped
     from torch import Tensor, nn
     from torch.utils.hooks import RemovableHandle
 
@@ -161,7 +162,7 @@ class Compression:
                 f"block {block} must take its tokens [B, N, C] as its first argument; got "
                 f"{_kind(tokens)}"
             )
-        again = _recomputing()
+        again = recomputing()
         if block == 0 and not again:
             self._call = Call(tokens.shape[0], tokens.shape[1], tokens.device)
         call = self._call
@@ -172,21 +173,22 @@ class Compression:
                 f"{came} left the block before it; this model puts "
                 "tokens back or skips blocks between them, so it cannot be compressed by hooks"
             )
-        given = self._given(block, args, kwargs)
+        names = self._names[block]
+        given = by_name(names, args, kwargs)
         size = call.size_after(block - 1)
-        followed = self._follow(call, block, given, self.spec.positions)
+        followed = followed_by(call, block, given, self.spec.positions)
         ids = self.spec.position_ids
         if ids and given.get(ids) is None and (so_far := call.map_after(block - 1)):
             followed[ids] = so_far.kept
         if followed or size is not None:
-            _check_place(call, block, tokens, again)
+            check_place(call, block, tokens, again)
         patches = tokens.shape[1] - self.spec.prefix_tokens - self.spec.suffix_tokens
         drop = self.plan.leaving(block, patches)
         self._run = run = BlockRun(block, self.plan, self.spec, drop, tokens, size)
         if drop:
-            run.padding = self._padding(tokens, given | followed)
+            run.padding = padding_among(given | followed, self.spec.positions, tokens)
         self._watch(run)
-        return self._replace(block, args, kwargs, followed) if followed else None
+        return replaced(names, args, kwargs, followed) if followed else None
 
     def _see_middle(self, _: int, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if (run := self._run) is None:
@@ -221,7 +223,7 @@ class Compression:
         step = run.step
         reduced = step.apply(tokens, run.size) if step else tokens
         # A block that checkpointing runs again may belong to an earlier call: it records nothing.
-        if not _recomputing():
+        if not recomputing():
             call.record(block, reduced.shape[1], step, run.size)
         self._release(block, args, output)
         if step is None:
@@ -237,9 +239,10 @@ class Compression:
         self, index: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         part = len(self.spec.blocks) + index
-        given, layouts = self._given(part, args, kwargs), self.spec.readers[index][1]
-        followed = self._follow(self._call, part, given, layouts) if self._call else {}
-        return self._replace(part, args, kwargs, followed)
+        names, layouts = self._names[part], self.spec.readers[index][1]
+        given = by_name(names, args, kwargs)
+        followed = followed_by(self._call, part, given, layouts) if self._call else {}
+        return replaced(names, args, kwargs, followed)
 
     def _see_features(self, _: int, args: tuple[Any, ...], features: Tensor) -> None:
         self._features = features
@@ -265,48 +268,11 @@ class Compression:
             )
         self._verified = True
 
-    def _given(self, part: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of a block, or of a reader after them, by name."""
-        return {**dict(zip(self._names[part], args, strict=False)), **kwargs}
-
-    def _replace(
-        self, part: int, args: tuple[Any, ...], kwargs: Mapping[str, Any], new: dict[str, Any]
-    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The same arguments, in place or by name as they came, but for the ``new`` ones."""
-        names = self._names[part]
-        placed = tuple(new.pop(name, arg) for name, arg in zip(names, args, strict=False))
-        return placed + args[len(names) :], {**kwargs, **new}
-
-    def _follow(
-        self, call: Call, block: int, given: Mapping[str, Any], layouts: Mapping[str, str]
-    ) -> dict[str, Any]:
-        """The positional arguments of a block, with the entries of the tokens that are left."""
-        tables = {name: given[name] for name in layouts if given.get(name) is not None}
-        # The map is put together only where something must follow it.
-        if not tables or (so_far := call.map_after(block - 1)) is None:
-            return {}
-
-        def follows(table: Tensor, layout: str) -> Tensor:
-            return follow(table, so_far.kept, call.dense, layout)
-
-        return {
-            name: tuple(follows(part, layouts[name]) for part in table)
-            if isinstance(table, tuple)
-            else follows(table, layouts[name])
-            for name, table in tables.items()
-        }
-
-    def _padding(self, tokens: Tensor, given: Mapping[str, Any]) -> Bool[Tensor, "B N"] | None:
-        for name, layout in self.spec.positions.items():
-            if layout in ("bhnn", "bn") and (mask := given.get(name)) is not None:
-                return padding_of(mask, layout).expand(tokens.shape[:2])
-        return None
-
     def _watch(self, run: BlockRun) -> None:
         needs = self.plan.required() & {"attention", "keys"} if run.drop else frozenset()
         size = run.size if self.plan.reduction.weighs else None
         acts = needs or size is not None or (run.drop and self.plan.before_mlp)
-        if acts and _replays(self.spec.blocks[run.block]):
+        if acts and replays(self.spec.blocks[run.block]):
             raise InputError(
                 "gradient checkpointing of transformers runs a block again without its hooks, so "
                 f"{self.plan.method} would not act there; train with a score that reads no "
@@ -327,27 +293,3 @@ class Compression:
 def _kind(value: object) -> str:
     shape = getattr(value, "shape", None)
     return type(value).__name__ if shape is None else f"a tensor of shape {list(shape)}"
-
-
-def _check_place(call: Call, block: int, tokens: Tensor, again: bool) -> None:
-    """Whether a block that runs again belongs to the last call, whose positions are known."""
-    # Checkpointing hands a block the very tensor it got before.
-    taped = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    place = tokens.data_ptr() if taped else 0
-    if not again:
-        call.places[block] = place
-    elif call.places.get(block) != place:
-        raise InputError(
-            "gradient checkpointing runs the blocks of an earlier forward again, whose token "
-            "positions are gone; run backward before the next forward"
-        )
-
-
-def _replays(block: nn.Module) -> bool:
-    """Whether transformers' checkpointing will run the forward of the block again by itself."""
-    return block.training and bool(getattr(block, "gradient_checkpointing", False))
-
-
-def _recomputing() -> bool:
-    """Whether gradient checkpointing is running a block again, inside the backward pass."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

@@ -1,0 +1,75 @@
+"""The arguments of a block that hold one entry a token: they follow the tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from repshift.tokens import follow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from jaxtyping import Bool
+    from torch import Tensor
+
+    from repshift.call import Call
+
+
+def by_name(
+    names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """All arguments by the ``names`` of the parameters, however they came."""
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def replaced(
+    names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any], new: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same arguments, in place or by name as they came, but for the ``new`` ones."""
+    placed = tuple(new.pop(name, arg) for name, arg in zip(names, args, strict=False))
+    return placed + args[len(names) :], {**kwargs, **new}
+
+
+def followed_by(
+    call: Call, block: int, given: Mapping[str, Any], layouts: Mapping[str, str]
+) -> dict[str, Any]:
+    """Those named in ``layouts``, with the entries of the tokens that enter ``block``."""
+    tables = {name: given[name] for name in layouts if given.get(name) is not None}
+    # The map is put together only where something must follow it.
+    if not tables or (so_far := call.map_after(block - 1)) is None:
+        return {}
+
+    def follows(table: Tensor, layout: str) -> Tensor:
+        return follow(table, so_far.kept, call.dense, layout)
+
+    return {
+        name: tuple(follows(part, layouts[name]) for part in table)
+        if isinstance(table, tuple)
+        else follows(table, layouts[name])
+        for name, table in tables.items()
+    }
+
+
+def padding_among(
+    given: Mapping[str, Any], layouts: Mapping[str, str], tokens: Tensor
+) -> Bool[Tensor, "B N"] | None:
+    """The padding that the first mask among the arguments tells; None without a mask."""
+    for name, layout in layouts.items():
+        if layout in ("bhnn", "bn") and (mask := given.get(name)) is not None:
+            return padding_of(mask, layout).expand(tokens.shape[:2])
+    return None
+
+
+def padding_of(mask: Tensor, layout: str) -> Bool[Tensor, "B N"]:
+    """The tokens that no query sees: of an attention mask ``bhnn`` or a padding mask ``bn``.
+
+    Masks are true, or not zero, where a token is seen; floating ones are added to the logits.
+    """
+    if layout == "bn":
+        return mask == 0
+    mask = mask[(None,) * (4 - mask.ndim)]
+    if mask.dtype.is_floating_point:
+        mask = mask > torch.finfo(mask.dtype).min / 2
+    return ~mask.any(dim=2).any(dim=1)
