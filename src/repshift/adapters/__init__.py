@@ -20,8 +20,12 @@ def describe(model: nn.Module) -> EncoderSpec:
         from repshift.adapters import timm
 
         return timm.describe(model)
+    if "repshift" in libraries:
+        from repshift.adapters import umt
+
+        return umt.describe(model)
     raise InputError(
         f"{type(model).__module__}.{type(model).__name__} is not a model repshift knows; "
-        "timm's are. If it holds one, compress that part; if its blocks take and return "
+        "timm's and UMT are. If it holds one, compress that part; if its blocks take and return "
         "[B, N, C], pass spec=EncoderSpec(blocks=..., norm2=..., prefix_tokens=...)"
     )
