@@ -19,6 +19,7 @@ _ADAPTERS = {
     "torchvision": "torchvision",
     "open_clip": "open_clip",
     "transformers": "transformers",
+    "repshift": "umt",
 }
 
 
@@ -30,7 +31,7 @@ def describe(model: nn.Module) -> EncoderSpec:
             return import_module(f"repshift.adapters.{adapter}").describe(model)
     raise InputError(
         f"{type(model).__module__}.{type(model).__name__} is not a model repshift knows; those of "
-        f"{', '.join(_ADAPTERS)} are. If it holds one, "
+        f"{', '.join(name for name in _ADAPTERS if name != 'repshift')} are. If it holds one, "
         "compress that part; if its blocks take and return [B, N, C], pass "
         "spec=EncoderSpec(blocks=..., norm2=..., prefix_tokens=...)"
     )

@@ -132,6 +132,17 @@ class VisionEncoder(nn.Module):
         return tokens, self.pool_norm(tokens.unflatten(1, (frames, -1)).mean(2))
 
 
+class VideoTokens(nn.Module):
+    """The vision tower without pooling, as in question answering; returns the tokens [B, K, C]."""
+
+    def __init__(self, width: int = 768, depth: int = 12, heads: int = 12, patch: int = 16) -> None:
+        super().__init__()
+        self.encoder = Transformer(width, depth, heads, patch)
+
+    def forward(self, video: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, "B K C"]:
+        return self.encoder(video)
+
+
 def sinusoids(count: int, width: int) -> Float[Tensor, "N C"]:
     """The fixed position table over the flattened space-time index, in float32.
 
@@ -144,7 +155,7 @@ def sinusoids(count: int, width: int) -> Float[Tensor, "N C"]:
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()
 
 
-def encoder_spec(model: VisionEncoder) -> EncoderSpec:
+def encoder_spec(model: VisionEncoder | VideoTokens) -> EncoderSpec:
     """Where UMT keeps its blocks; its pooling stays a plain mean, as in vid-TLDR."""
     blocks = [block for block in model.encoder.blocks if isinstance(block, Block)]
     return EncoderSpec(
