@@ -7,7 +7,6 @@ machine. The deit plan leaves 102 of 197 tokens, ToMe's constant schedule (8 in 
 """
 
 import argparse
-import json
 import platform
 from dataclasses import asdict
 from pathlib import Path
@@ -17,10 +16,9 @@ import torch
 
 from repshift import Merge, Plan, Prune, Random, Shift, ToMe, VidTLDR
 from repshift.adapters import describe
-from repshift.report.files import write_text
 from repshift.tasks.costs import measure_costs
 from repshift.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
-from speed import table
+from speed import write_results
 
 MODELS = {"DeiT-S": "deit_small_patch16_224", "DeiT-B": "deit_base_patch16_224"}
 DEIT = Plan.paper("deit").drop
@@ -70,10 +68,7 @@ def main():
     rows = []
     for name in arguments.models:
         rows += measure(name, arguments.batch, arguments.rounds)
-        text = table(environment, rows)
-        write_text(arguments.out.with_suffix(".md"), text)
-        form = {"rows": rows, "environment": environment}
-        write_text(arguments.out.with_suffix(".json"), json.dumps(form, indent=1))
+        text = write_results(arguments.out, environment, rows)
     print(text)
 
 

@@ -66,6 +66,15 @@ def table(environment, rows):
     return "\n".join([facts, "", HEADS, rule, *map(line, rows), ""])
 
 
+def write_results(out, environment, rows):
+    """Table and figures beside each other; returns the table."""
+    text = table(environment, rows)
+    write_text(out.with_suffix(".md"), text)
+    form = {"rows": rows, "environment": environment}
+    write_text(out.with_suffix(".json"), json.dumps(form, indent=1))
+    return text
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/speed"))
@@ -90,10 +99,7 @@ def main():
         for batch in arguments.batches:
             dtype = getattr(torch, arguments.dtype)
             rows += measure(case, batch, arguments.rounds, device, dtype)
-            text = table(environment, rows)
-            write_text(arguments.out.with_suffix(".md"), text)
-            form = {"rows": rows, "environment": environment}
-            write_text(arguments.out.with_suffix(".json"), json.dumps(form, indent=1))
+            text = write_results(arguments.out, environment, rows)
     print(text)
 
 

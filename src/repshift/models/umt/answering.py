@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from repshift.errors import InputError
 from repshift.models.umt.decoder import Decoder
-from repshift.models.umt.text import Bert
+from repshift.models.umt.text import text_encoder
 from repshift.models.umt.vision import VideoTokens
 
 if TYPE_CHECKING:
@@ -38,15 +38,7 @@ class AnsweringModel(nn.Module):
         self.vision_encoder = VideoTokens(
             config.vision_width, config.vision_depth, config.vision_heads, config.patch
         )
-        self.text_encoder = Bert(
-            config.text_width,
-            config.text_depth,
-            config.text_heads,
-            config.fusion_layer,
-            config.vision_width,
-            config.vocabulary,
-            config.positions,
-        )
+        self.text_encoder = text_encoder(config)
         self.text_decoder = Decoder(config)
 
     def read(

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from repshift.models.umt.text import Bert
+from repshift.models.umt.text import text_encoder
 from repshift.models.umt.vision import VisionEncoder
 
 if TYPE_CHECKING:
@@ -32,15 +32,7 @@ class RetrievalModel(nn.Module):
         self.vision_encoder = VisionEncoder(
             config.vision_width, config.vision_depth, config.vision_heads, config.patch, pool
         )
-        self.text_encoder = Bert(
-            config.text_width,
-            config.text_depth,
-            config.text_heads,
-            config.fusion_layer,
-            config.vision_width,
-            config.vocabulary,
-            config.positions,
-        )
+        self.text_encoder = text_encoder(config)
         self.vision_proj = nn.Linear(config.vision_width, config.embed_width)
         self.text_proj = nn.Linear(config.text_width, config.embed_width)
         self.itm_head = nn.Linear(config.text_width, 2)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
+    from repshift.models.umt.config import UMTConfig
+
 _EPS = 1e-12
 
 
@@ -211,3 +213,16 @@ class Bert(nn.Module):
             length = mask.shape[1]
             allowed = allowed & mask.new_ones(length, length).tril()
         return allowed
+
+
+def text_encoder(config: UMTConfig) -> Bert:
+    """The text model of retrieval and of question answering."""
+    return Bert(
+        config.text_width,
+        config.text_depth,
+        config.text_heads,
+        config.fusion_layer,
+        config.vision_width,
+        config.vocabulary,
+        config.positions,
+    )
