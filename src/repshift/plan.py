@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Key = TypeVar("Key", int, str)
 
+
 @dataclass(frozen=True)
 class Plan:
     """A schedule, a score and a reduction.
@@ -85,7 +86,7 @@ class Plan:
     def paper(cls, name: str) -> Plan:
         """A plan of the papers: ``deit``, ``umt-retrieval``, ``umt-qa``, and vid-TLDR's own.
 
-        Those are called by data set and size of UMT: ``vid-tldr/msrvtt-b16``, ``vid-tldr/msvd-l16``.
+        vid-TLDR's are called by data set and size of UMT: ``vid-tldr/msrvtt-b16``.
         """
         if name in VID_TLDR:
             return cls(VID_TLDR[name], AttentionEntropy(), VidTLDR())

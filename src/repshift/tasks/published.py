@@ -34,7 +34,7 @@ msvd-qa    48.1 46.5 47.0 55.2 54.2 54.9
 """
 
 
-def published(data: str, size: str | None, method: str) -> str:
+def published(data: str | None, size: str | None, method: str) -> str:
     """The printed figures, ``R@1/R@5/R@10``, ``R@1`` or accuracy; ``-`` where there are none."""
     return _FIGURES.get((data, size, method), "-")
 

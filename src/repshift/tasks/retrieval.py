@@ -1,21 +1,20 @@
-"""Video-text retrieval with every variant of a model: recall beside speed.
+"""Video-text retrieval with every variant of a model.
 
-A variant's videos are encoded once, its texts compared with all of them, and the best candidates
-ranked again by the fusion layers, as UMT is tested. Everything is kept on disk as it is computed,
-so that a stopped run goes on and several processes can share the work.
+Videos are encoded once, texts compared with all of them, and the best candidates ranked again by
+the fusion layers, as UMT is tested.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from statistics import mean
 from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
 
 from repshift.errors import InputError
-from repshift.tasks.ranking import RetrievalResult, rerank, retrieval_result
-from repshift.tasks.store import Store, digest
+from repshift.tasks.ranking import rerank, retrieval_result
+from repshift.tasks.video_run import VideoRun, chunk_name
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,27 +26,16 @@ if TYPE_CHECKING:
     from repshift.adapters.spec import EncoderSpec
     from repshift.data.annotations import RetrievalSet
     from repshift.models.umt.retrieval import RetrievalModel
-    from repshift.tasks.store import Ranks
+    from repshift.tasks.ranking import RetrievalResult
+    from repshift.tasks.store import Piece, Ranks, Store
     from repshift.tasks.variants import Variant
     from repshift.tasks.videos import Videos
 
 _TEXTS = 32  # that one call of the fusion layers takes; bounds memory
 
 
-@dataclass(frozen=True)
-class Texts:
-    """All texts of a data set as the fusion layers read them."""
-
-    features: Float[Tensor, "X L D"]
-    mask: Bool[Tensor, "X L"]
-
-
-class Retrieval:
-    """One model, one data set, one folder.
-
-    ``encode`` runs the videos through every variant and ``result`` ranks; with several processes
-    each does its share of both.
-    """
+class Retrieval(VideoRun):
+    """``texts`` are ids and mask of the data set's texts; ``candidates`` are ranked again."""
 
     def __init__(
         self,
@@ -57,93 +45,80 @@ class Retrieval:
         videos: Videos,
         texts: tuple[Int[Tensor, "X L"], Bool[Tensor, "X L"]],
         *,
-        candidates: int = 128,
+        candidates: int,
         folder: Path,
         ranks: Ranks,
     ) -> None:
         if model.vision_encoder.pool != "all":
             raise InputError('once tokens leave, videos are pooled with pool="all"')
-        self.model, self.spec, self.data, self.videos = model, spec, data, videos
-        self.candidates, self.folder, self.ranks = candidates, folder, ranks
-        self.weights = digest(model)
-        ids, mask = (part.to(videos.device) for part in texts)
+        super().__init__(model, spec, videos, {"texts": data.texts}, folder, ranks)
+        self.model, self.data, self.candidates = model, data, candidates
+        ids, self.mask = (part.to(videos.device) for part in texts)
         with torch.inference_mode():
-            parts = [model.encode_text(*part) for part in zip(ids.split(256), mask.split(256))]
-        self.texts = Texts(torch.cat(parts), mask)
+            parts = zip(ids.split(256), self.mask.split(256), strict=True)
+            self.texts = torch.cat([model.encode_text(*part) for part in parts])
 
-    def encode(self, rows: Sequence[Variant]) -> None:
-        """Tokens and pooled feature of every video by every plan of every variant, on disk."""
-        runs = [(row, number) for row in rows for number in range(max(1, len(row.plans)))]
-        stores = {run: self._store(*run) for run in runs}
+    def piece(self, indices: Sequence[int], video: Float[Tensor, "B T 3 S S"]) -> Piece:
+        tokens, pooled = self.model.encode_video(video)
+        return {"tokens": tokens.cpu(), "pooled": pooled.cpu()}
 
-        def missing(chunk: int) -> list[tuple[Variant, int]]:
-            return [run for run in runs if not stores[run].has(_chunk(chunk))]
-
-        mine = [chunk for chunk in range(self.videos.chunks) if self.ranks.owns(chunk)]
-        due = [chunk for chunk in mine if missing(chunk)]
-        for chunk, indices, video in tqdm(
-            self.videos.read(due), total=len(due), desc="videos", unit="batch", leave=False
-        ):
-            for run in missing(chunk):
-                row, number = run
-                piece = {"index": torch.tensor(indices)}
-                if indices:
-                    with torch.inference_mode(), row.attached(self.model, self.spec, number):
-                        tokens, pooled = self.model.encode_video(video)
-                    piece |= {"tokens": tokens.cpu(), "pooled": pooled.cpu()}
-                stores[run].write(_chunk(chunk), piece)
-        self.ranks.wait()
-
-    def result(self, row: Variant) -> list[RetrievalResult]:
-        """Recall of one variant, for each of its plans; after ``encode``."""
-        return [self._rank(self._store(row, number)) for number in range(max(1, len(row.plans)))]
+    def quality(self, row: Variant) -> dict[str, float]:
+        """Recalls in percent, means over the variant's plans."""
+        results = [self._rank(store) for store in self.stores(row)]
+        recalls = {
+            f"{way}_r{k}": mean(getattr(getattr(one, name), f"at_{k}") for one in results)
+            for way, name in (("t2v", "text_to_video"), ("v2t", "video_to_text"))
+            for k in (1, 5, 10)
+        }
+        both = {f"mean_r{k}": (recalls[f"t2v_r{k}"] + recalls[f"v2t_r{k}"]) / 2 for k in (1, 5, 10)}
+        rank = mean(one.text_to_video.median_rank for one in results)
+        return {**recalls, **both, "median_rank": rank}
 
     def _rank(self, store: Store) -> RetrievalResult:
-        place, pooled = self._encoded(store)
+        device = self.videos.device
+        chunks = self.usable(store)
+        place = {
+            video: (chunk, row)
+            for chunk, videos in chunks.items()
+            for row, video in enumerate(videos)
+        }
         videos = list(place)
         texts, texts_of, videos_of = among(self.data, videos)
-        features, mask = self.texts.features[texts], self.texts.mask[texts]
+        features, mask = self.texts[texts], self.mask[texts]
 
         def match(video: int, chosen: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
             chunk, row = place[videos[video]]
 
-            def compute() -> dict[str, Tensor]:
-                tokens = store.read(_chunk(chunk))["tokens"][row, None].to(self.videos.device)
+            def compute() -> Piece:
+                tokens = store.read(chunk_name(chunk), ("tokens",))["tokens"][row, None].to(device)
                 logits = [
-                    self.model.match(tokens, features[part], mask[part])
+                    self.model.match(tokens, features[part], mask[part])[:, 1]
                     for part in chosen.split(_TEXTS)
                 ]
-                return {"scores": torch.cat(logits)[:, 1].cpu()}
+                return {"scores": torch.cat(logits).cpu()}
 
             name = f"match-{self.candidates}-{videos[video]:06}"
-            return store.get(name, compute)["scores"].to(self.videos.device)
+            return store.get(name, compute)["scores"].to(device)
 
         def share(video: int, chosen: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
             progress.update()
             own = self.ranks.owns(video)
-            return match(video, chosen) if own else torch.zeros(len(chosen), device=chosen.device)
+            return match(video, chosen) if own else features.new_zeros(len(chosen))
 
+        pooled = torch.cat(
+            [
+                store.read(chunk_name(chunk), ("pooled",))["pooled"]
+                for chunk in chunks
+                if chunks[chunk]
+            ]
+        )
         with torch.inference_mode():
-            similarity = self.model.similarity(pooled.to(self.videos.device), features)
+            similarity = self.model.similarity(pooled.to(device), features)
             with tqdm(total=len(videos), desc="ranking", unit="video", leave=False) as progress:
                 rerank(similarity, share, self.candidates)
             self.ranks.wait()
-            return retrieval_result(*rerank(similarity, match, self.candidates), texts_of, videos_of)
-
-    def _encoded(self, store: Store) -> tuple[dict[int, tuple[int, int]], Float[Tensor, "V F C"]]:
-        """Where each usable video is (chunk, row), and all their pooled features."""
-        place: dict[int, tuple[int, int]] = {}
-        pooled = []
-        for chunk in range(self.videos.chunks):
-            usable = store.read(_chunk(chunk), ("index",))["index"].tolist()
-            place |= {video: (chunk, row) for row, video in enumerate(usable)}
-            if usable:
-                pooled.append(store.read(_chunk(chunk), ("pooled",))["pooled"])
-        return place, torch.cat(pooled)
-
-    def _store(self, row: Variant, number: int) -> Store:
-        plan = row.plans[number].to_json() if row.plans else row.label
-        return Store(self.folder, {"weights": self.weights, "plan": plan, **self.videos.settings})
+            scores = rerank(similarity, match, self.candidates)
+        return retrieval_result(*scores, texts_of, videos_of)
 
 
 def among(
@@ -151,14 +126,10 @@ def among(
 ) -> tuple[list[int], list[list[int]], list[list[int]]]:
     """The texts that some of these videos match; then, counted anew, which belong together."""
     number = {video: place for place, video in enumerate(videos)}
-    texts = [x for x, found in enumerate(data.videos_of) if number.keys() & found]
+    texts = [text for text, found in enumerate(data.videos_of) if number.keys() & found]
     count = {text: place for place, text in enumerate(texts)}
     return (
         texts,
         [[count[text] for text in data.texts_of[video]] for video in videos],
         [[number[v] for v in data.videos_of[text] if v in number] for text in texts],
     )
-
-
-def _chunk(number: int) -> str:
-    return f"videos-{number:05}"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from repshift.report.files import replacing
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -67,7 +69,7 @@ def digest(model: nn.Module) -> str:
 
 
 class Ranks:
-    """This process among those that ``torchrun`` started; alone without it."""
+    """The processes that ``torchrun`` started, and which of them this is; alone without it."""
 
     def __init__(self) -> None:
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -78,6 +80,15 @@ class Ranks:
     def owns(self, number: int) -> bool:
         """Whether piece ``number`` is this process's share."""
         return number % self.size == self.rank
+
+    def first(self, make: Callable[[], T]) -> T:
+        """``make`` in the first process before the others, which find what it left on disk."""
+        if self.rank == 0:
+            made = make()
+            self.wait()
+            return made
+        self.wait()
+        return make()
 
     def wait(self) -> None:
         """Until all have come here; what they wrote is then on disk."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from itertools import islice
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from repshift.data.clips import Clips
 from repshift.data.pixels import normalise
-from repshift.data.videos import VideoError, decoder
+from repshift.data.videos import decoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from repshift.data.videos import Sampling
 
 
-@dataclass
+@dataclass(frozen=True)
 class Videos:
     """Video files in chunks of ``batch_size``, as the model takes them.
 
     A chunk holds the same videos in every run, because the kernels of a batch may round otherwise
-    than those of another size. ``skipped`` gains a line for each video that cannot be used;
-    ``on_error`` makes such a one the end of the run instead.
+    than those of another size. A video that cannot be used ends the run with its ``VideoError``, or
+    is left out, as ``on_error`` says.
     """
 
     paths: Sequence[Path]
@@ -40,7 +40,6 @@ class Videos:
     cache: FrameCache | None = None
     workers: int = 2
     on_error: Literal["skip", "stop"] = "stop"
-    skipped: list[str] = field(default_factory=list)
 
     @property
     def chunks(self) -> int:
@@ -62,21 +61,33 @@ class Videos:
         self, chunks: Sequence[int]
     ) -> Iterator[tuple[int, list[int], Float[Tensor, "B T 3 S S"]]]:
         """Each of these chunks: its number, which videos of the data set are usable, the batch."""
-        members = [self._members(chunk) for chunk in chunks]
-        wanted = [index for chunk in members for index in chunk]
-        clips = iter(Clips([self.paths[index] for index in wanted], self.sampling, self.cache, self.workers))
-        for chunk, indices in zip(chunks, members, strict=True):
+        wanted = [(chunk, index) for chunk in chunks for index in self._members(chunk)]
+        by_chunk = groupby(
+            self._clips([index for _, index in wanted]), lambda one: wanted[one[0]][0]
+        )
+        found, clips = next(by_chunk, (None, ()))
+        for chunk in chunks:
             usable, frames = [], []
-            for index, (_, clip) in zip(indices, islice(clips, len(indices)), strict=True):
-                if not isinstance(clip, VideoError):
-                    usable.append(index)
+            if found == chunk:
+                for place, clip in clips:
+                    usable.append(wanted[place][1])
                     frames.append(clip)
-                elif self.on_error == "stop":
-                    raise clip
-                else:
-                    self.skipped.append(str(clip))
+                found, clips = next(by_chunk, (None, ()))
             batch = normalise(torch.stack(frames)) if frames else torch.empty(0)
             yield chunk, usable, batch.to(self.device, self.dtype)
+
+    def reasons(self, unusable: Sequence[int]) -> list[str]:
+        """Why these cannot be used; they are tried again, which is cheaper than keeping it."""
+        if not unusable:
+            return []
+        clips = replace(self, on_error="skip")._clips(unusable)
+        for _ in clips:
+            pass
+        return [f"{one.path} {one.reason}" for one in clips.skipped]
+
+    def _clips(self, indices: Sequence[int]) -> Clips:
+        paths = [self.paths[index] for index in indices]
+        return Clips(paths, self.sampling, self.cache, self.workers, self.on_error)
 
     def _members(self, chunk: int) -> range:
         start = chunk * self.batch_size

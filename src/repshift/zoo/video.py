@@ -22,7 +22,7 @@ from repshift.models.umt.retrieval import RetrievalModel
 from repshift.models.umt.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    pass
 
 OFFLINE = "clips-umt"
 Model = TypeVar("Model", RetrievalModel, AnsweringModel)
@@ -33,15 +33,16 @@ Data = TypeVar("Data", RetrievalSet, QuestionSet)
 class VideoTask(Generic[Model, Data]):
     """A model for a task, the data it is tested on, and how both are fed.
 
-    ``size`` is ``b16`` or ``l16`` where a model is one that papers give figures for.
+    ``dataset`` and ``size`` (b16, l16) are what papers print figures for; None for other models.
     """
 
     name: str
+    dataset: str | None
+    size: str | None
     model: Model
     data: Data
     tokenizer: Tokenizer
     sampling: Sampling
-    size: str | None
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ class Files:
     frames: int = 12
 
 
-def open_retrieval(name: str, files: Files, folder: Path) -> VideoTask[RetrievalModel, RetrievalSet]:
+def open_retrieval(
+    name: str, files: Files, folder: Path
+) -> VideoTask[RetrievalModel, RetrievalSet]:
     """A model and data set for retrieval; ``folder`` is where the generated clips are kept."""
     if name == OFFLINE:
         from repshift.zoo.clips import files as clips
@@ -64,13 +67,15 @@ def open_retrieval(name: str, files: Files, folder: Path) -> VideoTask[Retrieval
 
         _offline(files)
         return VideoTask(
-            name, model.load_clips_retrieval(), clips.retrieval_clips(folder), model.tokenizer(),
-            model.SAMPLING, None,
+            name, None, None, model.load_clips_retrieval(), clips.retrieval_clips(folder),
+            model.tokenizer(), model.SAMPLING,
         )  # fmt: skip
+    _known(name)
     data = _data(files, RetrievalLayout)
     return VideoTask(
-        name, load_retrieval(name, _checkpoint(name, files), pool="all"), data, _words(files),
-        Sampling(files.frames, first_seconds=data.first_seconds), name.removeprefix("umt-"),
+        name, files.data, name.removeprefix("umt-"),
+        load_retrieval(name, _checkpoint(name, files), pool="all"), data, _words(files),
+        Sampling(files.frames, first_seconds=data.first_seconds),
     )  # fmt: skip
 
 
@@ -82,13 +87,15 @@ def open_answering(name: str, files: Files, folder: Path) -> VideoTask[Answering
 
         _offline(files)
         return VideoTask(
-            name, model.load_clips_answering(), clips.question_clips(folder), model.tokenizer(),
-            model.SAMPLING, None,
+            name, None, None, model.load_clips_answering(), clips.question_clips(folder),
+            model.tokenizer(), model.SAMPLING,
         )  # fmt: skip
+    _known(name)
     data = _data(files, QuestionLayout)
     return VideoTask(
-        name, load_answering(name, _checkpoint(name, files)), data, _words(files),
-        Sampling(files.frames), name.removeprefix("umt-"),
+        name, files.data, name.removeprefix("umt-"),
+        load_answering(name, _checkpoint(name, files)), data, _words(files),
+        Sampling(files.frames),
     )  # fmt: skip
 
 
@@ -101,9 +108,12 @@ def _offline(files: Files) -> None:
         )
 
 
-def _checkpoint(name: str, files: Files) -> Path:
+def _known(name: str) -> None:
     if name not in CONFIGS:
         raise InputError(f"unknown model {name!r}; there are {OFFLINE}, {', '.join(CONFIGS)}")
+
+
+def _checkpoint(name: str, files: Files) -> Path:
     if files.checkpoint is None:
         raise InputError(
             f"{name} needs --checkpoint FILE: weights fine-tuned for this data set, from the model "
