@@ -60,6 +60,18 @@ def test_skipped_starts_empty_with_each_iteration(paths):
     assert len(source.skipped) == 2
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_results_leave_nothing_out(paths, workers):
+    found = list(Clips(paths, CLIP, workers=workers).results())
+    assert [index for index, _ in found] == list(range(len(paths)))
+    errors = {index: str(clip) for index, clip in found if isinstance(clip, VideoError)}
+    assert errors == {
+        2: f"{paths[2]} holds no video, only audio",
+        11: f"{paths[11]} is not a file",
+    }
+    assert list(Clips([], CLIP, workers=workers)) == []
+
+
 def test_the_first_unusable_video_stops_and_ends_the_workers(paths):
     found = []
     with pytest.raises(VideoError, match="sound.mp4 holds no video, only audio"):
@@ -103,8 +115,6 @@ def test_a_cache_that_cannot_be_written_is_not_skipped(paths, tmp_path):
 def test_what_cannot_be_asked(tmp_path, unchecked):
     with pytest.raises(InputError, match="none of the 2 videos can be used; the first: .*x.mp4 is"):
         list(Clips([tmp_path / "x.mp4"] * 2, CLIP, workers=0, on_error="skip"))
-    with pytest.raises(InputError, match="no videos"):
-        Clips([])
     with pytest.raises(InputError, match="workers is -1"):
         Clips([tmp_path], workers=-1)
     with pytest.raises(InputError, match="on_error is 'ignore'; expected skip or stop"):

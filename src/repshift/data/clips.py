@@ -57,8 +57,6 @@ class Clips:
     skipped: list[Skipped] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
-        if not self.paths:
-            raise InputError("there are no videos to read")
         if self.workers < 0:
             raise InputError(f"workers is {self.workers}; expected 0 (none) or more")
         if self.on_error not in ("skip", "stop"):
@@ -69,24 +67,25 @@ class Clips:
 
     def __iter__(self) -> Iterator[tuple[int, UInt8[Tensor, "T 3 S S"]]]:
         self.skipped.clear()
-        for index, clip in enumerate(self._read()):
+        for index, clip in self.results():
             if not isinstance(clip, VideoError):
                 yield index, clip
             elif self.on_error == "stop":
                 raise clip
             else:
                 self.skipped.append(Skipped(index, clip.path, clip.reason))
-        if len(self.skipped) == len(self):
+        if self.skipped and len(self.skipped) == len(self):
             first = self.skipped[0]
             raise InputError(f"none of the {len(self)} videos can be used; the first: "
                              f"{first.path} {first.reason}")  # fmt: skip
 
-    def _read(self) -> Iterator[Tensor | VideoError]:
+    def results(self) -> Iterator[tuple[int, UInt8[Tensor, "T 3 S S"] | VideoError]]:
+        """Every index, with its clip or with what is wrong; ``on_error`` is the caller's to do."""
         files = _Files(self.paths, self.sampling, self.cache)
-        if not self.workers:
-            yield from (files[index] for index in range(len(self)))
-            return
         workers = min(self.workers, len(self))
+        if not workers:
+            yield from ((index, files[index]) for index in range(len(self)))
+            return
         loader = iter(
             DataLoader(
                 files, batch_size=None, num_workers=workers, prefetch_factor=_AHEAD,
@@ -105,7 +104,7 @@ class Clips:
                     f"of the {workers * _AHEAD - 1} after it: {error}"
                 ) from None
             # A copy: shared memory is scarce in containers, and each piece holds a file open.
-            yield clip if isinstance(clip, VideoError) else clip.clone()
+            yield index, clip if isinstance(clip, VideoError) else clip.clone()
 
 
 @dataclass

@@ -73,7 +73,8 @@ def decode_frames(
     Frames are counted as they are shown, whatever their times and the order they are stored in,
     and only those that can be decoded, whatever the header claims: a file that ends early is used
     as far as it goes. One that is damaged before its end, holds no video, or is not there is a
-    ``VideoError``. ``first_seconds`` are counted at the average rate.
+    ``VideoError``; damage that the decoder conceals is not noticed. ``first_seconds`` are counted
+    at the average rate.
     """
     video = _inspect(path)
     total = video.packets
