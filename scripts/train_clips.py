@@ -80,8 +80,16 @@ def train(steps: int, checkpoint: Path) -> dict[str, torch.Tensor]:
         for group in optimizer.param_groups:
             group["lr"] = 1e-3 * rate(step / steps)
         with torch.autocast("cpu", torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-          losses = compute(retrieval, answering, video, chosen, tokenizer.captions(captions, LENGTH),
-                         tokenizer.captions(questions, 12), truth, answers)
+            losses = compute(
+                retrieval,
+                answering,
+                video,
+                chosen,
+                tokenizer.captions(captions, LENGTH),
+                tokenizer.captions(questions, 12),
+                truth,
+                answers,
+            )
         optimizer.zero_grad()
         sum(losses.values()).backward()
         torch.nn.utils.clip_grad_norm_(both.parameters(), 1.0)
@@ -89,9 +97,15 @@ def train(steps: int, checkpoint: Path) -> dict[str, torch.Tensor]:
         now = torch.tensor([loss.item() for loss in losses.values()])
         average = now if average is None else average.lerp(now, 0.02)
         if step % 10 == 0:
-            bar.set_postfix({k: f"{v:.2f}" for k, v in zip(losses, average.tolist())}, refresh=False)
+            bar.set_postfix(
+                {k: f"{v:.2f}" for k, v in zip(losses, average.tolist())}, refresh=False
+            )
         if (step + 1) % 200 == 0 or step + 1 == steps:
-            state = {"model": both.state_dict(), "optimizer": optimizer.state_dict(), "step": step + 1}
+            state = {
+                "model": both.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": step + 1,
+            }
             write(checkpoint, lambda path: torch.save(state, path))
     return {**retrieval.state_dict(), **answering.state_dict()}
 
@@ -145,7 +159,10 @@ def covered(scene, times) -> np.ndarray:
         touched = np.zeros((len(grid), len(grid)), bool)
         for thing, done in zip((scene.first, scene.second), scene.done(time), strict=True):
             left, top, radius = thing.at(done)
-            touched |= np.maximum(abs(x - left), abs(y - top)) < radius + 0.5 * CONFIG.patch / SAMPLING.size
+            touched |= (
+                np.maximum(abs(x - left), abs(y - top))
+                < radius + 0.5 * CONFIG.patch / SAMPLING.size
+            )
         frames.append(touched)
     return np.stack(frames).reshape(-1)
 

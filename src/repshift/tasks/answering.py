@@ -6,7 +6,7 @@ answers, as UMT is tested.
 
 from __future__ import annotations
 
-from statistics import mean
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from repshift.tasks.variants import Variant
     from repshift.tasks.videos import Videos
 
-    Encoded = tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]
-
 _QUESTIONS = 32  # of one video in a call; bounds memory
 
 
@@ -45,8 +43,8 @@ class Answering(VideoRun):
         spec: EncoderSpec,
         data: QuestionSet,
         videos: Videos,
-        questions: Encoded,
-        answers: Encoded,
+        questions: tuple[Int[Tensor, "Q L"], Bool[Tensor, "Q L"]],
+        answers: tuple[Int[Tensor, "A M"], Bool[Tensor, "A M"]],
         *,
         candidates: int,
         folder: Path,
@@ -74,12 +72,12 @@ class Answering(VideoRun):
 
     def quality(self, row: Variant) -> dict[str, float]:
         """Share of the questions answered as annotated, letter by letter; mean over the plans."""
-        return {"accuracy": mean(self._right(store) for store in self.stores(row))}
+        return {"accuracy": fmean(self._right(store) for store in self.stores(row))}
 
     def _right(self, store: Store) -> float:
         chunks = [chunk for chunk, videos in self.usable(store).items() if videos]
         pieces = [store.read(chunk_name(chunk)) for chunk in chunks]
-        return mean(
+        return fmean(
             self.data.answer_list[answer] == self.data.answers[question]
             for piece in pieces
             for question, answer in zip(

@@ -125,7 +125,7 @@ def run_bench(
         f"is {kind} with the dense model on fused attention.",
         quality="accuracy" if labelled else "fidelity",
         criterion="accuracy" if labelled else f"fidelity ({kind})",
-        scale=100,
+        scale=100.0,
     )
 
 

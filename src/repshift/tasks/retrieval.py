@@ -6,7 +6,7 @@ the fusion layers, as UMT is tested.
 
 from __future__ import annotations
 
-from statistics import mean
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import torch
@@ -66,12 +66,12 @@ class Retrieval(VideoRun):
         """Recalls in percent, means over the variant's plans."""
         results = [self._rank(store) for store in self.stores(row)]
         recalls = {
-            f"{way}_r{k}": mean(getattr(getattr(one, name), f"at_{k}") for one in results)
+            f"{way}_r{k}": fmean(getattr(getattr(one, name), f"at_{k}") for one in results)
             for way, name in (("t2v", "text_to_video"), ("v2t", "video_to_text"))
             for k in (1, 5, 10)
         }
         both = {f"mean_r{k}": (recalls[f"t2v_r{k}"] + recalls[f"v2t_r{k}"]) / 2 for k in (1, 5, 10)}
-        rank = mean(one.text_to_video.median_rank for one in results)
+        rank = fmean(one.text_to_video.median_rank for one in results)
         return {**recalls, **both, "median_rank": rank}
 
     def _rank(self, store: Store) -> RetrievalResult:

@@ -64,7 +64,7 @@ def digest(model: nn.Module) -> str:
     whole = hashlib.sha256()
     for key, value in sorted(model.state_dict().items()):
         whole.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        whole.update(value.detach().cpu().contiguous().view(torch.uint8).numpy())
+        whole.update(value.detach().cpu().flatten().view(torch.uint8).numpy())
     return whole.hexdigest()
 
 

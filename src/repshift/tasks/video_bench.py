@@ -96,7 +96,7 @@ def bench_retrieval(
         candidates=candidates, folder=folder, ranks=ranks,
     )  # fmt: skip
     about = f"{len(task.data.texts)} texts, the {candidates} best candidates ranked again"
-    return _bench(task, run, rows, RetrievalRow, about, ("mean_r1", "mean R@1", 1))
+    return _bench(task, run, rows, RetrievalRow, about, ("mean_r1", "mean R@1", 1.0))
 
 
 def bench_answering(
@@ -119,7 +119,7 @@ def bench_answering(
         candidates=candidates, folder=folder, ranks=ranks,
     )  # fmt: skip
     about = f"{len(data.questions)} questions, {len(data.answer_list)} answers to choose from"
-    return _bench(task, run, rows, AnswerRow, about, ("accuracy", "accuracy", 100))
+    return _bench(task, run, rows, AnswerRow, about, ("accuracy", "accuracy", 100.0))
 
 
 def _bench(

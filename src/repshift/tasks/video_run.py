@@ -82,7 +82,7 @@ class VideoRun(ABC):
     def usable(self, store: Store) -> dict[int, list[int]]:
         """The videos of each chunk that were decoded; ``InputError`` if none was."""
         found = {
-            chunk: store.read(chunkchunk_name(chunk), ("index",))["index"].tolist()
+            chunk: store.read(chunk_name(chunk), ("index",))["index"].tolist()
             for chunk in range(self.videos.chunks)
         }
         if not any(found.values()):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
-from itertools import groupby
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
 from repshift.data.clips import Clips
 from repshift.data.pixels import normalise
-from repshift.data.videos import decoder
+from repshift.data.videos import VideoError, decoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -61,33 +60,26 @@ class Videos:
         self, chunks: Sequence[int]
     ) -> Iterator[tuple[int, list[int], Float[Tensor, "B T 3 S S"]]]:
         """Each of these chunks: its number, which videos of the data set are usable, the batch."""
-        wanted = [(chunk, index) for chunk in chunks for index in self._members(chunk)]
-        by_chunk = groupby(
-            self._clips([index for _, index in wanted]), lambda one: wanted[one[0]][0]
-        )
-        found, clips = next(by_chunk, (None, ()))
-        for chunk in chunks:
+        members = {chunk: self._members(chunk) for chunk in chunks}
+        clips = self._clips([index for indices in members.values() for index in indices])
+        for chunk, indices in members.items():
             usable, frames = [], []
-            if found == chunk:
-                for place, clip in clips:
-                    usable.append(wanted[place][1])
+            for index, (_, clip) in zip(indices, clips, strict=False):  # clips go on
+                if not isinstance(clip, VideoError):
+                    usable.append(index)
                     frames.append(clip)
-                found, clips = next(by_chunk, (None, ()))
+                elif self.on_error == "stop":
+                    raise clip
             batch = normalise(torch.stack(frames)) if frames else torch.empty(0)
             yield chunk, usable, batch.to(self.device, self.dtype)
 
     def reasons(self, unusable: Sequence[int]) -> list[str]:
         """Why these cannot be used; they are tried again, which is cheaper than keeping it."""
-        if not unusable:
-            return []
-        clips = replace(self, on_error="skip")._clips(unusable)
-        for _ in clips:
-            pass
-        return [f"{one.path} {one.reason}" for one in clips.skipped]
+        return [str(error) for _, error in self._clips(unusable)]
 
-    def _clips(self, indices: Sequence[int]) -> Clips:
+    def _clips(self, indices: Sequence[int]) -> Iterator[tuple[int, Tensor | VideoError]]:
         paths = [self.paths[index] for index in indices]
-        return Clips(paths, self.sampling, self.cache, self.workers, self.on_error)
+        return Clips(paths, self.sampling, self.cache, self.workers).results()
 
     def _members(self, chunk: int) -> range:
         start = chunk * self.batch_size

@@ -34,6 +34,7 @@ class VideoTask(Generic[Model, Data]):
     """A model for a task, the data it is tested on, and how both are fed.
 
     ``dataset`` and ``size`` (b16, l16) are what papers print figures for; None for other models.
+    ``candidates`` are ranked again.
     """
 
     name: str
@@ -43,6 +44,7 @@ class VideoTask(Generic[Model, Data]):
     data: Data
     tokenizer: Tokenizer
     sampling: Sampling
+    candidates: int = 128
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def open_retrieval(
         _offline(files)
         return VideoTask(
             name, None, None, model.load_clips_retrieval(), clips.retrieval_clips(folder),
-            model.tokenizer(), model.SAMPLING,
+            model.tokenizer(), model.SAMPLING, candidates=32,
         )  # fmt: skip
     _known(name)
     data = _data(files, RetrievalLayout)
@@ -88,7 +90,7 @@ def open_answering(name: str, files: Files, folder: Path) -> VideoTask[Answering
         _offline(files)
         return VideoTask(
             name, None, None, model.load_clips_answering(), clips.question_clips(folder),
-            model.tokenizer(), model.SAMPLING,
+            model.tokenizer(), model.SAMPLING, candidates=32,
         )  # fmt: skip
     _known(name)
     data = _data(files, QuestionLayout)
