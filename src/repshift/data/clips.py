@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
@@ -26,15 +26,6 @@ if TYPE_CHECKING:
 _AHEAD = 2  # clips that a worker holds ready; memory does not grow beyond them
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """A video that was left out, and what is wrong with it."""
-
-    index: int
-    path: Path
-    reason: str
-
-
 @dataclass
 class Clips:
     """The clips of ``paths``, in order, as pairs of index and clip.
@@ -43,44 +34,24 @@ class Clips:
     this process does. They are not forked from this process, which may have threads and a GPU, so
     that a script that iterates must be safe to import (``if __name__ == "__main__"``).
 
-    ``on_error`` says what a video that cannot be used does: "stop" raises its ``VideoError``,
-    "skip" leaves it out and adds it to ``skipped``, which starts empty with each iteration; then
-    it is an ``InputError`` at the end if no video was left. A worker that dies is a
-    ``RuntimeError``. The random state of this process is left alone.
+    In the place of a clip stands the ``VideoError`` of a video that cannot be used, so that the
+    others go on. A worker that dies is a ``RuntimeError``. The random state of this process is left
+    alone.
     """
 
     paths: Sequence[Path]
     sampling: Sampling = field(default_factory=Sampling)
     cache: FrameCache | None = None
     workers: int = 2
-    on_error: Literal["skip", "stop"] = "stop"
-    skipped: list[Skipped] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         if self.workers < 0:
             raise InputError(f"workers is {self.workers}; expected 0 (none) or more")
-        if self.on_error not in ("skip", "stop"):
-            raise InputError(f"on_error is {self.on_error!r}; expected skip or stop")
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __iter__(self) -> Iterator[tuple[int, UInt8[Tensor, "T 3 S S"]]]:
-        self.skipped.clear()
-        for index, clip in self.results():
-            if not isinstance(clip, VideoError):
-                yield index, clip
-            elif self.on_error == "stop":
-                raise clip
-            else:
-                self.skipped.append(Skipped(index, clip.path, clip.reason))
-        if self.skipped and len(self.skipped) == len(self):
-            first = self.skipped[0]
-            raise InputError(f"none of the {len(self)} videos can be used; the first: "
-                             f"{first.path} {first.reason}")  # fmt: skip
-
-    def results(self) -> Iterator[tuple[int, UInt8[Tensor, "T 3 S S"] | VideoError]]:
-        """Every index, with its clip or with what is wrong; ``on_error`` is the caller's to do."""
+    def __iter__(self) -> Iterator[tuple[int, UInt8[Tensor, "T 3 S S"] | VideoError]]:
         files = _Files(self.paths, self.sampling, self.cache)
         workers = min(self.workers, len(self))
         if not workers:

@@ -79,7 +79,7 @@ class Videos:
 
     def _clips(self, indices: Sequence[int]) -> Iterator[tuple[int, Tensor | VideoError]]:
         paths = [self.paths[index] for index in indices]
-        return Clips(paths, self.sampling, self.cache, self.workers).results()
+        return iter(Clips(paths, self.sampling, self.cache, self.workers))
 
     def _members(self, chunk: int) -> range:
         start = chunk * self.batch_size

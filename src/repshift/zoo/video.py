@@ -76,7 +76,7 @@ def open_retrieval(
     data = _data(files, RetrievalLayout)
     return VideoTask(
         name, files.data, name.removeprefix("umt-"),
-        load_retrieval(name, _checkpoint(name, files), pool="all"), data, _words(files),
+        load_retrieval(name, _checkpoint(name, files), pool="all"), data, _words(name, files),
         Sampling(files.frames, first_seconds=data.first_seconds),
     )  # fmt: skip
 
@@ -96,7 +96,7 @@ def open_answering(name: str, files: Files, folder: Path) -> VideoTask[Answering
     data = _data(files, QuestionLayout)
     return VideoTask(
         name, files.data, name.removeprefix("umt-"),
-        load_answering(name, _checkpoint(name, files)), data, _words(files),
+        load_answering(name, _checkpoint(name, files)), data, _words(name, files),
         Sampling(files.frames),
     )  # fmt: skip
 
@@ -124,13 +124,13 @@ def _checkpoint(name: str, files: Files) -> Path:
     return files.checkpoint
 
 
-def _words(files: Files) -> Tokenizer:
+def _words(name: str, files: Files) -> Tokenizer:
     if files.vocab is None:
         raise InputError(
             "UMT needs --vocab FILE: vocab.txt of https://huggingface.co/google-bert/"
             "bert-base-uncased"
         )
-    return Tokenizer(files.vocab)
+    return Tokenizer(files.vocab, CONFIGS[name].vocabulary)
 
 
 def _data(files: Files, kind: type[RetrievalLayout] | type[QuestionLayout]):

@@ -38,7 +38,7 @@ def question_clips(folder: Path) -> QuestionSet:
     return _QUESTIONS.read(folder)
 
 
-def test_scenes() -> list[Scene]:
+def clip_scenes() -> list[Scene]:
     """The same 500 each time, none of which was trained on; every second the twin of its last."""
     generator = np.random.default_rng([0])
     scenes = []
@@ -51,7 +51,7 @@ def test_scenes() -> list[Scene]:
 def write_clips(folder: Path) -> None:
     """Render what is missing: H.264 files of two seconds, then the annotations."""
     captions, questions = [], []
-    scenes = test_scenes()
+    scenes = clip_scenes()
     for number, scene in enumerate(tqdm(scenes, desc="rendering clips", leave=False)):
         name = f"clip{number:03}.mp4"
         if not (path := folder / "videos" / name).exists():

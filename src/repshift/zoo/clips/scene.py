@@ -41,7 +41,7 @@ class Thing:
 
     def seen(self, done: float) -> bool:
         """Whether it is visible; one that blinks is gone half of the time, four times."""
-        return self.motion != "blinks" or done * 4 % 1 < 0.5
+        return self.motion != "blinks" or bool(done * 4 % 1 < 0.5)
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Scene:
         """How much of each motion is over at a time between 0 and 1."""
         if self.order == "together":
             return time, time
-        return min(2 * time, 1), max(2 * time - 1, 0)
+        return min(2 * time, 1.0), max(2 * time - 1, 0.0)
 
 
 def draw_scene(generator: Generator) -> Scene:
@@ -110,7 +110,7 @@ def _fits(scene: Scene) -> bool:
     """Whether both stay inside the image and apart, and one of them moves."""
     if scene.first.motion == scene.second.motion == "rests":
         return False
-    for time in np.linspace(0, 1, 9):
+    for time in np.linspace(0, 1, 9).tolist():
         one, other = (
             thing.at(done)
             for thing, done in zip((scene.first, scene.second), scene.done(time), strict=True)
