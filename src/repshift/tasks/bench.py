@@ -25,12 +25,11 @@ if TYPE_CHECKING:
     from repshift.zoo.load import LoadedModel
 
 ROUNDS = 7
-AnyRow = TypeVar("AnyRow")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One method, as it stands in table, CSV and JSON: a cost (see ``Cost``) and a quality."""
+class Compared:
+    """What every row of a table has: a method and its cost (see ``Cost``)."""
 
     method: str
     plan: str
@@ -38,11 +37,20 @@ class Row:
     tokens: int
     gflops: float
     peak_mb: float
-    images_per_s: float
     spread: float
     speedup_vs_eager: float | None
     speedup_vs_fused: float
     flop_share: float
+
+
+AnyRow = TypeVar("AnyRow", bound=Compared)
+
+
+@dataclass(frozen=True)
+class Row(Compared):
+    """One method on images, as it stands in table, CSV and JSON: a cost and a quality."""
+
+    images_per_s: float
     fidelity: float
     kl: float | None
     accuracy: float | None
