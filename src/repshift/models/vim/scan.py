@@ -20,8 +20,6 @@ import torch
 from torch.utils.flop_counter import flop_registry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from jaxtyping import Float
     from torch import Tensor
 
@@ -53,10 +51,11 @@ def _scan(x: Tensor, delta: Tensor, decay: Tensor, write: Tensor, read: Tensor) 
         return kernel(x, delta, decay, write, read)
     x, delta, write, read = (part.transpose(0, 1).contiguous() for part in (x, delta, write, read))
     output, state = torch.empty_like(x), None
-    for chunk in _chunks(x, decay):
-        states = _states(x[chunk], delta[chunk], decay, write[chunk], state)[1]
-        state = states[-1]
+    chunks, room = _chunks(x, decay, 2)
+    for chunk in chunks:
+        _, states = _states(x[chunk], delta[chunk], decay, write[chunk], state, room)
         torch.matmul(read[chunk, :, None], states, out=output[chunk, :, None])
+        state = states[-1].clone()  # the room is used again
     return output.transpose(0, 1).contiguous()
 
 
@@ -81,31 +80,34 @@ def _backward(
     grad, x, delta, write, read = (
         part.transpose(0, 1).contiguous() for part in (grad, x, delta, write, read)
     )
-    chunks = list(_chunks(x, decay))
+    chunks, room = _chunks(x, decay, 3)
+    # The state before every chunk; those inside are found again when their turn comes.
     before: list[Tensor | None] = [None]
     for chunk in chunks[:-1]:
-        states = _states(x[chunk], delta[chunk], decay, write[chunk], before[-1])[1]
+        _, states = _states(x[chunk], delta[chunk], decay, write[chunk], before[-1], room)
         before.append(states[-1].clone())
 
     d_x, d_delta, d_write, d_read = (torch.empty_like(p) for p in (x, delta, write, read))
-    d_decay, later = torch.zeros_like(decay), x.new_zeros(())
+    d_decay, later = torch.zeros_like(decay), torch.zeros_like(room[0, 0])
     for chunk, state in zip(reversed(chunks), reversed(before), strict=True):
-        step, taken = delta[chunk], delta[chunk] * x[chunk]
-        fade, states = _states(x[chunk], step, decay, write[chunk], state)
+        step = delta[chunk]
+        fade, states = _states(x[chunk], step, decay, write[chunk], state, room)
         d_read[chunk] = (states @ grad[chunk, :, :, None])[..., 0]
         # The gradient of every state: what is read from it, and what its successor keeps of it.
-        d_states = read[chunk, :, :, None] * grad[chunk, :, None]
+        d_states = room[2, : len(step)]
+        torch.mul(read[chunk, :, :, None], grad[chunk, :, None], out=d_states)
         for one, kept in zip(reversed(d_states.unbind()), reversed(fade.unbind()), strict=True):
             one.add_(later)
-            later = kept * one
+            torch.mul(kept, one, out=later)
         d_taken = (write[chunk, :, None] @ d_states)[:, :, 0]
-        d_write[chunk] = (d_states @ taken[..., None])[..., 0]
-        # exp(delta A) of the first token meets the state before the chunk, of others the last one.
+        d_write[chunk] = (d_states @ (step * x[chunk])[..., None])[..., 0]
+        # exp(delta A) met the state before: of the first token the one before the chunk.
         fade[1:].mul_(states[:-1])
         fade[0] = 0 if state is None else fade[0] * state
         d_exponent = fade.mul_(d_states)
-        d_decay += (d_exponent * step[:, :, None]).sum((0, 1)).T
-        d_delta[chunk] = (d_exponent * decay.T).sum(2).addcmul_(d_taken, x[chunk])
+        # Products in rooms that are free now, then sums: einsum copies these layouts.
+        d_decay += torch.mul(d_exponent, step[:, :, None], out=d_states).sum((0, 1)).T
+        d_delta[chunk] = torch.mul(d_exponent, decay.T, out=states).sum(2) + d_taken * x[chunk]
         d_x[chunk] = d_taken * step
     d_x, d_delta, d_write, d_read = (
         part.transpose(0, 1).contiguous() for part in (d_x, d_delta, d_write, d_read)
@@ -129,11 +131,13 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
 _scan.register_autograd(_differentiate, setup_context=_setup)
 
 
-def _chunks(x: Tensor, decay: Tensor) -> Iterator[slice]:
-    """Ranges of tokens of ``x`` [L, B, E] whose states fit into a chunk; at least one token."""
-    length, batch, _ = x.shape
-    size = max(1, CHUNK // (batch * decay.numel()))
-    return (slice(start, min(start + size, length)) for start in range(0, length, size))
+def _chunks(x: Tensor, decay: Tensor, rooms: int) -> tuple[list[slice], Tensor]:
+    """Ranges of tokens of ``x`` [L, B, E], at least one each, and room [rooms, T, B, N, E] for
+    the values that belong to their states."""
+    length, batch, width = x.shape
+    size = min(length, max(1, CHUNK // (batch * decay.numel())))
+    chunks = [slice(start, min(start + size, length)) for start in range(0, length, size)]
+    return chunks, x.new_empty(rooms, size, batch, decay.shape[1], width)
 
 
 def _states(
@@ -142,13 +146,15 @@ def _states(
     decay: Float[Tensor, "E N"],
     write: Float[Tensor, "T B N"],
     state: Float[Tensor, "B N E"] | None,
+    room: Float[Tensor, "R S B N E"],
 ) -> tuple[Float[Tensor, "T B N E"], Float[Tensor, "T B N E"]]:
     """exp(delta A) and the states after every token, from the ``state`` before the first.
 
-    Channels come last: many equal steps in a row are what vector units are fast at.
+    Channels come last: long rows of equal steps are what vector units are fast at.
     """
-    fade = (delta[:, :, None] * decay.T.contiguous()).exp_()
-    states = (delta * x)[:, :, None] * write[..., None]
+    fade, states = room[:2, : len(x)]
+    torch.mul(delta[:, :, None], decay.T.contiguous(), out=fade).exp_()
+    torch.mul((delta * x)[:, :, None], write[..., None], out=states)
     for now, kept in zip(states.unbind(), fade.unbind(), strict=True):
         if state is not None:
             now.addcmul_(kept, state)
