@@ -19,7 +19,7 @@ from tqdm import tqdm
 from repshift.zoo.digits import digits_vim, digits_vit, held_out_digits, training_digits
 
 # Each with its epochs and its highest learning rate.
-MODELS = {"digits-vit": (digits_vit, 80, 1e-3), "digits-vim": (digits_vim, 40, 2e-3)}
+MODELS = {"digits-vit": (digits_vit, 80, 1e-3), "digits-vim": (digits_vim, 30, 3e-3)}
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 64
 

@@ -25,6 +25,8 @@ _PAPER = {
     "deit": {0: 0.2, 3: 0.2, 6: 0.2},
     "umt-retrieval": {0: 0.2, 1: 0.2, 2: 0.2},
     "umt-qa": {0: 0.1, 1: 0.1, 2: 0.1},
+    # Those of ToP-ViM, "after layers 10 and 20" of 24, counted from one.
+    "vim": {9: 0.2, 19: 0.2},
 }
 
 
@@ -91,10 +93,10 @@ class Plan:
 
     @classmethod
     def paper(cls, name: str) -> Plan:
-        """The paper's plans: ``deit``, ``umt-retrieval``, ``umt-qa``."""
+        """The paper's plans: ``deit``, ``umt-retrieval``, ``umt-qa``, ``vim``."""
         if name not in _PAPER:
             raise InputError(f"unknown plan {name!r}; the paper's are {', '.join(_PAPER)}")
-        return cls(_PAPER[name])
+        return cls(_PAPER[name], Shift("mixer") if name == "vim" else Shift())
 
     def to_json(self) -> str:
         """JSON text that ``from_json`` reads back to an equal plan."""

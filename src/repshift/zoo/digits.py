@@ -53,15 +53,15 @@ def digits_vit() -> VisionTransformer:
 
 
 def digits_vim() -> VisionMamba:
-    """Vim in small, untrained: 12 blocks, 64 patches around a class token, [B, 1, 32, 32] -> [B, 10].
+    """Vim in small, untrained: 8 blocks, 64 patches around a class token, [B, 1, 32, 32] -> [B, 10].
 
-    Width 32 and 8 entries a state, half of Vim's, so that it trains in minutes on one core.
+    Width 32 and 8 entries a state, so that it trains in minutes on one core.
     """
     from repshift.models.vim.config import VimConfig
     from repshift.models.vim.model import VisionMamba
 
     config = VimConfig(
-        "digits-vim", 32, depth=12, state=8, image=32, patch=4, channels=1, classes=10
+        "digits-vim", 32, depth=8, state=8, image=32, patch=4, channels=1, classes=10
     )
     return VisionMamba(config)
 

@@ -32,4 +32,6 @@ class VimConfig:
         return CONFIGS[name]
 
 
-CONFIGS = {config.name: config for config in (VimConfig("vim-tiny", 192), VimConfig("vim-small", 384))}
+CONFIGS = {
+    config.name: config for config in (VimConfig("vim-tiny", 192), VimConfig("vim-small", 384))
+}
