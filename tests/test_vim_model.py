@@ -118,7 +118,7 @@ MAMBA = {"backbone.layers.0.mixer.in_proj.weight": torch.ones(2, 2)}
         (WEIGHTS | {"rope.freqs": torch.ones(1)}, r": 1 unknown \(rope.freqs\)$"),
         (
             WEIGHTS | {"pos_embed": torch.ones(1, 50, 48)},
-            r"a Vim of width 48 with 50 positions: 1 of another shape \(pos_embed\)$",
+            r"vim-fixture with 50 positions: 1 of another shape \(pos_embed\)$",
         ),
     ],
 )

@@ -26,7 +26,8 @@ class Snapshots:
     reduction that acts before the MLP). Only what ``needs`` names is there.
 
     The first ``prefix`` tokens never leave; ``closed`` marks further ones that stand for no other
-    (inner and suffix tokens, and padding) and ``padding`` those that no query sees, None if there are none.
+    (inner and suffix tokens, and padding) and ``padding`` those that no query sees, None if there
+    are none.
     """
 
     block: int

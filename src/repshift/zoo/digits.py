@@ -53,9 +53,9 @@ def digits_vit() -> VisionTransformer:
 
 
 def digits_vim() -> VisionMamba:
-    """Vim in small, untrained: 8 blocks, 64 patches around a class token, [B, 1, 32, 32] -> [B, 10].
+    """Vim in small, untrained, [B, 1, 32, 32] -> [B, 10]: 64 patches around a class token.
 
-    Width 32 and 8 entries a state, so that it trains in minutes on one core.
+    8 blocks of width 32 with 8 entries a state, so that it trains in minutes on one core.
     """
     from repshift.models.vim.config import VimConfig
     from repshift.models.vim.model import VisionMamba

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-
 from repshift.models.vim.mixer import Mixer
 
 if TYPE_CHECKING:

@@ -34,7 +34,7 @@ def selective_scan(
     write: Float[Tensor, "B L N"],
     read: Float[Tensor, "B L N"],
 ) -> Float[Tensor, "B L E"]:
-    """y as above, where ``decay`` is A (negative), ``write`` is B and ``read`` is C.
+    """Y as above, where ``decay`` is A (negative), ``write`` is B and ``read`` is C.
 
     All of one floating dtype, float32 at least.
     """
@@ -133,7 +133,8 @@ _scan.register_autograd(_differentiate, setup_context=_setup)
 
 def _chunks(x: Tensor, decay: Tensor, rooms: int) -> tuple[list[slice], Tensor]:
     """Ranges of tokens of ``x`` [L, B, E], at least one each, and room [rooms, T, B, N, E] for
-    the values that belong to their states."""
+    the values that belong to their states.
+    """
     length, batch, width = x.shape
     size = min(length, max(1, CHUNK // (batch * decay.numel())))
     chunks = [slice(start, min(start + size, length)) for start in range(0, length, size)]
