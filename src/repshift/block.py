@@ -87,6 +87,11 @@ class BlockRun:
                 f"{self.plan.score} did not see the middle of block {self.block}: its norm2 did "
                 "not run inside the block"
             )
+        if "activation" in needs and self.activation is None:
+            raise InputError(
+                f"{self.plan.score} did not see the activations of block {self.block}: a fused "
+                "kernel took the place of its last projection; call model.eval() first"
+            )
         return Snapshots(
             self.block,
             self.spec.prefix_tokens,

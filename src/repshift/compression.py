@@ -177,6 +177,9 @@ class Compression:
             )
         names = self._names[block]
         given = by_name(names, args, kwargs)
+        for name, reason in self.spec.refused.items():
+            if given.get(name) is not None:
+                raise InputError(f"block {block} was given {name}: {reason}")
         size = call.size_after(block - 1)
         followed = followed_by(call, block, given, self.spec.positions)
         ids = self.spec.position_ids

@@ -49,7 +49,8 @@ class EncoderSpec:
     is an attention mask, which also tells the padding. ``position_ids`` names an argument that
     takes the place of every token [B, N] in the dense sequence and stands for all of them when left
     out. ``readers`` are modules that run once after all blocks, such as a pooling, with the layout
-    of their arguments that have one entry for every token of the dense sequence.
+    of their arguments that have one entry for every token of the dense sequence. ``refused`` names
+    arguments of the blocks that must be None, with the reason.
     """
 
     blocks: Sequence[nn.Module] | nn.ModuleList
@@ -64,6 +65,7 @@ class EncoderSpec:
     readers: Sequence[tuple[nn.Module, Mapping[str, str]]] = ()
     inner_tokens: Sequence[int] = ()
     mixers: Sequence[nn.Module] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.blocks or len(self.norm2) != len(self.blocks):
