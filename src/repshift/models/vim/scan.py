@@ -72,11 +72,12 @@ def _(x: Tensor, *_: Tensor) -> Tensor:
 )
 def _backward(
     grad: Tensor, x: Tensor, delta: Tensor, decay: Tensor, write: Tensor, read: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     if x.is_cuda and find_spec("mamba_ssm"):
         with torch.enable_grad():
             inputs = [part.detach().requires_grad_() for part in (x, delta, decay, write, read)]
-            return torch.autograd.grad(kernel(*inputs), inputs, grad)
+            grads = torch.autograd.grad(kernel(*inputs), inputs, grad)
+        return tuple(part.contiguous() for part in grads)
     grad, x, delta, write, read = (
         part.transpose(0, 1).contiguous() for part in (grad, x, delta, write, read)
     )
@@ -165,7 +166,7 @@ def _states(
 
 def kernel(x: Tensor, delta: Tensor, decay: Tensor, write: Tensor, read: Tensor) -> Tensor:
     """The same by mamba-ssm, which puts the tokens last."""
-    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
+    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # type: ignore
 
     x, delta, write, read = (part.transpose(1, 2).contiguous() for part in (x, delta, write, read))
     return selective_scan_fn(x, delta, decay, write, read).transpose(1, 2).contiguous()
