@@ -7,7 +7,7 @@ and the weights with this package, so a real accuracy is measured without a down
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from repshift.models.vim.model import VisionMamba
-
-Model = TypeVar("Model", bound="nn.Module")
 
 WEIGHTS = files("repshift").joinpath("zoo", "weights")
 HELD_OUT = 540  # of 1,797 pictures
@@ -68,15 +66,17 @@ def digits_vim() -> VisionMamba:
 
 def load_digits_vit() -> VisionTransformer:
     """The trained ``digits_vit`` in evaluation mode, ready for ``held_out_digits``."""
-    return _load("digits-vit", digits_vit())
+    _load("digits-vit", model := digits_vit())
+    return model
 
 
 def load_digits_vim() -> VisionMamba:
     """The trained ``digits_vim`` in evaluation mode, ready for ``held_out_digits``."""
-    return _load("digits-vim", digits_vim())
+    _load("digits-vim", model := digits_vim())
+    return model
 
 
-def _load(name: str, model: Model) -> Model:
+def _load(name: str, model: nn.Module) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -88,7 +88,7 @@ def _load(name: str, model: Model) -> Model:
             f"the weights of {name} cannot be read from {file}; install repshift again, "
             f"or train them with scripts/train_digits.py ({error})"
         ) from error
-    return model.eval()
+    model.eval()
 
 
 def _split() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
