@@ -11,6 +11,7 @@ from repshift.reductions import Merge, Prune, ToMe, VidTLDR
 from repshift.scores import (
     AttentionEntropy,
     ClassAttention,
+    ClippedActivation,
     ColumnAttention,
     KeyNorm,
     MeanDistance,
@@ -28,6 +29,7 @@ __version__ = version("repshift")
 __all__ = [
     "AttentionEntropy",
     "ClassAttention",
+    "ClippedActivation",
     "ColumnAttention",
     "Compression",
     "EncoderSpec",

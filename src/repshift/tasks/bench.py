@@ -12,7 +12,7 @@ from repshift.errors import InputError
 from repshift.measure.environment import environment
 from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
 from repshift.tasks.costs import Cost, measure_costs
-from repshift.tasks.variants import DENSE_FUSED, Variant
+from repshift.tasks.variants import Variant, reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -177,7 +177,7 @@ def _judge(
                     outputs[row, number].append(model(images).float().cpu())
     assert first is not None
     whole = {run: torch.cat(parts) for run, parts in outputs.items()}
-    dense = whole[next(row for row in rows if row.label == DENSE_FUSED), 0]
+    dense = whole[reference(rows), 0]
     if not dense.isfinite().all():
         raise InputError(f"the dense {loaded.name} gives NaN or infinity on these images")
     truth = torch.cat(labels) if labels else None

@@ -13,7 +13,7 @@ from repshift.measure.flops import count_flops
 from repshift.measure.memory import peak_memory
 from repshift.measure.speed import interleave
 from repshift.plan import Plan
-from repshift.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
+from repshift.tasks.variants import DENSE_EAGER, Variant, reference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -86,8 +86,8 @@ def measure_costs(
             progress=bar.update,
         )
     taken = {row: times[name] for name, row in names.items()}
-    dense = {row.label: row for row in rows if not row.plans}
-    fused, eager = dense[DENSE_FUSED], dense.get(DENSE_EAGER)
+    fused = reference(rows)
+    eager = next((row for row in rows if row.label == DENSE_EAGER), None)
 
     def speedup(of: Variant, over: Variant) -> float:
         return median(theirs / ours for theirs, ours in zip(taken[over], taken[of], strict=True))
