@@ -2,14 +2,17 @@
 
 from importlib.metadata import version
 
-from repshift.adapters.spec import EncoderSpec, Pooling
+from repshift.adapters.spec import EncoderSpec, Pooling, ResNetSpec, Stage
 from repshift.compress import compress
 from repshift.compression import Compression
 from repshift.errors import InputError
+from repshift.line_compression import LineCompression
+from repshift.lines import LineMap
 from repshift.plan import Plan
-from repshift.reductions import Merge, Prune, ToMe, VidTLDR
+from repshift.reductions import Lines, LineTokens, Merge, Prune, ToMe, VidTLDR
 from repshift.scores import (
     AttentionEntropy,
+    Border,
     ClassAttention,
     ColumnAttention,
     KeyNorm,
@@ -27,12 +30,17 @@ __version__ = version("repshift")
 
 __all__ = [
     "AttentionEntropy",
+    "Border",
     "ClassAttention",
     "ColumnAttention",
     "Compression",
     "EncoderSpec",
     "InputError",
     "KeyNorm",
+    "LineCompression",
+    "LineMap",
+    "LineTokens",
+    "Lines",
     "MeanDistance",
     "Merge",
     "Plan",
@@ -40,8 +48,10 @@ __all__ = [
     "Prune",
     "Random",
     "Redundancy",
+    "ResNetSpec",
     "Reverse",
     "Shift",
+    "Stage",
     "StreamNorm",
     "ToMe",
     "TokenMap",

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from repshift.errors import InputError
 from repshift.method import from_dict, from_label
-from repshift.reductions import REDUCTIONS, Prune, Reduction
-from repshift.scores import SCORES, Score, Shift
+from repshift.reductions import REDUCTIONS, Lines, Prune, Reduction
+from repshift.scores import SCORES, Score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,6 +26,8 @@ _PAPER = {
     "umt-retrieval": {0: 0.2, 1: 0.2, 2: 0.2},
     "umt-qa": {0: 0.1, 1: 0.1, 2: 0.1},
 }
+# 8 rows and columns of 56 after the first stage, 4 of 24 after the second (224 pixels), as shares.
+_PAPER_RESNET = {0: 1 / 7, 1: 1 / 6}
 
 
 @dataclass(frozen=True)
@@ -35,16 +37,24 @@ class Plan:
     ``drop`` maps a block, counted from 0, to what leaves after it: a share below 1 of the patch
     tokens that are left (``floor(share * n)`` of n leave) or a whole number of tokens. Prefix
     tokens (class, distillation, registers) are not counted and never leave.
+
+    Of a ResNet, ``drop`` maps a stage, counted from 0, to what leaves after it: a share or a number
+    of the rows and as much of the columns; the reduction is ``Lines`` or ``LineTokens``.
+
+    A plan without a score takes the one its reduction is used with: ``Shift()``, and
+    ``Shift("block")`` for lines.
     """
 
     drop: Mapping[int, float | int]
-    score: Score = field(default_factory=Shift)
+    score: Score = None  # type: ignore[assignment]  # the reduction's usual one
     reduction: Reduction = field(default_factory=Prune)
 
     def __post_init__(self) -> None:
         for block, amount in self.drop.items():
             _check(block, amount)
         object.__setattr__(self, "drop", dict(sorted(self.drop.items())))
+        if self.score is None and isinstance(self.reduction, Reduction):
+            object.__setattr__(self, "score", self.reduction.usual)
         if not isinstance(self.score, Score) or not isinstance(self.reduction, Reduction):
             raise InputError(
                 f"a plan takes a Score and a Reduction, got {type(self.score).__name__} and "
@@ -76,24 +86,25 @@ class Plan:
         """The drops as the command line writes them, ``0:0.2,3:0.2``."""
         return ",".join(f"{block}:{amount}" for block, amount in self.drop.items())
 
-    def leaving(self, block: int, patches: int) -> int:
-        """How many of ``patches`` patch tokens leave after ``block``."""
+    def leaving(self, block: int, patches: int, what: str = "patch tokens at block") -> int:
+        """How many of ``patches`` patch tokens, or of what is named, leave after ``block``."""
         amount = self.drop.get(block, 0)
         count = math.floor(amount * patches) if isinstance(amount, float) else amount
         if self.reduction.at_most_half:
             count = min(count, patches // 2)
         if count >= patches > 0:
             raise InputError(
-                f"the plan drops {count} of the {patches} patch tokens at block {block}; "
-                "at least one must stay"
+                f"the plan drops {count} of the {patches} {what} {block}; at least one must stay"
             )
         return count
 
     @classmethod
     def paper(cls, name: str) -> Plan:
-        """The paper's plans: ``deit``, ``umt-retrieval``, ``umt-qa``."""
+        """The paper's plans: ``deit``, ``umt-retrieval``, ``umt-qa``, ``resnet``."""
+        if name == "resnet":
+            return cls(_PAPER_RESNET, reduction=Lines())
         if name not in _PAPER:
-            raise InputError(f"unknown plan {name!r}; the paper's are {', '.join(_PAPER)}")
+            raise InputError(f"unknown plan {name!r}; the paper's are {', '.join(_PAPER)}, resnet")
         return cls(_PAPER[name])
 
     def to_json(self) -> str:

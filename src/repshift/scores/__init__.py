@@ -2,6 +2,7 @@
 
 from repshift.scores.attention_entropy import AttentionEntropy
 from repshift.scores.base import Need, Score, Snapshots
+from repshift.scores.border import Border
 from repshift.scores.class_attention import ClassAttention
 from repshift.scores.column_attention import ColumnAttention
 from repshift.scores.key_norm import KeyNorm
@@ -23,6 +24,7 @@ SCORES: dict[str, type[Score]] = {
         StreamNorm,
         MeanDistance,
         Redundancy,
+        Border,
         Random,
         Reverse,
     )
@@ -31,6 +33,7 @@ SCORES: dict[str, type[Score]] = {
 __all__ = [
     "SCORES",
     "AttentionEntropy",
+    "Border",
     "ClassAttention",
     "ColumnAttention",
     "KeyNorm",
