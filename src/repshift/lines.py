@@ -63,7 +63,9 @@ class LineMap:
     def strided(self) -> LineMap:
         """The same map after both grids went through a layer of stride 2.
 
-        Position i of such a layer stands where position 2 i of its input stood.
+        Position i of such a layer stands where position 2 i of its input stood. Where the columns
+        that stay differ from row to row, the first of two rows says which they are: so no two
+        positions stand in one place.
         """
         return LineMap(
             self.columns[:, ::2, ::2] // 2,
