@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from repshift.zoo.digits import digits_vit, held_out_digits, training_digits
+from repshift.zoo.digits import digits_resnet, digits_vit, held_out_digits, training_digits
 
-MODELS = {"digits-vit": digits_vit}
+MODELS = {"digits-vit": digits_vit, "digits-resnet": digits_resnet}
+EPOCHS = {"digits-vit": 80, "digits-resnet": 25}
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 64
 
@@ -26,16 +27,21 @@ BATCH = 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=MODELS, default="digits-vit")
-    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--epochs", type=int, help="default: those of the packaged weights")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="default: the file inside the package")
     args = parser.parse_args()
     out = args.out or ROOT / "src/repshift/zoo/weights" / f"{args.model}.safetensors"
 
-    torch.set_num_threads(2)
+    epochs = args.epochs or EPOCHS[args.model]
+    torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(True)
-    checkpoint = ROOT / "runs" / f"{args.model}-{args.epochs}.pt"
-    weights = train(args.model, args.epochs, checkpoint)
-    half = {key: weight.half() for key, weight in weights.items()}  # under 2 MB in the package
+    checkpoint = ROOT / "runs" / f"{args.model}-{epochs}.pt"
+    weights = train(args.model, epochs, checkpoint)
+    half = {  # under 2 MB in the package
+        key: weight.half() if weight.is_floating_point() else weight
+        for key, weight in weights.items()
+    }
     write(out, lambda path: path.write_bytes(save(half)))
     checkpoint.unlink()  # the next call trains anew
     print(f"{out}: {out.stat().st_size:,} bytes, held-out accuracy {accuracy(args.model, out):.4f}")

@@ -22,13 +22,14 @@ class Bench:
     """Measure what dropping tokens buys on one model: speed, memory, fidelity, accuracy."""
 
     model: str = "saliency-vit-s14"
-    """An offline model (saliency-vit-s14, digits-vit) or timm:NAME."""
+    """An offline model (saliency-vit-s14, digits-vit, digits-resnet) or timm:NAME."""
     images: Path | None = None
     """Directory of images; the model's own samples if left out."""
     labels: bool = False
     """Also measure accuracy: DIR/labels.csv (file,label), or one folder a class."""
-    plan: tuple[str, ...] = ("deit",)
-    """A plan's name (deit, ...), a schedule such as 0:0.2,3:0.2,6:20, or a JSON file; several."""
+    plan: tuple[str, ...] = ()
+    """A plan's name (deit, ...), a schedule such as 0:0.2,3:0.2,6:20, or a JSON file; several.
+    deit if left out, resnet for a ResNet."""
     methods: tuple[str, ...] = ()
     """Labels: a score (which prunes), a reduction or both: 'shift(mlp)' tome 'random + merge'."""
     batch_size: int = 8
@@ -51,17 +52,17 @@ class Bench:
     def run(self) -> None:
         import torch
 
-        from repshift.adapters import describe
+        from repshift.adapters import ResNetSpec, describe
         from repshift.report.files import write_text
         from repshift.report.page import write_page
-        from repshift.report.pictures import token_pictures
+        from repshift.report.pictures import line_pictures, token_pictures
         from repshift.report.plot import plot_pareto
         from repshift.report.table import print_table, to_csv
         from repshift.tasks.bench import run_bench
-        from repshift.tasks.variants import variants
+        from repshift.tasks.variants import fitted, variants
         from repshift.zoo.load import load_model, open_source
 
-        plans = [(text, read_plan(text)) for text in self.plan]
+        given = [(text, read_plan(text)) for text in self.plan]
         device = _device(self.device)
         _positive("--batch-size", self.batch_size)
         if self.threads is not None:
@@ -69,6 +70,9 @@ class Bench:
             torch.set_num_threads(self.threads)
         loaded = load_model(self.model, self.checkpoint, self.random_weights)
         spec = describe(loaded.model)
+        resnet = isinstance(spec, ResNetSpec)
+        usual = "resnet" if resnet else "deit"
+        plans = [(name, fitted(plan, spec)) for name, plan in given or [(usual, read_plan(usual))]]
         source = open_source(loaded, self.images, self.labels)
         rows = variants(spec, plans, self.methods)
         bench = run_bench(
@@ -85,7 +89,8 @@ class Bench:
         pictures = []
         first = next(source.batches(min(8, len(source))))
         for name, plan in plans:
-            figures = token_pictures(loaded, spec, plan, first.images, first.names)
+            draw = line_pictures if resnet else token_pictures
+            figures = draw(loaded, spec, plan, first.images, first.names)
             pictures += [(f"{plan.method}, plan {name}", figure) for figure in figures]
         write_text(out / "bench.json", text)
         write_text(out / "bench.csv", to_csv(bench.rows))
@@ -115,10 +120,10 @@ class Show:
     """The PNG file; NAME-tokens.png in the current directory if left out."""
 
     def run(self) -> None:
-        from repshift.adapters import describe
+        from repshift.adapters import ResNetSpec, describe
         from repshift.data.images import read_image
         from repshift.report.files import replacing
-        from repshift.report.pictures import token_pictures
+        from repshift.report.pictures import line_pictures, token_pictures
         from repshift.zoo.load import load_model
 
         plan = _with_method(read_plan(self.plan), self.method)
@@ -126,7 +131,8 @@ class Show:
         loaded = load_model(self.model, self.checkpoint)
         images = loaded.prepare(image).unsqueeze(0)
         spec = describe(loaded.model)
-        [figure] = token_pictures(loaded, spec, plan, images, [self.image.name])
+        draw = line_pictures if isinstance(spec, ResNetSpec) else token_pictures
+        [figure] = draw(loaded, spec, plan, images, [self.image.name])
         out = self.out or Path(f"{self.image.stem}-tokens.png")
         with replacing(out) as temporary:
             figure.savefig(temporary, dpi=130, format="png")

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from repshift.report.files import replacing
 from repshift.report.pareto import pareto, quality_of
+from repshift.report.table import reference
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -40,7 +41,7 @@ def plot_pareto(bench: Bench, path: Path) -> None:
     )
     label = "accuracy" if quality == "accuracy" else f"fidelity ({bench.environment['fidelity']})"
     axes.set(
-        xlabel="speed-up over the dense model on fused attention", ylabel=label,
+        xlabel=f"speed-up over {reference(bench)}", ylabel=label,
         title=bench.environment["model"],
     )  # fmt: skip
     axes.grid(alpha=0.3)

@@ -32,7 +32,7 @@ def _times(value: float | None) -> str:
 COLUMNS: list[tuple[str, Callable[[Row], str]]] = [
     ("method", lambda row: row.method),
     ("plan", lambda row: row.plan or "-"),
-    ("attention", lambda row: row.kernel),
+    ("attention", lambda row: "-" if row.kernel == "none" else row.kernel),
     ("tokens", lambda row: str(row.tokens)),
     ("GFLOPs", lambda row: f"{row.gflops:.3g}"),
     ("peak MB", lambda row: f"{row.peak_mb:.3g}"),
@@ -50,6 +50,8 @@ def cells(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
     """Headings and the text of every cell."""
     shown = [(head, [fill(row) for row in rows]) for head, fill in COLUMNS]
     shown = [(head, column) for head, column in shown if set(column) != {"-"}]
+    if rows[0].kernel == "none":
+        shown = [("vs dense" if head == "vs fused" else head, column) for head, column in shown]
     return [head for head, _ in shown], [
         list(line) for line in zip(*(column for _, column in shown), strict=True)
     ]
@@ -63,8 +65,13 @@ def caption(bench: Bench) -> str:
         f"{facts['model']}, {facts['images']} images{skipped}; batches of {facts['batch_size']} on "
         f"{facts['device']} ({facts['dtype']}, {facts['threads']} threads), median of "
         f"{facts['rounds']} rounds in turn, ± half the interquartile range. Fidelity is "
-        f"{facts['fidelity']} with the dense model on fused attention; GFLOPs are multiply-adds."
+        f"{facts['fidelity']} with {reference(bench)}; GFLOPs are multiply-adds."
     )
+
+
+def reference(bench: Bench) -> str:
+    """What speed and fidelity are compared with."""
+    return "the dense model" + (" on fused attention" if bench.rows[0].kernel != "none" else "")
 
 
 def print_table(bench: Bench) -> None:
@@ -80,7 +87,7 @@ def print_table(bench: Bench) -> None:
     if not console.is_terminal:
         console = Console(width=200)
     console.print(table)
-    console.print("Best at each speed-up over dense on fused attention:")
+    console.print(f"Best at each speed-up over {reference(bench)}:")
     for line in winners(bench.rows):
         console.print(f"  {line}", markup=False, highlight=False)
     for line in bench.skipped:

@@ -13,7 +13,7 @@ import repshift
 from repshift.errors import InputError
 from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
 from repshift.tasks.costs import Cost, measure_costs
-from repshift.tasks.variants import DENSE_FUSED, Variant
+from repshift.tasks.variants import Variant, baseline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from repshift.adapters.spec import EncoderSpec
+    from repshift.adapters.spec import EncoderSpec, ResNetSpec
     from repshift.data.batches import Source
     from repshift.zoo.load import LoadedModel
 
@@ -76,7 +76,7 @@ class Bench:
 
 def run_bench(
     loaded: LoadedModel,
-    spec: EncoderSpec,
+    spec: EncoderSpec | ResNetSpec,
     source: Source,
     rows: Sequence[Variant],
     *,
@@ -112,7 +112,7 @@ def run_bench(
 
 def _judge(
     loaded: LoadedModel,
-    spec: EncoderSpec,
+    spec: EncoderSpec | ResNetSpec,
     source: Source,
     rows: Sequence[Variant],
     batch_size: int,
@@ -136,7 +136,7 @@ def _judge(
                     outputs[row, number].append(model(images).float().cpu())
     assert first is not None
     whole = {run: torch.cat(parts) for run, parts in outputs.items()}
-    dense = whole[next(row for row in rows if row.label == DENSE_FUSED), 0]
+    dense = whole[baseline(rows), 0]
     if not dense.isfinite().all():
         raise InputError(f"the dense {loaded.name} gives NaN or infinity on these images")
     truth = torch.cat(labels) if labels else None

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from repshift.adapters.spec import ResNetSpec
 from repshift.attention import EagerAttention
 from repshift.compress import compress
 from repshift.compression import Compression
 from repshift.plan import Plan
-from repshift.reductions import ToMe
-from repshift.scores import ClassAttention, ColumnAttention, Random, Shift
+from repshift.reductions import Lines, Prune, ToMe
+from repshift.scores import Border, ClassAttention, ColumnAttention, Random, Shift, StreamNorm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from repshift.adapters.spec import EncoderSpec
+    from repshift.line_compression import LineCompression
 
+DENSE = "dense"  # where there is no attention
 DENSE_EAGER = "dense, eager attention"
 DENSE_FUSED = "dense, fused attention"
 RANDOM_SEEDS = 5
@@ -38,8 +41,8 @@ class Variant:
 
     @contextmanager
     def attached(
-        self, model: nn.Module, spec: EncoderSpec, number: int = 0
-    ) -> Iterator[Compression | None]:
+        self, model: nn.Module, spec: EncoderSpec | ResNetSpec, number: int = 0
+    ) -> Iterator[Compression | LineCompression | None]:
         """Inside, the model runs this way, by plan ``number``; afterwards it is as before."""
         if self.plans:
             with compress(model, self.plans[number], spec) as compression:
@@ -51,8 +54,25 @@ class Variant:
             yield None
 
 
-def default_methods(spec: EncoderSpec) -> list[str]:
-    """Attention (of the class token where there is one), random, ToMe, and the shift both ways."""
+def baseline(rows: Sequence[Variant]) -> Variant:
+    """The dense row that the others are compared with."""
+    return next(row for row in rows if row.label in (DENSE, DENSE_FUSED))
+
+
+def fitted(plan: Plan, spec: EncoderSpec | ResNetSpec) -> Plan:
+    """The plan itself; of a ResNet, one that prunes by a score takes lines out by that score."""
+    if not isinstance(spec, ResNetSpec) or plan.reduction != Prune():
+        return plan
+    return Plan(plan.drop, Lines.usual if plan.score == Shift() else plan.score, Lines())
+
+
+def default_methods(spec: EncoderSpec | ResNetSpec) -> list[str]:
+    """Attention (of the class token where there is one), random, ToMe, and the shift both ways.
+
+    Of a ResNet: random lines, those at the border, those of the lowest norm, and the shift.
+    """
+    if isinstance(spec, ResNetSpec):
+        return [Random.name, Border.name, StreamNorm.name, str(Shift())]
     attention = ClassAttention if spec.class_token else ColumnAttention
     methods = [attention.name, Random.name, str(Shift(definition="update")), str(Shift())]
     mergeable = spec.mlp and all(spec.mlp) and all(spec.norm2)
@@ -60,19 +80,21 @@ def default_methods(spec: EncoderSpec) -> list[str]:
 
 
 def variants(
-    spec: EncoderSpec, plans: Sequence[tuple[str, Plan]], methods: Sequence[str]
+    spec: EncoderSpec | ResNetSpec, plans: Sequence[tuple[str, Plan]], methods: Sequence[str]
 ) -> list[Variant]:
-    """Dense on eager and on fused attention, then each named plan with each method.
+    """Dense on eager and on fused attention, or once, then each named plan with each method.
 
     ``methods`` are labels of a score, a reduction, or ``score + reduction``; the default ones if
     empty. A plan that brings another method than the default keeps it as a further row. Random
     dropping is the mean of several seeds.
     """
-    rows = [Variant(DENSE_EAGER), Variant(DENSE_FUSED)]
-    chosen = [Plan.from_method(label, {}) for label in methods or default_methods(spec)]
+    resnet = isinstance(spec, ResNetSpec)
+    rows = [Variant(label) for label in ([DENSE] if resnet else [DENSE_EAGER, DENSE_FUSED])]
+    labels = methods or default_methods(spec)
+    chosen = [fitted(Plan.from_method(label, {}), spec) for label in labels]
     for name, plan in plans:
         tried = [replace(method, drop=plan.drop) for method in chosen]
-        if plan not in tried and plan != Plan(plan.drop):
+        if plan not in tried and plan != fitted(Plan(plan.drop), spec):
             tried.append(plan)
         rows += [_variant(name, one) for one in tried]
     return rows

@@ -1,4 +1,4 @@
-"""Handwritten digits and a small vision transformer trained on them (``scripts/train_digits.py``).
+"""Handwritten digits and small models trained on them (``scripts/train_digits.py``).
 
 The pictures come with scikit-learn (UCI, "Optical Recognition of Handwritten Digits", CC BY 4.0)
 and the weights with this package, so a real accuracy is measured without a download.
@@ -16,8 +16,9 @@ from repshift.errors import InputError
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
+    from timm.models.resnet import ResNet
     from timm.models.vision_transformer import VisionTransformer
-    from torch import Tensor
+    from torch import Tensor, nn
 
 WEIGHTS = files("repshift").joinpath("zoo", "weights")
 HELD_OUT = 540  # of 1,797 pictures
@@ -48,21 +49,50 @@ def digits_vit() -> VisionTransformer:
     )
 
 
+def digits_resnet() -> ResNet:
+    """A ResNet in small, untrained: four stages, six basic blocks, [B, 1, 32, 32] -> [B, 10].
+
+    Its first stage sees all 32 rows and columns, as in ResNets for CIFAR-10.
+    """
+    from timm.models.resnet import BasicBlock, ResNet
+    from torch import nn
+
+    model = ResNet(
+        BasicBlock, (2, 2, 1, 1), num_classes=10, in_chans=1, stem_type="deep", stem_width=4,
+        channels=(8, 16, 32, 64),
+    )  # fmt: skip
+    model.conv1 = nn.Conv2d(1, 8, 3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+    return model
+
+
 def load_digits_vit() -> VisionTransformer:
     """The trained ``digits_vit`` in evaluation mode, ready for ``held_out_digits``."""
+    model = digits_vit()
+    _load("digits-vit", model)
+    return model
+
+
+def load_digits_resnet() -> ResNet:
+    """The trained ``digits_resnet`` in evaluation mode, ready for ``held_out_digits``."""
+    model = digits_resnet()
+    _load("digits-resnet", model)
+    return model
+
+
+def _load(name: str, model: nn.Module) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    file = WEIGHTS / "digits-vit.safetensors"
-    model = digits_vit()
+    file = WEIGHTS / f"{name}.safetensors"
     try:
         model.load_state_dict(load(file.read_bytes()))  # float16 in the file, float32 here
     except (OSError, SafetensorError, RuntimeError) as error:
         raise InputError(
-            f"the weights of digits-vit cannot be read from {file}; install repshift again, "
+            f"the weights of {name} cannot be read from {file}; install repshift again, "
             f"or train them with scripts/train_digits.py ({error})"
         ) from error
-    return model.eval()
+    model.eval()
 
 
 def _split() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

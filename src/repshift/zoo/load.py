@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
 
-OFFLINE = ("saliency-vit-s14", "digits-vit")
+OFFLINE = ("saliency-vit-s14", "digits-vit", "digits-resnet")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class LoadedModel:
     ``prepare`` makes an image [C, H, W] for the model and ``mean`` and ``std`` undo its
     normalisation for drawing. ``classes`` is 0 if the model gives a pooled feature instead of
     logits. ``decode`` draws maps [B, H, W] from all tokens [B, N, C], where the model has such a
-    decoder. ``grid`` is the rows and columns of patches.
+    decoder. ``grid`` is the rows and columns of patches, (1, 1) of
+    a ResNet.
     """
 
     name: str
@@ -74,6 +75,10 @@ def load_model(
         from repshift.zoo.digits import load_digits_vit
 
         return _wrap(name, load_digits_vit(), mean=(0.5,), std=(0.5,))
+    if name == "digits-resnet":
+        from repshift.zoo.digits import load_digits_resnet
+
+        return _wrap(name, load_digits_resnet(), mean=(0.5,), std=(0.5,), size=(32, 32))
     from repshift.zoo.saliency_vit import load_saliency_vit
 
     whole = load_saliency_vit()
@@ -88,7 +93,7 @@ def open_source(loaded: LoadedModel, images: Path | None, labels: bool) -> Sourc
             raise InputError(f"{loaded.name} gives features, not classes; leave out --labels")
         known = read_labels(images, paths, loaded.classes) if labels else None
         return FileSource(paths, loaded.prepare, known)
-    if loaded.name == "digits-vit":
+    if loaded.name in ("digits-vit", "digits-resnet"):
         from repshift.zoo.digits import held_out_digits
 
         return MemorySource(*held_out_digits())
@@ -103,12 +108,13 @@ def _wrap(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     decode: Callable[[Float[Tensor, "B N C"]], Float[Tensor, "B H W"]] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> LoadedModel:
     from timm.data import create_transform, resolve_model_data_config
 
     config: dict[str, Any] = resolve_model_data_config(model)
     patches = getattr(model, "patch_embed", None)
-    size = getattr(patches, "img_size", None) or config["input_size"][1:]
+    size = size or getattr(patches, "img_size", None) or config["input_size"][1:]
     config["input_size"] = (getattr(model, "in_chans", config["input_size"][0]), *size)
     config["mean"], config["std"] = mean or config["mean"], std or config["std"]
     transform: Any = create_transform(**config)
