@@ -19,7 +19,8 @@ from tqdm import tqdm
 from repshift.zoo.digits import digits_resnet, digits_vit, held_out_digits, training_digits
 
 MODELS = {"digits-vit": digits_vit, "digits-resnet": digits_resnet}
-EPOCHS = {"digits-vit": 80, "digits-resnet": 25}
+EPOCHS = {"digits-vit": 80, "digits-resnet": 40}
+RATES = {"digits-vit": 1e-3, "digits-resnet": 4e-3}
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 64
 
@@ -52,7 +53,7 @@ def train(name: str, epochs: int, checkpoint: Path) -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
     model = MODELS[name]()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATES[name], weight_decay=0.05)
     parts = {"model": model, "average": average, "optimizer": optimizer}
     start = 0
     if checkpoint.exists():
@@ -67,7 +68,8 @@ def train(name: str, epochs: int, checkpoint: Path) -> dict[str, torch.Tensor]:
         torch.manual_seed(epoch + 1)
         total = 0.0
         for step, chosen in enumerate(torch.randperm(len(images))[: steps * BATCH].split(BATCH)):
-            optimizer.param_groups[0]["lr"] = 1e-3 * rate((epoch + step / steps) / epochs)
+            done = (epoch + step / steps) / epochs
+            optimizer.param_groups[0]["lr"] = RATES[name] * rate(done)
             logits = model(moved(images[chosen]))
             loss = F.cross_entropy(logits, labels[chosen], label_smoothing=0.1)
             optimizer.zero_grad()

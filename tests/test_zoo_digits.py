@@ -1,4 +1,4 @@
-"""digits-vit: the split stays fixed, the packaged weights are good, a bad file is named."""
+"""The models of digits: the split stays fixed, the weights are good, a bad file is named."""
 
 import hashlib
 import sys
@@ -25,9 +25,14 @@ def test_the_split_is_fixed_and_in_proportion():
     assert order[:16] == "2517ebe19e694c16"
 
 
-def test_the_packaged_weights_read_unseen_digits():
+LOADERS = {"digits-vit": digits.load_digits_vit, "digits-resnet": digits.load_digits_resnet}
+each_model = pytest.mark.parametrize("name", LOADERS)
+
+
+@each_model
+def test_the_packaged_weights_read_unseen_digits(name):
     images, labels = digits.held_out_digits()
-    model = digits.load_digits_vit()
+    model = LOADERS[name]()
     assert not model.training
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     with torch.inference_mode():
@@ -35,8 +40,9 @@ def test_the_packaged_weights_read_unseen_digits():
     assert right.float().mean() >= 0.97
 
 
-def test_the_packaged_weights_are_small():
-    assert len((digits.WEIGHTS / "digits-vit.safetensors").read_bytes()) < 2_000_000
+@each_model
+def test_the_packaged_weights_are_small(name):
+    assert len((digits.WEIGHTS / f"{name}.safetensors").read_bytes()) < 2_000_000
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut short", "a key less", "a key more"])

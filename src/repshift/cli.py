@@ -124,6 +124,7 @@ class Show:
         from repshift.data.images import read_image
         from repshift.report.files import replacing
         from repshift.report.pictures import line_pictures, token_pictures
+        from repshift.tasks.variants import fitted
         from repshift.zoo.load import load_model
 
         plan = _with_method(read_plan(self.plan), self.method)
@@ -132,7 +133,7 @@ class Show:
         images = loaded.prepare(image).unsqueeze(0)
         spec = describe(loaded.model)
         draw = line_pictures if isinstance(spec, ResNetSpec) else token_pictures
-        [figure] = draw(loaded, spec, plan, images, [self.image.name])
+        [figure] = draw(loaded, spec, fitted(plan, spec), images, [self.image.name])
         out = self.out or Path(f"{self.image.stem}-tokens.png")
         with replacing(out) as temporary:
             figure.savefig(temporary, dpi=130, format="png")
@@ -157,15 +158,18 @@ class Export:
     """The ONNX file; NAME.onnx in the current directory if left out."""
 
     def run(self) -> None:
+        from repshift.adapters import describe
         from repshift.compress import compress
         from repshift.tasks.export import export_onnx
+        from repshift.tasks.variants import fitted
         from repshift.zoo.load import load_model, open_source
 
         plan = _with_method(read_plan(self.plan), self.method)
         loaded = load_model(self.model, self.checkpoint, self.random_weights)
         images = next(open_source(loaded, None, False).batches(2)).images
         out = self.out or Path(f"{self.model.replace(':', '-').replace('/', '-')}.onnx")
-        with compress(loaded.model, plan) as compression:
+        spec = describe(loaded.model)
+        with compress(loaded.model, fitted(plan, spec), spec) as compression:
             done = export_onnx(loaded.model, images, out)
             print(
                 f"{out}: {done.size / 1e6:.1f} MB, {compression.counts[-1]} tokens at the end, "
