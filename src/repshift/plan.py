@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from repshift.errors import InputError
 from repshift.method import from_dict, from_label
-from repshift.reductions import REDUCTIONS, Lines, Prune, Reduction
-from repshift.scores import SCORES, Score
+from repshift.paper import RESNET, SHIFT, VID_TLDR
+from repshift.reductions import REDUCTIONS, Lines, Prune, Reduction, VidTLDR
+from repshift.scores import SCORES, AttentionEntropy, Score
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -18,16 +19,6 @@ if TYPE_CHECKING:
     from repshift.scores import Need
 
 Key = TypeVar("Key", int, str)
-
-# arXiv 2508.00367, sections 4.1 and 4.2. The paper counts DeiT's blocks from one ([1, 4, 7]); its
-# published command and its printed FLOPs give blocks 0, 3, 6 counted from zero.
-_PAPER = {
-    "deit": {0: 0.2, 3: 0.2, 6: 0.2},
-    "umt-retrieval": {0: 0.2, 1: 0.2, 2: 0.2},
-    "umt-qa": {0: 0.1, 1: 0.1, 2: 0.1},
-}
-# 8 rows and columns of 56 after the first stage, 4 of 24 after the second (224 pixels), as shares.
-_PAPER_RESNET = {0: 1 / 7, 1: 1 / 6}
 
 
 @dataclass(frozen=True)
@@ -100,12 +91,20 @@ class Plan:
 
     @classmethod
     def paper(cls, name: str) -> Plan:
-        """The paper's plans: ``deit``, ``umt-retrieval``, ``umt-qa``, ``resnet``."""
+        """A plan of the papers: ``deit``, ``umt-retrieval``, ``umt-qa``, ``resnet``, vid-TLDR's.
+
+        vid-TLDR's are called by data set and size of UMT: ``vid-tldr/msrvtt-b16``.
+        """
+        if name in VID_TLDR:
+            return cls(VID_TLDR[name], AttentionEntropy(), VidTLDR())
         if name == "resnet":
-            return cls(_PAPER_RESNET, reduction=Lines())
-        if name not in _PAPER:
-            raise InputError(f"unknown plan {name!r}; the paper's are {', '.join(_PAPER)}, resnet")
-        return cls(_PAPER[name])
+            return cls(RESNET, reduction=Lines())
+        if name not in SHIFT:
+            raise InputError(
+                f"unknown plan {name!r}; the papers' are {', '.join(SHIFT)}, resnet, and vid-tldr/ "
+                "with data set and size, such as vid-tldr/msrvtt-b16"
+            )
+        return cls(SHIFT[name])
 
     def to_json(self) -> str:
         """JSON text that ``from_json`` reads back to an equal plan."""
