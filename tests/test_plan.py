@@ -194,7 +194,10 @@ def test_a_schedule_that_cannot_be_read_is_refused(text, message):
         ('{"drop": {}, "score": "shift"}', "got 'shift', expected an object"),
         ('{"drop": {}, "score": {}}', "None is not one of attention-entropy, border"),
         ('{"drop": {}, "score": {"name": "x"}}', "'x' is not one of attention-entropy"),
-        ('{"drop": {}, "reduction": {"name": "shift"}}', "'shift' is not one of line-tokens, lines"),
+        (
+            '{"drop": {}, "reduction": {"name": "shift"}}',
+            "'shift' is not one of line-tokens, lines",
+        ),
         ('{"drop": {}, "score": {"name": "shift", "sit": "mlp"}}', "no setting sit; it takes site"),
         ('{"drop": {}, "reduction": {"name": "prune", "r": 1}}', "no setting r; it takes none"),
         ('{"drop": {}, "score": {"name": "shift", "site": "x"}}', "'x' is not one of mlp"),
@@ -226,7 +229,7 @@ def test_a_label_that_cannot_be_read_is_refused(label, message):
 
 
 def test_an_unknown_paper_plan_is_refused():
-    with pytest.raises(InputError, match="unknown plan 'vit'; the paper's are deit, umt-retrieval"):
+    with pytest.raises(InputError, match="unknown plan 'vit'; the papers' are deit, umt-retrieval"):
         Plan.paper("vit")
 
 

@@ -12,7 +12,7 @@ from repshift.errors import InputError
 from repshift.measure.environment import environment
 from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
 from repshift.tasks.costs import Cost, measure_costs
-from repshift.tasks.variants import Variant, baseline
+from repshift.tasks.variants import Variant, against, baseline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -122,7 +122,7 @@ def run_bench(
         environment=facts,
         skipped=list(source.skipped),
         title=f"{loaded.name}, {count} images{skipped(source.skipped)}; {measured(facts)} Fidelity "
-        f"is {kind} with the model that is {baseline(rows).label}.",
+        f"is {kind} with {against(rows)}.",
         quality="accuracy" if labelled else "fidelity",
         criterion="accuracy" if labelled else f"fidelity ({kind})",
         scale=100.0,

@@ -67,6 +67,12 @@ def baseline(rows: Sequence[Variant]) -> Variant:
     return next(row for row in rows if row.label in (DENSE, DENSE_FUSED))
 
 
+def against(rows: Sequence[Variant]) -> str:
+    """What the others are compared with, in words."""
+    fused = baseline(rows).label == DENSE_FUSED
+    return "the dense model" + (" on fused attention" if fused else "")
+
+
 def fitted(plan: Plan, spec: EncoderSpec | ResNetSpec) -> Plan:
     """The plan itself; of a ResNet, one that prunes by a score takes lines out by that score."""
     if not isinstance(spec, ResNetSpec) or plan.reduction != Prune():
