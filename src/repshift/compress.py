@@ -44,8 +44,9 @@ def compress(
     hooks = [hook for part in (model, *spec.blocks) for hook in part._forward_hooks.values()]
     for earlier in {hook.compression for hook in hooks if isinstance(hook, Hook)}:
         earlier.detach()
-    kind = LineCompression if isinstance(spec, ResNetSpec) else Compression
-    return kind(model, plan, spec)
+    if isinstance(spec, ResNetSpec):
+        return LineCompression(model, plan, spec)
+    return Compression(model, plan, spec)
 
 
 def _check(plan: Plan, spec: EncoderSpec) -> None:
