@@ -1,11 +1,13 @@
 """Rows and columns of a feature map leave: Representation Shift in a ResNet (section 4.2).
 
-The paper's D(F(x), x) over a stage needs a reading, since entry and exit differ in shape. Measured
-on ResNets for CIFAR-10 (benchmarks/cifar.py, training-free), whole lines taken out by any of the
-readings keep more accuracy than random lines. The stage's last block, D(exit, entry), and the
-update of its residual branch are the best and cannot be told apart; the printed form of the branch
-gains less. The last block is the default: it is the one that is the paper's formula as it stands,
-and it needs no copy of the branch, to which the block adds the shortcut in place.
+The paper's D(F(x), x) over a stage needs a reading, since entry and exit differ in shape. On the
+ResNet-20 for CIFAR-10 (benchmarks/cifar.py, 2,000 test images, training-free, three counts) whole
+lines by any reading keep more accuracy than random lines: by 6.0 points for the update of the last
+block's branch, 5.5 for that block, D(exit, entry), 4.5 for the branch as printed and 3.3 for the
+norm over the stage; on half a run of ResNet-32 the last of these was the best. The block is the
+default though it is not the first: the gap is within the noise of 2,000 images, it is the paper's
+formula as it stands, and it needs no copy of the branch. On digits-resnet no more accuracy is kept
+by it than by random lines.
 """
 
 from __future__ import annotations
