@@ -16,10 +16,20 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from repshift.zoo.digits import digits_vim, digits_vit, held_out_digits, training_digits
+from repshift.zoo.digits import (
+    digits_resnet,
+    digits_vim,
+    digits_vit,
+    held_out_digits,
+    training_digits,
+)
 
 # Each with its epochs and its highest learning rate.
-MODELS = {"digits-vit": (digits_vit, 80, 1e-3), "digits-vim": (digits_vim, 30, 3e-3)}
+MODELS = {
+    "digits-vit": (digits_vit, 80, 1e-3),
+    "digits-vim": (digits_vim, 30, 3e-3),
+    "digits-resnet": (digits_resnet, 40, 4e-3),
+}
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 64
 
@@ -38,7 +48,10 @@ def main() -> None:
     epochs = args.epochs or MODELS[args.model][1]
     checkpoint = ROOT / "runs" / f"{args.model}-{epochs}.pt"
     weights = train(args.model, epochs, checkpoint)
-    half = {key: weight.half() for key, weight in weights.items()}  # under 2 MB in the package
+    half = {  # under 2 MB in the package
+        key: weight.half() if weight.is_floating_point() else weight
+        for key, weight in weights.items()
+    }
     write(out, lambda path: path.write_bytes(save(half)))
     checkpoint.unlink()  # the next call trains anew
     print(f"{out}: {out.stat().st_size:,} bytes, held-out accuracy {accuracy(args.model, out):.4f}")

@@ -87,6 +87,40 @@ def test_bench_writes_table_json_csv_plot_and_report(run, tmp_path):
     assert "Best at each speed-up" in page
 
 
+def test_bench_of_a_resnet_compares_lines(run, tmp_path):
+    status, out, err = run(
+        "bench", "--model", "digits-resnet", "--batch-size", 20,
+        "--plan", "resnet", "0:2", "--methods", "random", "line-tokens",
+    )  # fmt: skip
+    assert status == 0, err
+    folder = tmp_path / "runs" / "digits-resnet"
+    rows = json.loads((folder / "bench.json").read_text())["rows"]
+    assert [(row["plan"], row["method"], row["tokens"]) for row in rows] == [
+        ("", "dense", 16),
+        ("resnet", "random + lines, mean of 5 seeds", 9),
+        ("resnet", "shift(block, l2) + line-tokens", 9),
+        ("0:2", "random + lines, mean of 5 seeds", 16),
+        ("0:2", "shift(block, l2) + line-tokens", 16),
+    ]
+    assert rows[0]["speedup_vs_eager"] is None
+    assert rows[1]["gflops"] < 0.85 * rows[0]["gflops"]
+    assert rows[0]["accuracy"] >= 0.96
+    assert (folder / "report.html").read_text().count("<img") == 1 + 2 * 8
+    assert "vs dense" in out
+    assert "attention" not in out
+    status, out, err = run("bench", "--model", "digits-resnet", "--plan", "deit")
+    assert status == 2
+    assert "drops after stage 6; this model has 4 stages" in err
+
+
+def test_show_draws_the_lines_of_a_resnet(run, photos, tmp_path):
+    status, out, err = run(
+        "show", photos / "0.png", "--model", "digits-resnet", "--plan", "resnet", "--out", "t.png"
+    )
+    assert (status, out.strip()) == (0, "t.png"), err
+    assert (tmp_path / "t.png").exists()
+
+
 def test_bench_reads_a_directory_plans_and_a_checkpoint(run, photos, tmp_path):
     import timm
 

@@ -23,13 +23,18 @@ from repshift import (
 from repshift.attention import EagerAttention, WatchedAttention
 from repshift.measure.flops import count_flops
 from repshift.reductions import REDUCTIONS
+from repshift.reductions.lines import LineReduction
 from repshift.scores import SCORES
 
+# Lines and the scores of a grid are tested with ResNets, those of a mixer with Vision Mamba.
+ELSEWHERE = {"grid", "activation"}
 METHODS = [
     Plan({}, score(), reduction())
     for score in SCORES.values()
     for reduction in REDUCTIONS.values()
-    if reduction.scored or score is Shift
+    if (reduction.scored or score is Shift)
+    and not issubclass(reduction, LineReduction)
+    and not score().required() & ELSEWHERE
 ]
 MERGING = [Merge(), Merge("plain"), ToMe(), ToMe("plain"), VidTLDR()]
 FAMILIES = ("deit distilled", "dinov2 registers", "eva02", "average pooling", "siglip")

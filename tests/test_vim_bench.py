@@ -7,7 +7,7 @@ from repshift import InputError, Plan, Random, Shift
 from repshift.adapters import describe
 from repshift.report.pictures import token_pictures
 from repshift.tasks.costs import measure_costs
-from repshift.tasks.variants import fitted, reference, variants
+from repshift.tasks.variants import fitted, baseline, variants
 from repshift.zoo.digits import held_out_digits, load_digits_vit
 from repshift.zoo.load import load_model
 
@@ -29,7 +29,7 @@ def test_rows_without_attention(loaded):
         "shift(mixer, l2, update)",
         "shift(mixer, l2)",
     ]
-    assert reference(rows).label == "dense"
+    assert baseline(rows).label == "dense"
     # A plan with a method of its own stays as it is, and is a row more.
     own = Plan(plan.drop, Random(7))
     assert fitted(own, spec) == own
@@ -46,7 +46,7 @@ def test_a_transformer_keeps_its_rows():
         "dense, fused attention",
         "class-attention",
     ]
-    assert reference(rows).label == "dense, fused attention"
+    assert baseline(rows).label == "dense, fused attention"
     assert str(Shift()) == rows[-1].label
 
 

@@ -2,14 +2,17 @@
 
 from importlib.metadata import version
 
-from repshift.adapters.spec import EncoderSpec, Pooling
+from repshift.adapters.spec import EncoderSpec, Pooling, ResNetSpec, Stage
 from repshift.compress import compress
 from repshift.compression import Compression
 from repshift.errors import InputError
+from repshift.line_compression import LineCompression
+from repshift.lines import LineMap
 from repshift.plan import Plan
-from repshift.reductions import Merge, Prune, ToMe, VidTLDR
+from repshift.reductions import Lines, LineTokens, Merge, Prune, ToMe, VidTLDR
 from repshift.scores import (
     AttentionEntropy,
+    Border,
     ClassAttention,
     ClippedActivation,
     ColumnAttention,
@@ -28,6 +31,7 @@ __version__ = version("repshift")
 
 __all__ = [
     "AttentionEntropy",
+    "Border",
     "ClassAttention",
     "ClippedActivation",
     "ColumnAttention",
@@ -35,6 +39,10 @@ __all__ = [
     "EncoderSpec",
     "InputError",
     "KeyNorm",
+    "LineCompression",
+    "LineMap",
+    "LineTokens",
+    "Lines",
     "MeanDistance",
     "Merge",
     "Plan",
@@ -42,8 +50,10 @@ __all__ = [
     "Prune",
     "Random",
     "Redundancy",
+    "ResNetSpec",
     "Reverse",
     "Shift",
+    "Stage",
     "StreamNorm",
     "ToMe",
     "TokenMap",

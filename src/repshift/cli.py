@@ -29,7 +29,7 @@ class Bench:
     """Measure what dropping tokens buys on one model: speed, memory, fidelity, accuracy."""
 
     model: str = "saliency-vit-s14"
-    """An offline model (saliency-vit-s14, digits-vit, digits-vim) or timm:NAME."""
+    """An offline model (saliency-vit-s14, digits-vit, digits-resnet, digits-vim) or timm:NAME."""
     images: Path | None = None
     """Directory of images; the model's own samples if left out."""
     labels: bool = False
@@ -62,7 +62,7 @@ class Bench:
         from repshift.adapters import describe
         from repshift.report.files import write_text
         from repshift.report.page import write_page
-        from repshift.report.pictures import token_pictures
+        from repshift.report.pictures import pictures
         from repshift.report.plot import plot_pareto
         from repshift.report.table import print_table, to_csv
         from repshift.tasks.bench import run_bench
@@ -92,15 +92,15 @@ class Bench:
         )
         out = self.out or Path("runs") / self.model.replace(":", "-").replace("/", "-")
         text = json.dumps(bench.to_dict(), indent=2)
-        pictures = []
+        drawn = []
         first = next(source.batches(min(8, len(source))))
         for name, plan in plans:
-            figures = token_pictures(loaded, spec, plan, first.images, first.names)
-            pictures += [(f"{plan.method}, plan {name}", figure) for figure in figures]
+            figures = pictures(loaded, spec, plan, first.images, first.names)
+            drawn += [(f"{plan.method}, plan {name}", figure) for figure in figures]
         write_text(out / "bench.json", text)
         write_text(out / "bench.csv", to_csv(bench.rows))
         plot_pareto(bench, out / "pareto.png")
-        write_page(bench, out / "pareto.png", TOKEN_PICTURES, pictures, out / "report.html")
+        write_page(bench, out / "pareto.png", TOKEN_PICTURES, drawn, out / "report.html")
         if self.json is not None:
             write_text(self.json, text)
         print_table(bench)
@@ -128,7 +128,7 @@ class Show:
         from repshift.adapters import describe
         from repshift.data.images import read_image
         from repshift.report.files import replacing
-        from repshift.report.pictures import token_pictures
+        from repshift.report.pictures import pictures
         from repshift.tasks.variants import fitted
         from repshift.zoo.load import load_model
 
@@ -138,7 +138,7 @@ class Show:
         images = loaded.prepare(image).unsqueeze(0)
         spec = describe(loaded.model)
         plan = _with_method(fitted(plan or read_plan(loaded.plan), spec), self.method)
-        [figure] = token_pictures(loaded, spec, plan, images, [self.image.name])
+        [figure] = pictures(loaded, spec, plan, images, [self.image.name])
         out = self.out or Path(f"{self.image.stem}-tokens.png")
         with replacing(out) as temporary:
             figure.savefig(temporary, dpi=130, format="png")
@@ -163,15 +163,18 @@ class Export:
     """The ONNX file; NAME.onnx in the current directory if left out."""
 
     def run(self) -> None:
+        from repshift.adapters import describe
         from repshift.compress import compress
         from repshift.tasks.export import export_onnx
+        from repshift.tasks.variants import fitted
         from repshift.zoo.load import load_model, open_source
 
         plan = _with_method(read_plan(self.plan), self.method)
         loaded = load_model(self.model, self.checkpoint, self.random_weights)
         images = next(open_source(loaded, None, False).batches(2)).images
         out = self.out or Path(f"{self.model.replace(':', '-').replace('/', '-')}.onnx")
-        with compress(loaded.model, plan) as compression:
+        spec = describe(loaded.model)
+        with compress(loaded.model, fitted(plan, spec), spec) as compression:
             done = export_onnx(loaded.model, images, out)
             print(
                 f"{out}: {done.size / 1e6:.1f} MB, {compression.counts[-1]} tokens at the end, "

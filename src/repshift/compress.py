@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
+from repshift.adapters.spec import EncoderSpec, ResNetSpec
 from repshift.compression import Compression, Hook
 from repshift.errors import InputError
+from repshift.line_compression import LineCompression
+from repshift.reductions import LineReduction
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from repshift.adapters.spec import EncoderSpec
     from repshift.plan import Plan
 
 
-def compress(model: nn.Module, plan: Plan, spec: EncoderSpec | None = None) -> Compression:
+@overload
+def compress(model: nn.Module, plan: Plan, spec: ResNetSpec) -> LineCompression: ...
+@overload
+def compress(model: nn.Module, plan: Plan, spec: EncoderSpec | None = None) -> Compression: ...
+def compress(
+    model: nn.Module, plan: Plan, spec: EncoderSpec | ResNetSpec | None = None
+) -> Compression | LineCompression:
     """Make ``model`` drop tokens as ``plan`` says, from the next call on.
 
     Nothing is copied or trained and no weight changes; a plan attached before is replaced. ``spec``
     names the parts of a model of your own; models of timm, transformers, torchvision and open_clip
-    are recognised. Undo it with ``detach()`` or use the result in a ``with`` block. Compress first,
-    then ``torch.compile``.
+    are recognised. A ResNet loses rows and columns of its feature maps, by a plan whose reduction
+    is ``Lines`` or ``LineTokens``. Undo it with ``detach()`` or use the result in a ``with`` block.
+    Compress first, then ``torch.compile``.
 
     Raises ``InputError`` if the model cannot lose tokens or the plan does not fit it.
     """
@@ -28,15 +37,30 @@ def compress(model: nn.Module, plan: Plan, spec: EncoderSpec | None = None) -> C
         from repshift.adapters import describe
 
         spec = describe(model)
-    _check(plan, spec)
+    if isinstance(spec, ResNetSpec):
+        _check_stages(plan, spec)
+    else:
+        _check(plan, spec)
     hooks = [hook for part in (model, *spec.blocks) for hook in part._forward_hooks.values()]
     for earlier in {hook.compression for hook in hooks if isinstance(hook, Hook)}:
         earlier.detach()
+    if isinstance(spec, ResNetSpec):
+        return LineCompression(model, plan, spec)
     return Compression(model, plan, spec)
 
 
 def _check(plan: Plan, spec: EncoderSpec) -> None:
     needs = plan.required()
+    if plan.drop and isinstance(plan.reduction, LineReduction):
+        raise InputError(
+            f"{plan.reduction} takes rows and columns out of the feature maps of a ResNet; this "
+            "model is made of blocks of tokens: use prune, merge, tome or vid-tldr"
+        )
+    if missing := needs & {"branch", "stage entry", "grid"}:
+        raise InputError(
+            f"{plan.score} needs the {' and '.join(sorted(missing))} of a ResNet's stage, and this "
+            "model is made of blocks of tokens; use another score, such as shift(mlp)"
+        )
     if "class token" in needs and not spec.class_token:
         raise InputError(f"{plan.score} needs a class token and this model has none")
     if "mixer" in needs and not spec.mixers:
@@ -61,4 +85,25 @@ def _check(plan: Plan, spec: EncoderSpec) -> None:
             raise InputError(
                 f"{plan.reduction} acts between attention and MLP, and block {block} does not add "
                 "its MLP to the stream there; use merge or prune, which act after the block"
+            )
+
+
+def _check_stages(plan: Plan, spec: ResNetSpec) -> None:
+    if not plan.drop:
+        return
+    if not isinstance(plan.reduction, LineReduction):
+        raise InputError(
+            f"{plan.reduction} takes out tokens, and what enters a convolution must stay a "
+            "rectangle; use a plan for a ResNet, Plan(drop, reduction=Lines()) or LineTokens()"
+        )
+    if missing := plan.required() & {"middle", "attention", "keys", "class token"}:
+        raise InputError(
+            f"{plan.score} needs the {' and '.join(sorted(missing))} of a transformer's block, and "
+            "a ResNet has none; use shift(block), stream-norm, border or random"
+        )
+    for stage in plan.drop:
+        if stage >= len(spec.stages):
+            raise InputError(
+                f"the plan drops after stage {stage}; this model has {len(spec.stages)} stages, "
+                f"0 to {len(spec.stages) - 1}"
             )

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Hook:
     """A small callable, so that a compressed model can be pickled, copied and compiled."""
 
-    def __init__(self, compression: Compression, action: str, block: int = -1) -> None:
+    def __init__(self, compression: Any, action: str, block: int = -1) -> None:
         self.compression = compression
         self.action = action
         self.block = block

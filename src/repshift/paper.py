@@ -12,6 +12,10 @@ SHIFT: dict[str, dict[int, float]] = {
     "vim": {9: 0.2, 19: 0.2},
 }
 
+# Of a ResNet's rows and columns: 8 of 56 after the first stage, 4 of 24 after the second, at 224
+# pixels; as shares, so that they scale with the image.
+RESNET: dict[int, float] = {0: 1 / 7, 1: 1 / 6}
+
 # vid-TLDR (CVPR 2024), the table of its README: tokens that leave in the first blocks of UMT, of
 # 2352 (12 frames of 14 x 14).
 _VID_TLDR = {

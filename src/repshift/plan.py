@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from repshift.errors import InputError
 from repshift.method import from_dict, from_label
-from repshift.paper import SHIFT, VID_TLDR
-from repshift.reductions import REDUCTIONS, Prune, Reduction, VidTLDR
+from repshift.paper import RESNET, SHIFT, VID_TLDR
+from repshift.reductions import REDUCTIONS, Lines, Prune, Reduction, VidTLDR
 from repshift.scores import SCORES, AttentionEntropy, Score, Shift
 
 if TYPE_CHECKING:
@@ -28,16 +28,24 @@ class Plan:
     ``drop`` maps a block, counted from 0, to what leaves after it: a share below 1 of the patch
     tokens that are left (``floor(share * n)`` of n leave) or a whole number of tokens. Prefix
     tokens (class, distillation, registers) are not counted and never leave.
+
+    Of a ResNet, ``drop`` maps a stage, counted from 0, to what leaves after it: a share or a number
+    of the rows and as much of the columns; the reduction is ``Lines`` or ``LineTokens``.
+
+    A plan without a score takes the one its reduction is used with: ``Shift()``, and
+    ``Shift("block")`` for lines.
     """
 
     drop: Mapping[int, float | int]
-    score: Score = field(default_factory=Shift)
+    score: Score = None  # type: ignore[assignment]  # the reduction's usual one
     reduction: Reduction = field(default_factory=Prune)
 
     def __post_init__(self) -> None:
         for block, amount in self.drop.items():
             _check(block, amount)
         object.__setattr__(self, "drop", dict(sorted(self.drop.items())))
+        if self.score is None and isinstance(self.reduction, Reduction):
+            object.__setattr__(self, "score", self.reduction.usual)
         if not isinstance(self.score, Score) or not isinstance(self.reduction, Reduction):
             raise InputError(
                 f"a plan takes a Score and a Reduction, got {type(self.score).__name__} and "
@@ -69,31 +77,32 @@ class Plan:
         """The drops as the command line writes them, ``0:0.2,3:0.2``."""
         return ",".join(f"{block}:{amount}" for block, amount in self.drop.items())
 
-    def leaving(self, block: int, patches: int) -> int:
-        """How many of ``patches`` patch tokens leave after ``block``."""
+    def leaving(self, block: int, patches: int, what: str = "patch tokens at block") -> int:
+        """How many of ``patches`` patch tokens, or of what is named, leave after ``block``."""
         amount = self.drop.get(block, 0)
         count = math.floor(amount * patches) if isinstance(amount, float) else amount
         if self.reduction.at_most_half:
             count = min(count, patches // 2)
         if count >= patches > 0:
             raise InputError(
-                f"the plan drops {count} of the {patches} patch tokens at block {block}; "
-                "at least one must stay"
+                f"the plan drops {count} of the {patches} {what} {block}; at least one must stay"
             )
         return count
 
     @classmethod
     def paper(cls, name: str) -> Plan:
-        """A plan of the papers: ``deit``, ``umt-retrieval``, ``umt-qa``, ``vim``, vid-TLDR's.
+        """A plan of the papers: ``deit``, ``umt-retrieval``, ``umt-qa``, ``resnet``, ``vim``.
 
-        vid-TLDR's are called by data set and size of UMT: ``vid-tldr/msrvtt-b16``.
+        vid-TLDR's own are called by data set and size of UMT: ``vid-tldr/msrvtt-b16``.
         """
         if name in VID_TLDR:
             return cls(VID_TLDR[name], AttentionEntropy(), VidTLDR())
+        if name == "resnet":
+            return cls(RESNET, reduction=Lines())
         if name not in SHIFT:
             raise InputError(
-                f"unknown plan {name!r}; the papers' are {', '.join(SHIFT)}, and vid-tldr/ with "
-                "data set and size, such as vid-tldr/msrvtt-b16"
+                f"unknown plan {name!r}; the papers' are {', '.join(SHIFT)}, resnet, and vid-tldr/ "
+                "with data set and size, such as vid-tldr/msrvtt-b16"
             )
         return cls(SHIFT[name], Shift("mixer") if name == "vim" else Shift())
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from repshift.adapters.spec import EncoderSpec, Pooling
+from repshift.adapters.spec import EncoderSpec, Pooling, ResNetSpec, Stage
 from repshift.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["EncoderSpec", "Pooling", "describe"]
+__all__ = ["EncoderSpec", "Pooling", "ResNetSpec", "Stage", "describe"]
 
 # Where a model's class comes from, a library or a part of repshift, and the adapter that knows it.
 _ADAPTERS = {
@@ -24,7 +24,7 @@ _ADAPTERS = {
 }
 
 
-def describe(model: nn.Module) -> EncoderSpec:
+def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
     """Find the adapter of ``model`` and ask it; ``InputError`` with the reason if there is none."""
     for kind in type(model).__mro__:
         for source, adapter in _ADAPTERS.items():

@@ -8,14 +8,14 @@ from open_clip import transformer as clip
 from open_clip.timm_model import TimmModel
 from torch import nn
 
-from repshift.adapters.spec import EncoderSpec, Pooling
+from repshift.adapters.spec import EncoderSpec, Pooling, ResNetSpec
 from repshift.errors import InputError
 
 _BLOCKS = (clip.ResidualAttentionBlock, clip.CustomResidualAttentionBlock)
 _ATTENTION = (nn.MultiheadAttention, clip.Attention)
 
 
-def describe(model: nn.Module) -> EncoderSpec:
+def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
     """The spec of a vision tower; ``InputError`` with the reason if it cannot lose tokens."""
     if isinstance(model, TimmModel) and type(model).forward is TimmModel.forward:
         from repshift.adapters import timm

@@ -1,4 +1,4 @@
-"""timm: plain vision transformers and EVA's rotary ones, recognised by their structure.
+"""timm: plain vision transformers, EVA's rotary ones and ResNets, recognised by structure.
 
 A model is taken only if its forward and its blocks are the ones read here, so that a variant that
 treats its tokens in another way is refused, never compressed wrongly.
@@ -9,12 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from timm.layers import Attention, AttentionPoolLatent, AttentionRope, DiffAttention
-from timm.models import eva
+from timm.models import eva, resnet
 from timm.models import vision_transformer as vit
+from timm.models._features import FeatureDictNet, FeatureListNet
 from timm.models.deit import VisionTransformerDistilled
 from torch import nn
 
-from repshift.adapters.spec import EncoderSpec, Pooling
+from repshift.adapters.resnet import stages_of
+from repshift.adapters.spec import EncoderSpec, Pooling, ResNetSpec
 from repshift.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,9 +62,18 @@ _REFUSED = {
 }
 
 
-def describe(model: nn.Module) -> EncoderSpec:
+# The module whose output a block of a ResNet adds to its shortcut.
+_BRANCHES: dict[type[nn.Module], Callable[[Any], nn.Module]] = {
+    resnet.BasicBlock: lambda block: block.drop_path or block.se or block.bn2,
+    resnet.Bottleneck: lambda block: block.drop_path or block.se or block.bn3,
+}
+
+
+def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
     """The spec of a timm model; ``InputError`` with the reason if it cannot lose tokens."""
     name = type(model).__name__
+    if _is_resnet(model) and (spec := stages_of(model, _BRANCHES)):
+        return spec
     family = next((known for known in _FAMILIES if _runs_as(model, known)), None)
     blocks: Sequence[nn.Module] = list(getattr(model, "blocks", ()))
     kinds = [_first(block, _NORM2) for block in blocks]
@@ -72,8 +83,9 @@ def describe(model: nn.Module) -> EncoderSpec:
         reason = _REFUSED.get(name, "repshift has not read the forward of this variant")
         raise InputError(
             f"timm's {name} cannot be compressed: {reason}. Use a plain ViT, such as "
-            "deit_small_patch16_224, or a rotary one, such as vit_small_patch16_dinov3; for a "
-            "model whose blocks take and return [B, N, C] alone, pass spec=EncoderSpec(...)"
+            "deit_small_patch16_224, a rotary one, such as vit_small_patch16_dinov3, or a "
+            "resnet50; for a model whose blocks take and return [B, N, C] alone, pass "
+            "spec=EncoderSpec(...), for one with stages of feature maps spec=ResNetSpec(...)"
         )
     pool = getattr(model, "attn_pool", None)
     if isinstance(pool, AttentionPoolLatent) and pool.pos_embed is not None:
@@ -114,3 +126,11 @@ def _pooling(model: Any) -> Pooling | None:
         return None
     skipped = 0 if getattr(model, "pool_include_prefix", False) else int(model.num_prefix_tokens)
     return Pooling(tokens=model.norm, average=model.fc_norm, skipped=skipped)
+
+
+def _is_resnet(model: nn.Module) -> bool:
+    """A classifier, or what ``features_only`` makes of it."""
+    if isinstance(model, FeatureDictNet):
+        return any(_same(model, kind, "forward") for kind in (FeatureListNet, FeatureDictNet))
+    steps = ("forward", "forward_features", "forward_head")
+    return all(_same(model, resnet.ResNet, step) for step in steps)

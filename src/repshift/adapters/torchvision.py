@@ -1,13 +1,16 @@
-"""torchvision: its plain vision transformer."""
+"""torchvision: its plain vision transformer and its ResNets."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from torch import nn
+from torchvision.models import resnet
 from torchvision.models import vision_transformer as vit
+from torchvision.models._utils import IntermediateLayerGetter
 
-from repshift.adapters.spec import EncoderSpec
+from repshift.adapters.resnet import stages_of
+from repshift.adapters.spec import EncoderSpec, ResNetSpec
 from repshift.errors import InputError
 
 _WINDOWS = "its attention runs inside fixed windows of the grid"
@@ -18,9 +21,18 @@ _REFUSED = {
 }
 
 
-def describe(model: nn.Module) -> EncoderSpec:
+# The module whose output a block adds to its shortcut.
+_BRANCHES: dict[type[nn.Module], Any] = {
+    resnet.BasicBlock: lambda block: block.bn2,
+    resnet.Bottleneck: lambda block: block.bn3,
+}
+
+
+def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
     """The spec of a torchvision model; ``InputError`` with the reason if it cannot lose tokens."""
     name = type(model).__name__
+    if _is_resnet(model) and (spec := stages_of(model, _BRANCHES)):
+        return spec
     known = isinstance(model, vit.VisionTransformer)
     blocks: list[Any] = list(model.encoder.layers) if known else []
     parts: list[tuple[Any, Any]] = [(model, vit.VisionTransformer)]
@@ -31,8 +43,9 @@ def describe(model: nn.Module) -> EncoderSpec:
     if not known or any(type(part).forward is not kind.forward for part, kind in parts):
         reason = _REFUSED.get(name, "repshift has not read the forward of this model")
         raise InputError(
-            f"torchvision's {name} cannot be compressed: {reason}. Use vit_b_16 and its like; for "
-            "a model whose blocks take and return [B, N, C] alone, pass spec=EncoderSpec(...)"
+            f"torchvision's {name} cannot be compressed: {reason}. Use vit_b_16 or resnet50 "
+            "and their like; for a model whose blocks take and return [B, N, C] alone, pass "
+            "spec=EncoderSpec(...), for one with stages of feature maps spec=ResNetSpec(...)"
         )
     return EncoderSpec(
         blocks=blocks,
@@ -40,4 +53,15 @@ def describe(model: nn.Module) -> EncoderSpec:
         mlp=[block.mlp for block in blocks],
         prefix_tokens=1,
         class_token=True,
+    )
+
+
+def _is_resnet(model: nn.Module) -> bool:
+    """A classifier, or the backbone that detectors and segmenters of torchvision cut out of it."""
+    kind = type(model)
+    if kind.forward is IntermediateLayerGetter.forward:
+        return True
+    whole = resnet.ResNet
+    return isinstance(model, whole) and all(
+        getattr(kind, step) is getattr(whole, step) for step in ("forward", "_forward_impl")
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from repshift.errors import InputError
 from repshift.method import Method
+from repshift.scores import Score, Shift
 
 if TYPE_CHECKING:
     from typing import Any
@@ -26,9 +27,11 @@ class Reduction(Method):
 
     ``needs`` names what it looks at itself; ``scored`` is false if it asks no score, ``before_mlp``
     true if its tokens leave between attention and MLP (where the score can be known there), and
-    ``at_most_half`` if no more than half of the patch tokens can leave at once.
+    ``at_most_half`` if no more than half of the patch tokens can leave at once. ``usual`` is the
+    score of a plan that names none.
     """
 
+    usual: ClassVar[Score] = Shift()
     needs: ClassVar[frozenset[Need]] = frozenset()
     scored: ClassVar[bool] = True
     before_mlp: ClassVar[bool] = False

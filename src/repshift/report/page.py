@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING
 
 from repshift.report.files import write_text
-from repshift.report.pareto import winners
+from repshift.report.pareto import reference, winners
 from repshift.report.table import to_html
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def write_page(
 <div class="wide">{to_html(bench.rows)}</div>
 {f"<p>Files that were skipped:</p><ul>{skipped}</ul>" if skipped else ""}
 <h2>Quality against speed</h2>
-<p>Best at each speed-up over dense on fused attention:</p><ul>{best}</ul>
+<p>Best at each speed-up over {reference(bench)}:</p><ul>{best}</ul>
 <img alt="Pareto plot" src="data:image/png;base64,{encoded}">
 <h2>What the score sees and what stays</h2>
 <p>{html.escape(about)}</p>

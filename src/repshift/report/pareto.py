@@ -25,3 +25,9 @@ def winners(bench: Bench) -> list[str]:
         quality = f"{bench.criterion.partition(' (')[0]} {bench.percent(row):.1f} %"
         lines.append(f"up to {row.speedup_vs_fused:.2f}x: {row.method}{plan}, {quality}")
     return lines
+
+
+def reference(bench: Bench) -> str:
+    """What speed is compared with."""
+    attention = bench.rows[0].kernel != "none"
+    return "the dense model" + (" on fused attention" if attention else "")

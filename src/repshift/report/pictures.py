@@ -9,7 +9,9 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
+from repshift.adapters.spec import ResNetSpec
 from repshift.compress import compress
+from repshift.plan import Plan
 from repshift.reductions.base import Merging
 from repshift.scores import Need, Score, Snapshots
 
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
 
     from repshift.adapters.spec import EncoderSpec
     from repshift.compression import Compression
-    from repshift.plan import Plan
     from repshift.zoo.load import LoadedModel
 
 GREY = 0.82  # what a token that left is painted with
@@ -42,6 +43,19 @@ class _Recorded(Score):
         scores = self.inner(seen)
         self.given[seen.block] = scores.float().cpu()
         return scores
+
+
+def pictures(
+    loaded: LoadedModel,
+    spec: EncoderSpec | ResNetSpec,
+    plan: Plan,
+    images: Float[Tensor, "B C H W"],
+    names: Sequence[str],
+) -> list[Figure]:
+    """``token_pictures``, or of a ResNet ``line_pictures``."""
+    if isinstance(spec, ResNetSpec):
+        return line_pictures(loaded, spec, plan, images, names)
+    return token_pictures(loaded, spec, plan, images, names)
 
 
 def token_pictures(
@@ -91,6 +105,42 @@ def token_pictures(
         for title, maps in (("dense output", dense), ("restored output", restored)):
             if maps is not None:
                 panels.append((title, maps[row], {"cmap": "gray", "vmin": 0, "vmax": 1}))
+        figures.append(_strip(panels))
+    return figures
+
+
+def line_pictures(
+    loaded: LoadedModel,
+    spec: ResNetSpec,
+    plan: Plan,
+    images: Float[Tensor, "B C H W"],
+    names: Sequence[str],
+) -> list[Figure]:
+    """For each image: the photo, its scores at the first stage that loses lines, what is left.
+
+    Grey is what left, in the full grid of the stage (see ``LineCompression.kept_after``).
+    """
+    given: dict[int, Tensor] = {}
+    recorded = replace(plan, score=_Recorded(plan.score, given))
+    with torch.inference_mode():
+        with compress(loaded.model, Plan({}), spec) as dense:
+            _tokens(loaded.model, images)
+        with compress(loaded.model, recorded, spec) as done:
+            _tokens(loaded.model, images)
+    stages = [stage for stage in plan.drop if stage in given]
+    figures = []
+    for row, name in enumerate(names):
+        photo = loaded.picture(images[row])
+        panels: list[tuple[str, Tensor, dict[str, object]]] = [(name, photo, {})]
+        for stage in stages[:1]:
+            heat = given[stage][row].view(dense.grids[stage])
+            panels.append((f"{plan.score} at stage {stage}", heat, {"cmap": "magma"}))
+        for stage in stages:
+            kept = done.kept_after(stage)[row].flatten().cpu()
+            rows, columns = done.grids[stage]
+            patches = torch.arange(dense.grids[stage][0] * dense.grids[stage][1])
+            left = _paint(photo, kept, patches, dense.grids[stage])
+            panels.append((f"{rows} x {columns} after stage {stage}", left, {}))
         figures.append(_strip(panels))
     return figures
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from repshift.report.pareto import winners
+from repshift.report.pareto import reference, winners
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ def _recalls(*values: float) -> str:
 COLUMNS: list[tuple[str, str, Callable[..., str]]] = [
     ("method", "method", str),
     ("plan", "plan", lambda plan: plan or "-"),
-    ("attention", "kernel", str),
+    ("attention", "kernel", lambda kernel: "-" if kernel == "none" else kernel),
     ("tokens", "tokens", str),
     ("GFLOPs", "gflops", lambda value: f"{value:.3g}" if value < 100 else f"{value:.1f}"),
     ("peak MB", "peak_mb", lambda value: f"{value:.3g}"),
@@ -64,6 +64,8 @@ def cells(rows: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
         if hasattr(rows[0], names.split()[0])
     ]
     shown = [(head, column) for head, column in shown if set(column) != {"-"}]
+    if rows[0].kernel == "none":
+        shown = [("vs dense" if head == "vs fused" else head, column) for head, column in shown]
     return [head for head, _ in shown], [
         list(line) for line in zip(*(column for _, column in shown), strict=True)
     ]
@@ -82,7 +84,7 @@ def print_table(bench: Bench) -> None:
     if not console.is_terminal:
         console = Console(width=200)
     console.print(table)
-    console.print("Best at each speed-up over dense on fused attention:")
+    console.print(f"Best at each speed-up over {reference(bench)}:")
     for line in winners(bench):
         console.print(f"  {line}", markup=False, highlight=False)
     for line in bench.skipped:

@@ -2,6 +2,7 @@
 
 from repshift.scores.attention_entropy import AttentionEntropy
 from repshift.scores.base import Need, Score, Snapshots
+from repshift.scores.border import Border
 from repshift.scores.class_attention import ClassAttention
 from repshift.scores.clipped_activation import ClippedActivation
 from repshift.scores.column_attention import ColumnAttention
@@ -25,6 +26,7 @@ SCORES: dict[str, type[Score]] = {
         StreamNorm,
         MeanDistance,
         Redundancy,
+        Border,
         Random,
         Reverse,
     )
@@ -33,6 +35,7 @@ SCORES: dict[str, type[Score]] = {
 __all__ = [
     "SCORES",
     "AttentionEntropy",
+    "Border",
     "ClassAttention",
     "ClippedActivation",
     "ColumnAttention",

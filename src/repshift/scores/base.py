@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
-Need = Literal["entry", "middle", "exit", "attention", "keys", "activation", "mixer", "class token"]
+Need = Literal[
+    "entry", "middle", "exit", "attention", "keys", "class token", "activation", "mixer", "branch",
+    "stage entry", "grid",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,10 @@ class Snapshots:
     The first ``prefix`` tokens never leave; ``closed`` marks further ones that stand for no other
     (inner and suffix tokens, and padding) and ``padding`` those that no query sees, None if there
     are none.
+
+    Of a ResNet it is the last block of a stage, and the N tokens are the positions of its ``grid``
+    of rows and columns, row by row: ``entry`` is what the block adds its ``branch`` to, ``exit``
+    what leaves it, and ``stage_entry`` what entered the stage, averaged down to the same grid.
     """
 
     block: int
@@ -41,6 +48,9 @@ class Snapshots:
     activation: Float[Tensor, "B N E"] | None = None
     closed: Bool[Tensor, "B N"] | None = None
     padding: Bool[Tensor, "B N"] | None = None
+    branch: Float[Tensor, "B N C"] | None = None
+    stage_entry: Float[Tensor, "B N D"] | None = None
+    grid: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

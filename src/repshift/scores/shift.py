@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
+import torch
+
 from repshift.errors import InputError
 from repshift.scores.base import Need, Score, Snapshots
 from repshift.shift import Metric, representation_shift
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-Site = Literal["mlp", "attention", "block", "mixer"]
+Site = Literal["mlp", "attention", "block", "mixer", "branch", "stage"]
 Definition = Literal["printed", "update"]
 
 
@@ -26,6 +28,12 @@ class Shift(Score):
     the change of the stream: mlp D(x' + MLP(LN(x')), x'). For the block both are D(exit, entry).
     The mixer is the one branch of a Mamba block, where the paper does not say what F is (section
     4.2): printed D(Mixer(norm(x)), x), update D(x + Mixer(norm(x)), x).
+
+    A ResNet has no MLP, and its stages change the number of channels, so that D(F(x), x) over a
+    stage needs a reading: ``block`` is D(exit, entry) of the stage's last block, whose shapes
+    agree; ``branch`` compares that block's residual branch as mlp does, D(F(x), x) printed and
+    D(x + F(x), x) in words; ``stage`` is the change of the channel norm from entry to exit of the
+    whole stage (of the L2 or L1 norm, as the metric says).
     """
 
     name: ClassVar[str] = "shift"
@@ -52,10 +60,19 @@ class Shift(Score):
             "attention": frozenset({"entry", "middle"}),
             "block": frozenset({"entry", "exit"}),
             "mixer": frozenset({"entry", "exit", "mixer"}),
+            "branch": frozenset({"entry", "branch"}),
+            "stage": frozenset({"stage entry", "exit"}),
         }
         return needs[self.site]
 
     def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
+        if self.site == "stage":
+            return self._change_of_norm(seen)
+        if self.site == "branch":
+            assert seen.branch is not None
+            assert seen.entry is not None
+            after = seen.branch if self.definition == "printed" else seen.entry + seen.branch
+            return representation_shift(seen.entry, after, self.metric)
         before = seen.middle if self.site == "mlp" else seen.entry
         after = seen.middle if self.site == "attention" else seen.exit
         assert before is not None
@@ -63,3 +80,14 @@ class Shift(Score):
         if self.definition == "printed" and self.site != "block":
             after = after - before
         return representation_shift(before, after, self.metric)
+
+    def _change_of_norm(self, seen: Snapshots) -> Float[Tensor, "B N"]:
+        if self.metric == "cosine":
+            raise InputError("shift(stage) compares norms, which have no cosine; use l2 or l1")
+        assert seen.stage_entry is not None
+        assert seen.exit is not None
+        before, after = (
+            representation_shift(torch.zeros_like(x), x, self.metric)
+            for x in (seen.stage_entry, seen.exit)
+        )
+        return (after - before).abs()

@@ -12,7 +12,7 @@ from repshift.errors import InputError
 from repshift.measure.environment import environment
 from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
 from repshift.tasks.costs import Cost, measure_costs
-from repshift.tasks.variants import Variant, reference
+from repshift.tasks.variants import Variant, against, baseline
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from repshift.adapters.spec import EncoderSpec
+    from repshift.adapters.spec import EncoderSpec, ResNetSpec
     from repshift.data.batches import Source
     from repshift.zoo.load import LoadedModel
 
@@ -97,7 +97,7 @@ class Bench(Generic[AnyRow]):
 
 def run_bench(
     loaded: LoadedModel,
-    spec: EncoderSpec,
+    spec: EncoderSpec | ResNetSpec,
     source: Source,
     rows: Sequence[Variant],
     *,
@@ -130,7 +130,7 @@ def run_bench(
         environment=facts,
         skipped=list(source.skipped),
         title=f"{loaded.name}, {count} images{skipped(source.skipped)}; {measured(facts)} Fidelity "
-        f"is {kind} with the dense model on fused attention.",
+        f"is {kind} with {against(rows)}.",
         quality="accuracy" if labelled else "fidelity",
         criterion="accuracy" if labelled else f"fidelity ({kind})",
         scale=100.0,
@@ -153,7 +153,7 @@ def skipped(files: Sequence[str]) -> str:
 
 def _judge(
     loaded: LoadedModel,
-    spec: EncoderSpec,
+    spec: EncoderSpec | ResNetSpec,
     source: Source,
     rows: Sequence[Variant],
     batch_size: int,
@@ -177,7 +177,7 @@ def _judge(
                     outputs[row, number].append(model(images).float().cpu())
     assert first is not None
     whole = {run: torch.cat(parts) for run, parts in outputs.items()}
-    dense = whole[reference(rows), 0]
+    dense = whole[baseline(rows), 0]
     if not dense.isfinite().all():
         raise InputError(f"the dense {loaded.name} gives NaN or infinity on these images")
     truth = torch.cat(labels) if labels else None

@@ -13,7 +13,7 @@ from repshift.measure.flops import count_flops
 from repshift.measure.memory import peak_memory
 from repshift.measure.speed import interleave
 from repshift.plan import Plan
-from repshift.tasks.variants import DENSE_EAGER, Variant, reference
+from repshift.tasks.variants import DENSE_EAGER, Variant, baseline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor, nn
 
-    from repshift.adapters.spec import EncoderSpec
+    from repshift.adapters.spec import EncoderSpec, ResNetSpec
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ class Cost:
 
 def measure_costs(
     model: nn.Module,
-    spec: EncoderSpec,
+    spec: EncoderSpec | ResNetSpec,
     rows: Sequence[Variant],
     images: Float[Tensor, "B ..."],
     *,
     rounds: int,
     seconds: float = 0.2,
 ) -> dict[Variant, Cost]:
-    """Measure all ``rows``, dense-fused among them, on torch's current threads.
+    """Measure all ``rows``, the ``baseline`` among them, on torch's current threads.
 
     Each time is taken over at least ``seconds``.
     """
@@ -86,7 +86,7 @@ def measure_costs(
             progress=bar.update,
         )
     taken = {row: times[name] for name, row in names.items()}
-    fused = reference(rows)
+    fused = baseline(rows)
     eager = next((row for row in rows if row.label == DENSE_EAGER), None)
 
     def speedup(of: Variant, over: Variant) -> float:

@@ -6,26 +6,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from repshift.adapters.spec import ResNetSpec
 from repshift.attention import EagerAttention
 from repshift.compress import compress
 from repshift.compression import Compression
 from repshift.plan import Plan
-from repshift.reductions import ToMe, VidTLDR
+from repshift.reductions import Lines, Prune, ToMe, VidTLDR
 from repshift.scores import (
     AttentionEntropy,
+    Border,
     ClassAttention,
     ClippedActivation,
     ColumnAttention,
     Random,
     Shift,
+    StreamNorm,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from torch import nn
 
     from repshift.adapters.spec import EncoderSpec
+    from repshift.line_compression import LineCompression
 
 DENSE = "dense"  # of models without attention
 DENSE_EAGER = "dense, eager attention"
@@ -46,8 +50,8 @@ class Variant:
 
     @contextmanager
     def attached(
-        self, model: nn.Module, spec: EncoderSpec, number: int = 0
-    ) -> Iterator[Compression | None]:
+        self, model: nn.Module, spec: EncoderSpec | ResNetSpec, number: int = 0
+    ) -> Iterator[Compression | LineCompression | None]:
         """Inside, the model runs this way, by plan ``number``; afterwards it is as before."""
         if self.plans:
             with compress(model, self.plans[number], spec) as compression:
@@ -59,21 +63,37 @@ class Variant:
             yield None
 
 
-def reference(rows: Iterable[Variant]) -> Variant:
-    """The dense model that all others are compared with, on fused attention if it attends."""
+def baseline(rows: Sequence[Variant]) -> Variant:
+    """The dense row that the others are compared with."""
     return next(row for row in rows if row.label in (DENSE, DENSE_FUSED))
 
 
-def fitted(plan: Plan, spec: EncoderSpec) -> Plan:
-    """The plan; one that names no method gets the site of the shift that the blocks have."""
+def against(rows: Sequence[Variant]) -> str:
+    """What the others are compared with, in words."""
+    fused = baseline(rows).label == DENSE_FUSED
+    return "the dense model" + (" on fused attention" if fused else "")
+
+
+def fitted(plan: Plan, spec: EncoderSpec | ResNetSpec) -> Plan:
+    """The plan; one that names no method gets the shift, and the reduction, that the model has.
+
+    Of a ResNet, one that prunes by a score takes lines out by that score.
+    """
+    if isinstance(spec, ResNetSpec):
+        if plan.reduction != Prune():
+            return plan
+        return Plan(plan.drop, Lines.usual if plan.score == Shift() else plan.score, Lines())
     return replace(plan, score=Shift("mixer")) if spec.mixers and plan == Plan(plan.drop) else plan
 
 
-def default_methods(spec: EncoderSpec) -> list[str]:
+def default_methods(spec: EncoderSpec | ResNetSpec) -> list[str]:
     """Attention (of the class token where there is one), random, ToMe, and the shift both ways.
 
-    Of Mamba blocks: the clipped activation, random, and the shift both ways.
+    Of Mamba blocks: the clipped activation, random, and the shift both ways. Of a ResNet: random
+    lines, those at the border, those of the lowest norm, and the shift.
     """
+    if isinstance(spec, ResNetSpec):
+        return [Random.name, Border.name, StreamNorm.name, str(Shift())]
     if spec.mixers:
         shifts = [Shift("mixer", definition="update"), Shift("mixer")]
         return [ClippedActivation.name, Random.name, *map(str, shifts)]
@@ -84,7 +104,7 @@ def default_methods(spec: EncoderSpec) -> list[str]:
 
 
 def variants(
-    spec: EncoderSpec, plans: Sequence[tuple[str, Plan]], methods: Sequence[str]
+    spec: EncoderSpec | ResNetSpec, plans: Sequence[tuple[str, Plan]], methods: Sequence[str]
 ) -> list[Variant]:
     """Dense, on eager and on fused attention where there is any, then the plans by every method.
 
@@ -92,9 +112,10 @@ def variants(
     empty. A plan that brings another method than the default keeps it as a further row. Random
     dropping is the mean of several seeds.
     """
-    dense = [DENSE] if spec.mixers else [DENSE_EAGER, DENSE_FUSED]
-    rows = [Variant(label) for label in dense]
-    chosen = [Plan.from_method(label, {}) for label in methods or default_methods(spec)]
+    attends = isinstance(spec, EncoderSpec) and not spec.mixers
+    rows = [Variant(label) for label in ([DENSE_EAGER, DENSE_FUSED] if attends else [DENSE])]
+    labels = methods or default_methods(spec)
+    chosen = [fitted(Plan.from_method(label, {}), spec) for label in labels]
     for name, plan in plans:
         tried = [replace(method, drop=plan.drop) for method in chosen]
         if plan not in tried and plan != fitted(Plan(plan.drop), spec):

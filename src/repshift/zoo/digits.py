@@ -7,7 +7,7 @@ and the weights with this package, so a real accuracy is measured without a down
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
@@ -16,6 +16,7 @@ from repshift.errors import InputError
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
+    from timm.models.resnet import ResNet
     from timm.models.vision_transformer import VisionTransformer
     from torch import Tensor, nn
 
@@ -64,6 +65,24 @@ def digits_vim() -> VisionMamba:
     return VisionMamba(config)
 
 
+def digits_resnet() -> ResNet:
+    """A ResNet in small, untrained: four stages, six basic blocks, [B, 1, 32, 32] -> [B, 10].
+
+    Its first stage sees all 32 rows and columns, as in ResNets for CIFAR-10.
+    """
+    from timm.models.resnet import BasicBlock, ResNet
+    from torch import nn
+
+    block: Any = BasicBlock  # timm asks for an instance
+    model: Any = ResNet(
+        block, (2, 2, 1, 1), num_classes=10, in_chans=1, stem_type="deep", stem_width=4,
+        channels=(8, 16, 32, 64),
+    )  # fmt: skip
+    model.conv1 = nn.Conv2d(1, 8, 3, padding=1, bias=False)
+    model.maxpool = nn.Identity()
+    return model
+
+
 def load_digits_vit() -> VisionTransformer:
     """The trained ``digits_vit`` in evaluation mode, ready for ``held_out_digits``."""
     _load("digits-vit", model := digits_vit())
@@ -73,6 +92,12 @@ def load_digits_vit() -> VisionTransformer:
 def load_digits_vim() -> VisionMamba:
     """The trained ``digits_vim`` in evaluation mode, ready for ``held_out_digits``."""
     _load("digits-vim", model := digits_vim())
+    return model
+
+
+def load_digits_resnet() -> ResNet:
+    """The trained ``digits_resnet`` in evaluation mode, ready for ``held_out_digits``."""
+    _load("digits-resnet", model := digits_resnet())
     return model
 
 

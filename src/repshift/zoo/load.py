@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
 
-OFFLINE = ("saliency-vit-s14", "digits-vit", "digits-vim")
+OFFLINE = ("saliency-vit-s14", "digits-vit", "digits-resnet", "digits-vim")
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class LoadedModel:
     ``prepare`` makes an image [C, H, W] for the model and ``mean`` and ``std`` undo its
     normalisation for drawing. ``classes`` is 0 if the model gives a pooled feature instead of
     logits. ``decode`` draws maps [B, H, W] from all tokens [B, N, C], where the model has such a
-    decoder. ``grid`` is the rows and columns of patches. ``plan`` is where tokens leave if no plan
-    is named.
+    decoder. ``grid`` is the rows and columns of patches, (1, 1) of a ResNet. ``plan`` is where
+    tokens leave if no plan is named.
     """
 
     name: str
@@ -82,6 +82,10 @@ def load_model(
         # After layers 3 and 7 of 8, as the paper's after 10 and 20 of 24.
         loaded = _wrap(name, load_digits_vim(), mean=(0.5,), std=(0.5,))
         return replace(loaded, plan="2:0.2,6:0.2")
+    if name == "digits-resnet":
+        from repshift.zoo.digits import load_digits_resnet
+
+        return _wrap(name, load_digits_resnet(), mean=(0.5,), std=(0.5,), size=(32, 32))
     from repshift.zoo.saliency_vit import load_saliency_vit
 
     whole = load_saliency_vit()
@@ -96,7 +100,7 @@ def open_source(loaded: LoadedModel, images: Path | None, labels: bool) -> Sourc
             raise InputError(f"{loaded.name} gives features, not classes; leave out --labels")
         known = read_labels(images, paths, loaded.classes) if labels else None
         return FileSource(paths, loaded.prepare, known)
-    if loaded.name in ("digits-vit", "digits-vim"):
+    if loaded.name.startswith("digits-"):
         from repshift.zoo.digits import held_out_digits
 
         return MemorySource(*held_out_digits())
@@ -111,12 +115,14 @@ def _wrap(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     decode: Callable[[Float[Tensor, "B N C"]], Float[Tensor, "B H W"]] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> LoadedModel:
     from timm.data import create_transform, resolve_model_data_config
+    from timm.models.resnet import ResNet
 
     config: dict[str, Any] = resolve_model_data_config(model)
     patches = getattr(model, "patch_embed", None)
-    size = getattr(patches, "img_size", None) or config["input_size"][1:]
+    size = size or getattr(patches, "img_size", None) or config["input_size"][1:]
     config["input_size"] = (getattr(model, "in_chans", config["input_size"][0]), *size)
     config["mean"], config["std"] = mean or config["mean"], std or config["std"]
     transform: Any = create_transform(**config)
@@ -131,4 +137,5 @@ def _wrap(
         classes=int(getattr(model, "num_classes", 0)),
         grid=(int(grid[0]), int(grid[1])),
         decode=decode,
+        plan="resnet" if isinstance(model, ResNet) else "deit",
     )
