@@ -61,4 +61,4 @@ def block_macs(tokens: int, width: int, mlp_ratio: float | int = 4) -> float:
     Query, key, value and output 4 N C^2, the two products of attention 2 N^2 C, the MLP
     2 ratio N C^2. Norms and activations do not count, nor what the score costs.
     """
-    return (4 + 2 * mlp_ratio) * tokens * width**2 + 2 * tokens**2 * width
+    return (4.0 + 2 * mlp_ratio) * tokens * width**2 + 2 * tokens**2 * width
