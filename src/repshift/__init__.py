@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from repshift.adapters.spec import EncoderSpec, Pooling
+from repshift.calibration.calibrate import Calibration, calibrate
 from repshift.compress import compress
 from repshift.compression import Compression
 from repshift.errors import InputError
@@ -27,6 +28,7 @@ __version__ = version("repshift")
 
 __all__ = [
     "AttentionEntropy",
+    "Calibration",
     "ClassAttention",
     "ColumnAttention",
     "Compression",
@@ -46,6 +48,7 @@ __all__ = [
     "ToMe",
     "TokenMap",
     "VidTLDR",
+    "calibrate",
     "compress",
     "representation_shift",
 ]

@@ -43,6 +43,10 @@ class Judge:
         self.base = Plan({})
         self.recordings: list[Recording | None] = [None] * len(self.batches)
         self.dense = self._outputs(self.base, len(self.batches), keep=True)
+        first = self.recordings[0]
+        assert first is not None
+        closed = spec.prefix_tokens + spec.suffix_tokens
+        self.patches = first.call.counts[0] - closed
         if not self.dense.isfinite().all():
             raise InputError("the dense model gives NaN or infinity on the calibration images")
 

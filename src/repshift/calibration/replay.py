@@ -1,4 +1,4 @@
-"""A forward that starts where an earlier one left off: plans that begin alike share their prefix."""
+"""A forward that starts where an earlier one left off, for plans that begin alike."""
 
 from __future__ import annotations
 
