@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 # The costs at which the found shape is also tried, for the plot.
 CURVE = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
-# What a measured speed-up may differ from the one asked for.
-TOLERANCE = 0.03
-CORRECTIONS = 3
 
 
 @dataclass(frozen=True)
@@ -118,23 +115,20 @@ def calibrate(
     seen, unseen = images[order[len(images) // 2 :]], images[order[: len(images) // 2]]
 
     judge = Judge(model, spec, seen, objective, batch_size)
-    counted = Flops(model, spec, seen, memo)
+    counted = Flops(model, spec, seen[:1], memo)
     timed = Seconds(model, spec, seen[:batch_size], memo) if speedup is not None else None
     with tqdm(desc="search", unit=" plans") as bar:
         search = Search(judge, timed or counted, memo, bar)
         if fidelity is not None:
             trial = search.least_cost(plans, fidelity)
         else:
-            share = flops if flops is not None else 1 / (speedup or 1)
-            trial = search.at_cost(plans, share)
-            if timed is not None:
-                trial = _retimed(search, timed, trial, share)
+            trial = search.at_cost(plans, flops if flops is not None else 1 / (speedup or 1))
         search.draw_curve(trial.plan, CURVE)
     plan = trial.plan
     check = Judge(model, spec, unseen, objective, batch_size)
     loss, agreement = memo("held out", lambda: check.rate(plan))
     figures: dict[str, Any] = {
-        "flops": counted(plan),
+        "flops": counted.measure(plan),
         "promised": {"loss": trial.loss, "fidelity": trial.fidelity},
         "held_out": {"loss": loss, "fidelity": agreement},
     }
@@ -143,16 +137,6 @@ def calibrate(
         figures["measured_speedup"] = 1 / timed.measure(plan)
     memo.forget()
     return Calibration(plan, search.tried, facts | figures)
-
-
-def _retimed(search: Search, timed: Seconds, trial: Trial, share: float) -> Trial:
-    """The same shape with as many tokens as the measured time asks for."""
-    for _ in range(CORRECTIONS):
-        if abs(timed.measure(trial.plan) / share - 1) <= TOLERANCE:
-            break
-        timed.correct(trial.plan)
-        trial = search.refit(trial.plan, share)
-    return trial
 
 
 def _target(flops: float | None, speedup: float | None, fidelity: float | None) -> dict[str, float]:

@@ -10,13 +10,14 @@ from repshift.plan import Plan
 from repshift.schedules import fewest, late, spread
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Any
 
     from tqdm import tqdm
 
     from repshift.calibration.judge import Judge
     from repshift.calibration.memo import Memo
+    from repshift.calibration.price import Price
 
 # What is worth trying where nothing is known of a model; random tells what the others are worth.
 METHODS = (
@@ -45,21 +46,19 @@ class Trial:
 
 
 class Search:
-    """Plans of a model with ``depth`` blocks and ``patches`` patch tokens, priced and judged.
+    """Plans of one model, priced and judged; ``tried`` are those judged on all images."""
 
-    ``price`` gives the share of the dense cost; it must fall when more tokens leave.
-    """
-
-    def __init__(
-        self, judge: Judge, price: Callable[[Plan], float], memo: Memo, bar: tqdm[Any]
-    ) -> None:
+    def __init__(self, judge: Judge, price: Price, memo: Memo, bar: tqdm[Any]) -> None:
         self.judge, self.price, self.memo, self.bar = judge, price, memo, bar
         self.patches, self.depth = judge.patches, len(judge.spec.blocks)
         self.tried: list[Trial] = []
 
     def at_cost(self, methods: Sequence[Plan], share: float) -> Trial:
         """The plan of least loss at ``share`` of the dense cost."""
-        return self._exchange(self._best_start(methods, share), share)
+        start = self._best_start(methods, share)
+        if not self.price.quick:
+            start = self._settled(start, share)
+        return self._settled(self._exchange(start, share), share)
 
     def least_cost(self, methods: Sequence[Plan], fidelity: float) -> Trial:
         """The cheapest plan whose fidelity is at least ``fidelity``."""
@@ -68,21 +67,21 @@ class Search:
         better = self._exchange(first, first.share) if first.plan.drop else first
         return min(first, self._cheapest(better.plan, fidelity), key=lambda trial: trial.share)
 
-    def refit(self, plan: Plan, share: float) -> Trial:
-        """The same shape with the fewest tokens that bring the cost down to ``share``."""
-        fitted = self._fit(plan, self._shape(plan), share)
-        if fitted is None:
-            raise InputError(
-                f"no number of tokens brings the cost down to {share:.2f}; ask for less"
-            )
-        return self.rate(fitted)
-
     def draw_curve(self, plan: Plan, shares: Iterable[float]) -> None:
         """Try the shape of ``plan`` at other costs too, where it reaches them."""
         for share in shares:
             fitted = self._fit(plan, self._shape(plan), share) if plan.drop else None
             if fitted is not None:
                 self.rate(fitted)
+
+    def _settled(self, trial: Trial, share: float) -> Trial:
+        """The same shape with as many tokens as the measured cost asks for."""
+        for _ in range(3):
+            if self.price.meets(trial.plan, share):
+                break
+            self.price.correct(trial.plan)
+            trial = self.rate(self._fit(trial.plan, self._shape(trial.plan), share) or trial.plan)
+        return trial
 
     def _cheapest(self, plan: Plan, fidelity: float) -> Trial:
         shape = self._shape(plan)
@@ -114,11 +113,19 @@ class Search:
 
         None where no number of them does.
         """
-        leaving = fewest(
-            lambda n: self.price(replace(method, drop=spread(n, shape))) <= target,
-            self.patches - 1,
-        )
-        return None if leaving is None else replace(method, drop=spread(leaving, shape))
+
+        def fitted() -> Plan | None:
+            leaving = fewest(
+                lambda n: self.price(replace(method, drop=spread(n, shape))) <= target,
+                self.patches - 1,
+            )
+            return None if leaving is None else replace(method, drop=spread(leaving, shape))
+
+        plan = fitted()
+        if plan is not None and self.price.quick:
+            self.price.correct(plan)
+            plan = fitted()
+        return plan
 
     def _best_start(self, methods: Sequence[Plan], target: float) -> Trial:
         """The best closed form of all methods, found by successive halving.
@@ -160,12 +167,14 @@ class Search:
     def _dearness(self, base: Trial, step: int) -> dict[int, float]:
         """Loss for a share of cost saved, by block, when ``step`` more tokens leave there."""
         self.judge.start_from(base.plan)
-        dearness = {}
+        if self.price.quick:
+            self.price.correct(base.plan)
+        share, dearness = self.price(base.plan), {}
         for block in range(self.depth - 1):
             plan = self._moved(base.plan, block, step)
             if plan is not None:
                 trial = self.rate(plan)
-                if (saved := base.share - trial.share) > 0:
+                if (saved := share - trial.share) > 0:
                     dearness[block] = (trial.loss - base.loss) / saved
         return dearness
 
