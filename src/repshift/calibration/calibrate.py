@@ -44,6 +44,22 @@ class Calibration:
     tried: list[Trial]
     provenance: dict[str, Any]
 
+    def summary(self) -> str:
+        """The result in two or three lines."""
+        facts, kept = self.provenance, self.provenance["held_out"]
+        [(target, value)] = facts["target"].items()
+        unlike = "KL" if facts["objective"] == "kl" else "1 - cosine"
+        lines = [
+            f"{self.plan.method} at {self.plan.schedule or 'no block'}, "
+            f"{100 * facts['flops']:.1f} % of the dense FLOPs",
+            f"on images that the search did not see: fidelity {kept['fidelity']:.4f}, {unlike} "
+            f"{kept['loss']:.4f} (on those it saw: {facts['promised']['fidelity']:.4f}, "
+            f"{facts['promised']['loss']:.4f})",
+        ]
+        if target == "speedup":
+            lines.append(f"{facts['measured_speedup']:.2f}x measured, {value:.2f}x promised")
+        return "\n".join(lines)
+
     def to_json(self) -> str:
         """A plan's file with its provenance; ``Plan.from_json`` reads it."""
         form = json.loads(self.plan.to_json()) | {"provenance": self.provenance}

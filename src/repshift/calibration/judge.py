@@ -42,7 +42,7 @@ class Judge:
         self.batches = list(images.split(batch_size))
         self.base = Plan({})
         self.recordings: list[Recording | None] = [None] * len(self.batches)
-        self.dense = self._outputs(self.base, len(self.batches), keep=True)
+        self.dense = self.outputs(self.base, keep=True)
         first = self.recordings[0]
         assert first is not None
         closed = spec.prefix_tokens + spec.suffix_tokens
@@ -52,7 +52,7 @@ class Judge:
 
     def rate(self, plan: Plan, batches: int | None = None) -> tuple[float, float]:
         """Loss and fidelity (top-1 agreement, or feature cosine) on the first ``batches``."""
-        output = self._outputs(plan, batches or len(self.batches), keep=False)
+        output = self.outputs(plan, batches)
         dense = self.dense[: len(output)]
         if self.objective == "kl":
             fidelity = logit_fidelity(dense, output)
@@ -64,14 +64,20 @@ class Judge:
     def start_from(self, plan: Plan) -> None:
         """Make ``plan`` the base that further plans share their beginning with."""
         if plan != self.base:
-            self._outputs(plan, len(self.batches), keep=True)
+            self.outputs(plan, keep=True)
             self.base = plan
 
-    def _outputs(self, plan: Plan, batches: int, keep: bool) -> Float[Tensor, "N K"]:
+    def outputs(
+        self, plan: Plan, batches: int | None = None, keep: bool = False
+    ) -> Float[Tensor, "N K"]:
+        """What the model returns under ``plan`` for the images of the first ``batches``.
+
+        ``keep`` records the forward, for others to share its beginning.
+        """
         first = differs_from(self.base, plan)
         outputs = []
         with torch.inference_mode():
-            for number in range(batches):
+            for number in range(batches or len(self.batches)):
                 earlier = self.recordings[number]
                 start = first if earlier else 0
                 with Replay(self.model, plan, self.spec, start, earlier) as replay:

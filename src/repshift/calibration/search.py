@@ -70,7 +70,7 @@ class Search:
     def draw_curve(self, plan: Plan, shares: Iterable[float]) -> None:
         """Try the shape of ``plan`` at other costs too, where it reaches them."""
         for share in shares:
-            fitted = self._fit(plan, self._shape(plan), share) if plan.drop else None
+            fitted = self.fit(plan, self._shape(plan), share) if plan.drop else None
             if fitted is not None:
                 self.rate(fitted)
 
@@ -80,7 +80,7 @@ class Search:
             if self.price.meets(trial.plan, share):
                 break
             self.price.correct(trial.plan)
-            trial = self.rate(self._fit(trial.plan, self._shape(trial.plan), share) or trial.plan)
+            trial = self.rate(self.fit(trial.plan, self._shape(trial.plan), share) or trial.plan)
         return trial
 
     def _cheapest(self, plan: Plan, fidelity: float) -> Trial:
@@ -108,7 +108,7 @@ class Search:
         self.bar.set_postfix_str(f"{plan.method}, loss {loss:.4f} at {trial.share:.3f} of the cost")
         return trial
 
-    def _fit(self, method: Plan, shape: Sequence[float], target: float) -> Plan | None:
+    def fit(self, method: Plan, shape: Sequence[float], target: float) -> Plan | None:
         """The fewest tokens, spread like ``shape``, that bring the price down to ``target``.
 
         None where no number of them does.
@@ -133,7 +133,7 @@ class Search:
         All are judged on a quarter of the images, the better quarter of them on all.
         """
         fitted = [
-            self._fit(method, shape, target)
+            self.fit(method, shape, target)
             for method in methods
             for shape in closed_forms(self.depth)
         ]

@@ -81,3 +81,13 @@ class FileSource:
 
 
 Source = MemorySource | FileSource
+
+
+def draw(source: Source, count: int, seed: int) -> Float[Tensor, "N C H W"]:
+    """At most ``count`` images of a source, drawn by ``seed``; unusable files count as drawn."""
+    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
+    chosen = order[:count].sort().values.tolist()
+    if isinstance(source, MemorySource):
+        return source.images[chosen]
+    source.paths = [source.paths[index] for index in chosen]
+    return torch.cat([batch.images for batch in source.batches(len(chosen))])
