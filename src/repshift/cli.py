@@ -147,7 +147,7 @@ class Calibrate:
             torch.set_num_threads(self.threads)
         loaded = load_model(self.model, self.checkpoint)
         source = open_source(loaded, self.images, False)
-        images = draw(source, self.samples, self.seed)
+        images = draw(source, self.samples, self.seed).images
         dtype = getattr(torch, self.dtype)
         found = calibrate(
             loaded.model.to(device, dtype),
