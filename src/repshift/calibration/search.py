@@ -52,6 +52,7 @@ class Search:
         self.judge, self.price, self.memo, self.bar = judge, price, memo, bar
         self.patches, self.depth = judge.patches, len(judge.spec.blocks)
         self.tried: list[Trial] = []
+        self._base = Plan({})  # whose beginning further plans are expected to share
 
     def at_cost(self, methods: Sequence[Plan], share: float) -> Trial:
         """The plan of least loss at ``share`` of the dense cost."""
@@ -100,7 +101,12 @@ class Search:
         """Judge a plan on the first ``batches``; on all of them it counts as tried."""
         some = "" if batches is None else f" on {batches} batches"
         name = f"{plan.method} at {plan.schedule}{some}"
-        loss, fidelity = self.memo(name, lambda: self.judge.rate(plan, batches))
+
+        def judged() -> tuple[float, float]:
+            self.judge.start_from(self._base)
+            return self.judge.rate(plan, batches)
+
+        loss, fidelity = self.memo(name, judged)
         trial = Trial(plan, self.price(plan), loss, fidelity)
         if batches is None and trial not in self.tried:
             self.tried.append(trial)
@@ -166,7 +172,7 @@ class Search:
 
     def _dearness(self, base: Trial, step: int) -> dict[int, float]:
         """Loss for a share of cost saved, by block, when ``step`` more tokens leave there."""
-        self.judge.start_from(base.plan)
+        self._base = base.plan
         if self.price.quick:
             self.price.correct(base.plan)
         share, dearness = self.price(base.plan), {}
@@ -191,7 +197,7 @@ class Search:
             plan = self._exchanged(best.plan, giver, taker, step, target)
             if plan is None:
                 continue
-            self.judge.start_from(best.plan)
+            self._base = best.plan
             trial = self.rate(plan)
             if trial.loss < (1 - WORTH) * best.loss:
                 best = trial
