@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -106,7 +106,7 @@ class Compression:
             handle.remove()
         self._handles = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Compression:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -80,7 +80,8 @@ class Judge:
             for number in range(batches or len(self.batches)):
                 earlier = self.recordings[number]
                 start = first if earlier else 0
-                with Replay(self.model, plan, self.spec, start, earlier) as replay:
+                replay = Replay(self.model, plan, self.spec, start, earlier)
+                with replay:
                     outputs.append(read_out(self.model(self.batches[number])).float().cpu())
                     if keep:
                         self.recordings[number] = replay.recorded()
