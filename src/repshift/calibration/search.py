@@ -128,7 +128,9 @@ class Search:
             return None if leaving is None else replace(method, drop=spread(leaving, shape))
 
         plan = fitted()
-        if plan is not None and self.price.quick:
+        for _ in range(3 if self.price.quick else 0):
+            if plan is None or self.price.meets(plan, target):
+                break
             self.price.correct(plan)
             plan = fitted()
         return plan
