@@ -13,7 +13,7 @@ from repshift.measure.flops import count_flops
 from repshift.measure.memory import peak_memory
 from repshift.measure.speed import interleave
 from repshift.report.pareto import pareto, winners
-from repshift.tasks.bench import Row
+from repshift.tasks.bench import Bench, Row
 
 CPU = torch.device("cpu")
 
@@ -102,5 +102,6 @@ def test_the_pareto_front_is_drawn_along_the_speed_up_that_the_table_shows():
         )  # fmt: skip
 
     rows = [row(1.0, 0.9), row(1.2, 0.9), row(1.4, 0.7), row(1.3, 0.6), row(1.1, 0.95)]
-    assert [r.speedup_vs_fused for r in pareto(rows)] == [1.1, 1.2, 1.4]
-    assert winners(rows)[-1] == "up to 1.40x: 1.4, accuracy 70.0 %"
+    bench = Bench(rows, {}, [], "title", quality="accuracy", criterion="accuracy", scale=100.0)
+    assert [r.speedup_vs_fused for r in pareto(bench)] == [1.1, 1.2, 1.4]
+    assert winners(bench)[-1] == "up to 1.40x: 1.4, accuracy 70.0 %"

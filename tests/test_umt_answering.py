@@ -29,7 +29,8 @@ def test_the_answers_are_ranked_as_in_the_reference(model):
 
 def test_what_the_ranking_is_made_of(model):
     close(model.vision_encoder(VIDEO), REF["output.vision_embeds"], 2e-5)
-    question = model.read(VIDEO, *QUESTION)
+    ids, mask = QUESTION
+    question = model.text_encoder(ids, mask, model.vision_encoder(VIDEO))
     close(question, REF["output.question_states"])
     start = model.begin(question, QUESTION[1], 101)
     close(start, REF["output.start_logits"])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from repshift.cli_video import Answer, Retrieve
 from repshift.errors import InputError
 from repshift.plan import Plan
 
@@ -15,6 +16,12 @@ try:
     import tyro
 except ImportError:
     sys.exit("the command line needs more than the core; install it with: pip install '.[bench]'")
+
+
+TOKEN_PICTURES = (
+    "The photo, the score of every token at the first reduction (brighter stays), and the tokens "
+    "left after each reduction."
+)
 
 
 @dataclass
@@ -90,7 +97,7 @@ class Bench:
         write_text(out / "bench.json", text)
         write_text(out / "bench.csv", to_csv(bench.rows))
         plot_pareto(bench, out / "pareto.png")
-        write_page(bench, out / "pareto.png", pictures, out / "report.html")
+        write_page(bench, out / "pareto.png", TOKEN_PICTURES, pictures, out / "report.html")
         if self.json is not None:
             write_text(self.json, text)
         print_table(bench)
@@ -284,6 +291,8 @@ def main() -> None:
     command.command(name="plan")(Calibrate)
     command.command(name="show")(Show)
     command.command(name="export")(Export)
+    command.command(name="retrieve")(Retrieve)
+    command.command(name="answer")(Answer)
     try:
         command.cli(prog="repshift").run()
     except InputError as error:

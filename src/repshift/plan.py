@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from repshift.errors import InputError
 from repshift.method import from_dict, from_label
-from repshift.reductions import REDUCTIONS, Prune, Reduction
+from repshift.paper import SHIFT, VID_TLDR
+from repshift.reductions import REDUCTIONS, Prune, Reduction, VidTLDR
 from repshift.schedules import block_macs, fewest, late, spread
-from repshift.scores import SCORES, Score, Shift
+from repshift.scores import SCORES, AttentionEntropy, Score, Shift
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,14 +20,6 @@ if TYPE_CHECKING:
     from repshift.scores import Need
 
 Key = TypeVar("Key", int, str)
-
-# arXiv 2508.00367, sections 4.1 and 4.2. The paper counts DeiT's blocks from one ([1, 4, 7]); its
-# published command and its printed FLOPs give blocks 0, 3, 6 counted from zero.
-_PAPER = {
-    "deit": {0: 0.2, 3: 0.2, 6: 0.2},
-    "umt-retrieval": {0: 0.2, 1: 0.2, 2: 0.2},
-    "umt-qa": {0: 0.1, 1: 0.1, 2: 0.1},
-}
 
 
 @dataclass(frozen=True)
@@ -92,10 +85,18 @@ class Plan:
 
     @classmethod
     def paper(cls, name: str) -> Plan:
-        """The paper's plans: ``deit``, ``umt-retrieval``, ``umt-qa``."""
-        if name not in _PAPER:
-            raise InputError(f"unknown plan {name!r}; the paper's are {', '.join(_PAPER)}")
-        return cls(_PAPER[name])
+        """A plan of the papers: ``deit``, ``umt-retrieval``, ``umt-qa``, and vid-TLDR's own.
+
+        vid-TLDR's are called by data set and size of UMT: ``vid-tldr/msrvtt-b16``.
+        """
+        if name in VID_TLDR:
+            return cls(VID_TLDR[name], AttentionEntropy(), VidTLDR())
+        if name not in SHIFT:
+            raise InputError(
+                f"unknown plan {name!r}; the papers' are {', '.join(SHIFT)}, and vid-tldr/ with "
+                "data set and size, such as vid-tldr/msrvtt-b16"
+            )
+        return cls(SHIFT[name])
 
     @classmethod
     def late(

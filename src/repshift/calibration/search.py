@@ -203,6 +203,8 @@ class Search:
             trial = self.rate(plan)
             if trial.loss < (1 - WORTH) * best.loss:
                 best = trial
+                if self.price.quick:
+                    self.price.correct(best.plan)
             else:
                 failures += 1
             if failures == 4:

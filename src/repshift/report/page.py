@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from repshift.report.files import write_text
 from repshift.report.pareto import winners
-from repshift.report.table import caption, to_html
+from repshift.report.table import to_html
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ th:first-child, td:first-child { text-align: left }
 
 
 def write_page(
-    bench: Bench, plot: Path, pictures: Sequence[tuple[str, Figure]], path: Path
+    bench: Bench, plot: Path, about: str, pictures: Sequence[tuple[str, Figure]], path: Path
 ) -> None:
     """Write ``report.html``; ``plot`` is a PNG file, ``pictures`` have a heading each."""
     shown = "".join(
@@ -39,23 +39,22 @@ def write_page(
         for title, figure in pictures
     )
     skipped = "".join(f"<li>{html.escape(line)}</li>" for line in bench.skipped)
-    best = "".join(f"<li>{html.escape(line)}</li>" for line in winners(bench.rows))
+    best = "".join(f"<li>{html.escape(line)}</li>" for line in winners(bench))
     facts = html.escape(json.dumps(bench.environment, indent=2))
     encoded = base64.b64encode(plot.read_bytes()).decode()
     write_text(
         path,
         f"""<!doctype html><html lang="en"><meta charset="utf-8">
-<title>repshift bench: {html.escape(bench.environment["model"])}</title><style>{STYLE}</style>
+<title>repshift: {html.escape(bench.environment["model"])}</title><style>{STYLE}</style>
 <h1>{html.escape(bench.environment["model"])}</h1>
-<p>{html.escape(caption(bench))}</p>
+<p>{html.escape(bench.title)}</p>
 <div class="wide">{to_html(bench.rows)}</div>
 {f"<p>Files that were skipped:</p><ul>{skipped}</ul>" if skipped else ""}
 <h2>Quality against speed</h2>
 <p>Best at each speed-up over dense on fused attention:</p><ul>{best}</ul>
 <img alt="Pareto plot" src="data:image/png;base64,{encoded}">
 <h2>What the score sees and what stays</h2>
-<p>The photo, the score of every token at the first reduction (brighter stays), and the tokens left
-after each reduction.</p>
+<p>{html.escape(about)}</p>
 {shown}
 <h2>Environment</h2><pre>{facts}</pre></html>
 """,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from repshift.report.files import replacing
-from repshift.report.pareto import pareto, quality_of
+from repshift.report.pareto import pareto
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 
 def plot_pareto(bench: Bench, path: Path) -> None:
-    """Speed-up over dense-fused against accuracy, or fidelity where there are no labels (PNG)."""
-    rows, quality = bench.rows, quality_of(bench.rows)
+    """Speed-up over dense-fused against quality (PNG)."""
+    rows = bench.rows
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for method in dict.fromkeys(row.method for row in rows):
@@ -25,22 +25,21 @@ def plot_pareto(bench: Bench, path: Path) -> None:
         marker = "s" if not same[0].plan else "o"
         axes.plot(
             [row.speedup_vs_fused for row in same],
-            [getattr(row, quality) for row in same],
+            [bench.percent(row) for row in same],
             marker=marker,
             label=method,
         )
-    front = pareto(rows)
+    front = pareto(bench)
     axes.plot(
         [row.speedup_vs_fused for row in front],
-        [getattr(row, quality) for row in front],
+        [bench.percent(row) for row in front],
         color="0.6",
         linestyle=":",
         zorder=0,
         label="Pareto front",
     )
-    label = "accuracy" if quality == "accuracy" else f"fidelity ({bench.environment['fidelity']})"
     axes.set(
-        xlabel="speed-up over the dense model on fused attention", ylabel=label,
+        xlabel="speed-up over the dense model on fused attention", ylabel=f"{bench.criterion}, %",
         title=bench.environment["model"],
     )  # fmt: skip
     axes.grid(alpha=0.3)

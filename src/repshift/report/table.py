@@ -5,17 +5,16 @@ from __future__ import annotations
 import csv
 import html
 import io
-from dataclasses import asdict, fields
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
 from repshift.report.pareto import winners
-from repshift.tasks.bench import Row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from repshift.tasks.bench import Bench
 
@@ -28,49 +27,52 @@ def _times(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}x"
 
 
-# Heading and how a row fills it; a column where no row has a value is left out.
-COLUMNS: list[tuple[str, Callable[[Row], str]]] = [
-    ("method", lambda row: row.method),
-    ("plan", lambda row: row.plan or "-"),
-    ("attention", lambda row: row.kernel),
-    ("tokens", lambda row: str(row.tokens)),
-    ("GFLOPs", lambda row: f"{row.gflops:.3g}"),
-    ("peak MB", lambda row: f"{row.peak_mb:.3g}"),
-    ("images/s", lambda row: f"{row.images_per_s:.4g} ±{50 * row.spread:.0f}%"),
-    ("vs eager", lambda row: _times(row.speedup_vs_eager)),
-    ("vs fused", lambda row: _times(row.speedup_vs_fused)),
-    ("of FLOPs' gain", lambda row: f"{100 * row.flop_share:.0f} %"),
-    ("fidelity", lambda row: f"{row.fidelity:.4f}"),
-    ("KL", lambda row: "-" if row.kl is None else f"{row.kl:.3f}"),
-    ("accuracy", lambda row: _percent(row.accuracy)),
+def _recalls(*values: float) -> str:
+    return "/".join(f"{value:.1f}" for value in values)
+
+
+# Heading, fields of a row, and how they are written. A column without values is left out.
+COLUMNS: list[tuple[str, str, Callable[..., str]]] = [
+    ("method", "method", str),
+    ("plan", "plan", lambda plan: plan or "-"),
+    ("attention", "kernel", str),
+    ("tokens", "tokens", str),
+    ("GFLOPs", "gflops", lambda value: f"{value:.3g}" if value < 100 else f"{value:.1f}"),
+    ("peak MB", "peak_mb", lambda value: f"{value:.3g}"),
+    ("images/s", "images_per_s", lambda value: f"{value:.4g}"),
+    ("videos/s", "videos_per_s", lambda value: f"{value:.3g}"),
+    ("±", "spread", lambda value: f"{50 * value:.0f}%"),
+    ("vs eager", "speedup_vs_eager", _times),
+    ("vs fused", "speedup_vs_fused", _times),
+    ("of FLOPs' gain", "flop_share", lambda value: f"{100 * value:.0f} %"),
+    ("fidelity", "fidelity", lambda value: f"{value:.4f}"),
+    ("KL", "kl", lambda value: "-" if value is None else f"{value:.3f}"),
+    ("accuracy", "accuracy", _percent),
+    ("T2V R@1/5/10", "t2v_r1 t2v_r5 t2v_r10", _recalls),
+    ("V2T", "v2t_r1 v2t_r5 v2t_r10", _recalls),
+    ("mean", "mean_r1 mean_r5 mean_r10", _recalls),
+    ("median rank", "median_rank", lambda value: f"{value:.3g}"),
+    ("published", "published", str),
 ]
 
 
-def cells(rows: list[Row]) -> tuple[list[str], list[list[str]]]:
+def cells(rows: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
     """Headings and the text of every cell."""
-    shown = [(head, [fill(row) for row in rows]) for head, fill in COLUMNS]
+    shown = [
+        (head, [write(*(getattr(row, name) for name in names.split())) for row in rows])
+        for head, names, write in COLUMNS
+        if hasattr(rows[0], names.split()[0])
+    ]
     shown = [(head, column) for head, column in shown if set(column) != {"-"}]
     return [head for head, _ in shown], [
         list(line) for line in zip(*(column for _, column in shown), strict=True)
     ]
 
 
-def caption(bench: Bench) -> str:
-    """What was measured, on what."""
-    facts = bench.environment
-    skipped = f", {facts['skipped']} files skipped" if facts["skipped"] else ""
-    return (
-        f"{facts['model']}, {facts['images']} images{skipped}; batches of {facts['batch_size']} on "
-        f"{facts['device']} ({facts['dtype']}, {facts['threads']} threads), median of "
-        f"{facts['rounds']} rounds in turn, ± half the interquartile range. Fidelity is "
-        f"{facts['fidelity']} with the dense model on fused attention; GFLOPs are multiply-adds."
-    )
-
-
 def print_table(bench: Bench) -> None:
     """Show the table on the terminal, or as wide text where there is none."""
     heads, lines = cells(bench.rows)
-    table = Table(title=caption(bench), title_justify="left", title_style="")
+    table = Table(title=bench.title, title_justify="left", title_style="")
     for head in heads:
         left = head in {"method", "plan", "attention"}
         table.add_column(head, justify="left" if left else "right", no_wrap=head != "method")
@@ -81,22 +83,22 @@ def print_table(bench: Bench) -> None:
         console = Console(width=200)
     console.print(table)
     console.print("Best at each speed-up over dense on fused attention:")
-    for line in winners(bench.rows):
+    for line in winners(bench):
         console.print(f"  {line}", markup=False, highlight=False)
     for line in bench.skipped:
         console.print(f"skipped: {line}", style="yellow", markup=False)
 
 
-def to_csv(rows: list[Row]) -> str:
+def to_csv(rows: Sequence[Any]) -> str:
     """All figures of all rows, unrounded."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
+    writer = csv.DictWriter(text, list(asdict(rows[0])), lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     return text.getvalue()
 
 
-def to_html(rows: list[Row]) -> str:
+def to_html(rows: Sequence[Any]) -> str:
     """The table as an HTML element."""
     heads, lines = cells(rows)
     head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import platform
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from tqdm import tqdm
 
-import repshift
 from repshift.errors import InputError
+from repshift.measure.environment import environment
 from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
 from repshift.tasks.costs import Cost, measure_costs
 from repshift.tasks.variants import DENSE_FUSED, Variant
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from jaxtyping import Float, Int
     from torch import Tensor
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from repshift.zoo.load import LoadedModel
 
 ROUNDS = 7
+AnyRow = TypeVar("AnyRow")
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,25 @@ class Quality:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """The finished comparison."""
+class Bench(Generic[AnyRow]):
+    """The finished comparison: rows of one kind, what was measured where, files left out.
 
-    rows: list[Row]
+    ``title`` says it in a sentence or two. ``quality`` is the field of a row by which methods are
+    compared beside their speed, in percent after it is multiplied by ``scale``; ``criterion`` is
+    its name for people.
+    """
+
+    rows: list[AnyRow]
     environment: dict[str, Any]
     skipped: list[str]
+    title: str
+    quality: str
+    criterion: str
+    scale: float
+
+    def percent(self, row: AnyRow) -> float:
+        """The quality of a row."""
+        return self.scale * getattr(row, self.quality)
 
     def to_dict(self) -> dict[str, Any]:
         """What ``bench.json`` holds."""
@@ -95,19 +108,39 @@ def run_bench(
     images = place(first.repeat(repeats, 1, 1, 1)[:batch_size])
 
     costs = measure_costs(model, spec, rows, images, rounds=ROUNDS)
+    kind, labelled = quality[rows[0]].kind, quality[rows[0]].accuracy is not None
     facts = {
         "model": loaded.name,
-        "fidelity": next(iter(quality.values())).kind,
+        "fidelity": kind,
         "images": count,
         "skipped": len(source.skipped),
         "batch_size": batch_size,
         "rounds": ROUNDS,
-    }
+    } | environment(device, dtype, "timm")
     return Bench(
         rows=[_row(row, costs[row], quality[row]) for row in rows],
-        environment=facts | _environment(device, dtype),
+        environment=facts,
         skipped=list(source.skipped),
+        title=f"{loaded.name}, {count} images{skipped(source.skipped)}; {measured(facts)} Fidelity "
+        f"is {kind} with the dense model on fused attention.",
+        quality="accuracy" if labelled else "fidelity",
+        criterion="accuracy" if labelled else f"fidelity ({kind})",
+        scale=100.0,
     )
+
+
+def measured(facts: Mapping[str, Any]) -> str:
+    """How speeds were taken, for a title."""
+    return (
+        f"batches of {facts['batch_size']} on {facts['device']} ({facts['dtype']}, "
+        f"{facts['threads']} threads), median of {facts['rounds']} rounds in turn, ± half the "
+        "interquartile range; GFLOPs are multiply-adds."
+    )
+
+
+def skipped(files: Sequence[str]) -> str:
+    """How many files were left out, for a title."""
+    return f", {len(files)} files skipped" if files else ""
 
 
 def _judge(
@@ -177,21 +210,3 @@ def _row(variant: Variant, cost: Cost, quality: Quality) -> Row:
         kl=quality.kl,
         accuracy=quality.accuracy,
     )
-
-
-def _environment(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    import timm
-
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
-    return {
-        "device": device.type,
-        "processor": name or platform.machine(),
-        "dtype": str(dtype).removeprefix("torch."),
-        "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "timm": timm.__version__,
-            "repshift": repshift.__version__,
-        },
-    }

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class Cost:
     """One variant on one batch.
 
-    ``gflops`` are multiply-adds of one image in G; ``peak_mb`` is on top of weights and input;
+    ``gflops`` are multiply-adds of one image (or video) in G; ``peak_mb`` is on top of weights and input;
     ``images_per_s`` is the median over the rounds, ``spread`` the interquartile range of the times
     as a share of it. Speed-ups are medians over the rounds, each against the dense model of the
     same round. ``flop_share`` is the part of the FLOP-implied speed-up over dense-fused that was
@@ -50,7 +50,7 @@ def measure_costs(
     model: nn.Module,
     spec: EncoderSpec,
     rows: Sequence[Variant],
-    images: Float[Tensor, "B C H W"],
+    images: Float[Tensor, "B ..."],
     *,
     rounds: int,
     seconds: float = 0.2,

@@ -10,8 +10,8 @@ from repshift.attention import EagerAttention
 from repshift.compress import compress
 from repshift.compression import Compression
 from repshift.plan import Plan
-from repshift.reductions import ToMe
-from repshift.scores import ClassAttention, ColumnAttention, Random, Shift
+from repshift.reductions import ToMe, VidTLDR
+from repshift.scores import AttentionEntropy, ClassAttention, ColumnAttention, Random, Shift
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,6 +76,24 @@ def variants(
             tried.append(plan)
         rows += [_variant(name, one) for one in tried]
     return rows
+
+
+def paper_variants(
+    spec: EncoderSpec, name: str, plan: Plan, tldr_name: str, tldr: Plan
+) -> list[Variant]:
+    """The rows of the paper's tables on video, and random dropping.
+
+    Attention's columns and the shift prune by ``plan``; vid-TLDR, with its own saliency and with
+    the shift's, merges by the schedule of ``tldr``.
+    """
+    pruned = [Plan.from_method(method, plan.drop) for method in (Random.name, ColumnAttention.name)]
+    merged = [Plan(tldr.drop, score, VidTLDR()) for score in (AttentionEntropy(), Shift())]
+    return [
+        Variant(DENSE_EAGER),
+        Variant(DENSE_FUSED),
+        *(_variant(name, one) for one in (*pruned, Plan(plan.drop))),
+        *(_variant(tldr_name, one) for one in merged),
+    ]
 
 
 def _variant(name: str, plan: Plan) -> Variant:

@@ -41,15 +41,6 @@ class AnsweringModel(nn.Module):
         self.text_encoder = text_encoder(config)
         self.text_decoder = Decoder(config)
 
-    def read(
-        self,
-        video: Float[Tensor, "B T 3 H W"],
-        ids: Int[Tensor, "B L"],
-        mask: Bool[Tensor, "B L"],
-    ) -> Float[Tensor, "B L D"]:
-        """The questions, each with its video in sight."""
-        return self.text_encoder(ids, mask, self.vision_encoder(video))
-
     def begin(
         self, question: Float[Tensor, "B L D"], mask: Bool[Tensor, "B L"], first: int
     ) -> Float[Tensor, "B V"]:
@@ -69,6 +60,31 @@ class AnsweringModel(nn.Module):
         pieces = -F.cross_entropy(logits.transpose(1, 2), answers[:, 1:], reduction="none")
         return (pieces * answers_mask[:, 1:]).sum(1)
 
+    def answer(
+        self,
+        tokens: Float[Tensor, "#B K C"],
+        ids: Int[Tensor, "B L"],
+        mask: Bool[Tensor, "B L"],
+        answers: Int[Tensor, "A M"],
+        answers_mask: Bool[Tensor, "A M"],
+        k: int = 128,
+    ) -> tuple[Int[Tensor, "B k"], Float[Tensor, "B k"]]:
+        """``forward`` from the tokens of each question's video, or of the one of all questions."""
+        if not 0 < k <= len(answers):
+            raise InputError(f"k is {k}; the list has {len(answers)} answers, and k is among them")
+        question = self.text_encoder(ids, mask, tokens)
+        start = self.begin(question, mask, int(answers[0, 0])).log_softmax(-1)
+        first, shortlist = start[:, answers[:, 1]].topk(k)
+        whole = torch.stack(
+            [
+                self.log_likelihood(question[one, None], mask[one, None], *listed)
+                for one, chosen in enumerate(shortlist)
+                for listed in [(answers[chosen], answers_mask[chosen])]
+            ]
+        )
+        best, order = (first + whole).softmax(-1).sort(descending=True)
+        return shortlist.gather(1, order), best
+
     def forward(
         self,
         video: Float[Tensor, "B T 3 H W"],
@@ -84,17 +100,4 @@ class AnsweringModel(nn.Module):
         the whole answer plus, once more, that of its first piece, as the reference does. The first
         of each row is the answer.
         """
-        if not 0 < k <= len(answers):
-            raise InputError(f"k is {k}; the list has {len(answers)} answers, and k is among them")
-        question = self.read(video, ids, mask)
-        start = self.begin(question, mask, int(answers[0, 0])).log_softmax(-1)
-        first, shortlist = start[:, answers[:, 1]].topk(k)
-        whole = torch.stack(
-            [
-                self.log_likelihood(question[one, None], mask[one, None], *listed)
-                for one, chosen in enumerate(shortlist)
-                for listed in [(answers[chosen], answers_mask[chosen])]
-            ]
-        )
-        best, order = (first + whole).softmax(-1).sort(descending=True)
-        return shortlist.gather(1, order), best
+        return self.answer(self.vision_encoder(video), ids, mask, answers, answers_mask, k)

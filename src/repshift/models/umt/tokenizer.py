@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Int
     from torch import Tensor
 
-_SPECIAL = {"[PAD]": 0, "[UNK]": 100, "[CLS]": 101, "[SEP]": 102, "[MASK]": 103}
-_SIZE = 30522
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 def pre_text(text: str) -> str:
@@ -28,13 +27,13 @@ def pre_text(text: str) -> str:
 
 
 class Tokenizer:
-    """Word pieces of bert-base-uncased (and bert-large-uncased), from its ``vocab.txt``.
+    """Word pieces from a ``vocab.txt`` of ``size`` entries: that of bert-base-uncased (and -large).
 
     A text becomes [CLS] and its pieces, without the [SEP] that BERT puts at the end. All methods
     return ids [B, L] and their mask [B, L], cut or padded to ``length``.
     """
 
-    def __init__(self, vocab: Path | str) -> None:
+    def __init__(self, vocab: Path | str, size: int = 30522) -> None:
         try:
             from tokenizers import BertWordPieceTokenizer
         except ImportError:
@@ -48,13 +47,14 @@ class Tokenizer:
             self._pieces = BertWordPieceTokenizer(str(vocab), lowercase=True)
         except Exception as error:  # the library raises nothing narrower
             raise InputError(f"{vocab} cannot be read as a vocabulary: {error}") from None
-        size = self._pieces.get_vocab_size()
         found = {word: self._pieces.token_to_id(word) for word in _SPECIAL}
-        if size != _SIZE or found != _SPECIAL:
+        if self._pieces.get_vocab_size() != size or None in found.values() or found["[PAD]"] != 0:
             raise InputError(
-                f"{vocab} is not the vocabulary of bert-base-uncased: it has {size} entries and "
-                f"puts [CLS] at {found['[CLS]']}; expected {_SIZE} and {_SPECIAL['[CLS]']}"
+                f"{vocab} is not the vocabulary of this model: it has "
+                f"{self._pieces.get_vocab_size()} entries and special ones at {found}; expected "
+                f"{size} entries, among them all of these, and [PAD] at 0"
             )
+        self._cls = found["[CLS]"]
 
     def captions(
         self, texts: Sequence[str], length: int = 32
@@ -76,8 +76,8 @@ class Tokenizer:
         self, texts: Sequence[str], length: int
     ) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
         """Texts as they are."""
-        ids = torch.full((len(texts), length), _SPECIAL["[PAD]"])
+        ids = torch.zeros(len(texts), length, dtype=torch.long)
         for row, text in zip(ids, texts, strict=True):
             pieces = self._pieces.encode(text, add_special_tokens=False).ids[: length - 1]
-            row[: len(pieces) + 1] = torch.tensor([_SPECIAL["[CLS]"], *pieces])
-        return ids, ids != _SPECIAL["[PAD]"]
+            row[: len(pieces) + 1] = torch.tensor([self._cls, *pieces])
+        return ids, ids != 0

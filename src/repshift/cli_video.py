@@ -1,0 +1,157 @@
+"""``repshift retrieve`` and ``answer``. Thin: they read arguments and hand over."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from repshift.tasks.bench import Bench
+    from repshift.zoo.video import VideoTask
+
+
+@dataclass
+class Video:
+    """What both commands ask."""
+
+    model: str = "clips-umt"
+    """clips-umt, which runs offline on generated clips, or umt-b16, umt-l16."""
+    checkpoint: Path | None = None
+    """Weights of UMT, fine-tuned for the data set."""
+    vocab: Path | None = None
+    """vocab.txt of bert-base-uncased."""
+    data: str | None = None
+    """The data set; its annotation files and videos are in --root."""
+    root: Path | None = None
+    """Directory with the annotation files."""
+    videos: Path | None = None
+    """Directory of the video files; ROOT/videos if left out."""
+    frames: int = 12
+    """Frames that UMT sees of a video (4 for weights that are not fine-tuned)."""
+    plan: tuple[str, ...] = ()
+    """A plan's name, a schedule such as 0:0.2,1:0.2, or a JSON file; several. The paper's if left
+    out."""
+    methods: tuple[str, ...] = ()
+    """Labels: a score (which prunes), a reduction or both; the plan's own if left out."""
+    compare: bool = False
+    """All rows of the paper's tables: attention's columns, the shift, vid-TLDR, both together; and
+    random dropping."""
+    candidates: int | None = None
+    """Candidates (videos, texts, answers) that are ranked again by the fusion layers; 128 for UMT,
+    as it is tested, and 32 for clips-umt if left out."""
+    batch_size: int = 4
+    """Videos in a forward."""
+    workers: int = 2
+    """Processes that decode."""
+    on_error: Literal["stop", "skip"] = "stop"
+    """What a video that cannot be decoded does: end the run, or be left out and counted."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of weights and videos."""
+    threads: int | None = None
+    """Threads of PyTorch; its own choice if left out."""
+    json: Path | None = None
+    """Also write the results under this name."""
+    out: Path | None = None
+    """Directory of features, cache and results; runs/MODEL[-DATA] if left out."""
+
+    def _run(
+        self,
+        paper_plan: str,
+        open_task: Callable[..., VideoTask],
+        bench_task: Callable[..., Bench | None],
+        what: str,
+    ) -> None:
+        import torch
+
+        from repshift.adapters import describe
+        from repshift.cli import _device, _positive
+        from repshift.data.frame_cache import FrameCache
+        from repshift.report.files import write_text
+        from repshift.report.page import write_page
+        from repshift.report.plot import plot_pareto
+        from repshift.report.table import print_table, to_csv
+        from repshift.tasks.store import Ranks
+        from repshift.tasks.videos import Videos
+        from repshift.zoo.video import Files
+
+        for flag in ("frames", "batch_size", "candidates"):
+            if getattr(self, flag) is not None:
+                _positive("--" + flag.replace("_", "-"), getattr(self, flag))
+        if self.threads is not None:
+            _positive("--threads", self.threads)
+            torch.set_num_threads(self.threads)
+        device = _device(self.device)
+        name = self.model + (f"-{self.data}" if self.data else "")
+        out = self.out or Path("runs") / name
+        given = Files(self.checkpoint, self.vocab, self.data, self.root, self.videos, self.frames)
+        ranks = Ranks()
+        task = ranks.first(lambda: open_task(self.model, given, out / "clips"))
+        spec = describe(task.model)
+        rows = self._rows(spec, task, paper_plan)
+        videos = Videos(
+            task.data.videos, task.sampling, self.batch_size, device,
+            getattr(torch, self.dtype), FrameCache(out / "frames"), self.workers, self.on_error,
+        )  # fmt: skip
+        bench = bench_task(
+            task, spec, videos, rows,
+            candidates=self.candidates or task.candidates, folder=out / "features", ranks=ranks,
+        )  # fmt: skip
+        if bench is None:
+            return
+        text = json.dumps(bench.to_dict(), indent=2)
+        write_text(out / f"{what}.json", text)
+        write_text(out / f"{what}.csv", to_csv(bench.rows))
+        plot_pareto(bench, out / f"{what}.png")
+        write_page(bench, out / f"{what}.png", "", [], out / f"{what}.html")
+        if self.json is not None:
+            write_text(self.json, text)
+        print_table(bench)
+        print(f"report: {out / f'{what}.html'}")
+
+    def _rows(self, spec: Any, task: VideoTask, paper_plan: str) -> list[Any]:
+        from repshift.cli import read_plan
+        from repshift.plan import Plan
+        from repshift.tasks.variants import paper_variants, variants
+
+        names = self.plan or (paper_plan,)
+        plans = [(name, read_plan(name)) for name in names]
+        if not self.compare:
+            methods = self.methods or (plans[0][1].method,)
+            return variants(spec, plans, methods)
+        if self.methods or len(plans) > 1:
+            from repshift.errors import InputError
+
+            raise InputError(
+                "--compare chooses the methods and takes one --plan; leave out the rest"
+            )
+        [(name, plan)] = plans
+        tldr = f"vid-tldr/{task.dataset}-{task.size}" if task.dataset else name
+        return paper_variants(spec, name, plan, tldr, Plan.paper(tldr) if task.dataset else plan)
+
+
+@dataclass
+class Retrieve(Video):
+    """Find videos by text and texts by video: recall, speed and memory, dense and compressed."""
+
+    def run(self) -> None:
+        from repshift.tasks.video_bench import bench_retrieval
+        from repshift.zoo.video import open_retrieval
+
+        self._run("umt-retrieval", open_retrieval, bench_retrieval, "retrieval")
+
+
+@dataclass
+class Answer(Video):
+    """Answer questions about videos: accuracy, speed and memory, dense and compressed."""
+
+    def run(self) -> None:
+        from repshift.tasks.video_bench import bench_answering
+        from repshift.zoo.video import open_answering
+
+        self._run("umt-qa", open_answering, bench_answering, "answers")

@@ -1,0 +1,145 @@
+"""A video model by its name on the command line, with its data and its tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from repshift.data.annotations import (
+    LAYOUTS,
+    QuestionLayout,
+    QuestionSet,
+    RetrievalLayout,
+    RetrievalSet,
+)
+from repshift.data.videos import Sampling
+from repshift.errors import InputError
+from repshift.models.umt.answering import AnsweringModel
+from repshift.models.umt.checkpoint import load_answering, load_retrieval
+from repshift.models.umt.config import CONFIGS
+from repshift.models.umt.retrieval import RetrievalModel
+from repshift.models.umt.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    pass
+
+OFFLINE = "clips-umt"
+Model = TypeVar("Model", RetrievalModel, AnsweringModel)
+Data = TypeVar("Data", RetrievalSet, QuestionSet)
+
+
+@dataclass(frozen=True)
+class VideoTask(Generic[Model, Data]):
+    """A model for a task, the data it is tested on, and how both are fed.
+
+    ``dataset`` and ``size`` (b16, l16) are what papers print figures for; None for other models.
+    ``candidates`` are ranked again.
+    """
+
+    name: str
+    dataset: str | None
+    size: str | None
+    model: Model
+    data: Data
+    tokenizer: Tokenizer
+    sampling: Sampling
+    candidates: int = 128
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a user gives: weights, vocabulary, annotations; ``frames`` of each video are seen."""
+
+    checkpoint: Path | None
+    vocab: Path | None
+    data: str | None
+    root: Path | None
+    videos: Path | None
+    frames: int = 12
+
+
+def open_retrieval(
+    name: str, files: Files, folder: Path
+) -> VideoTask[RetrievalModel, RetrievalSet]:
+    """A model and data set for retrieval; ``folder`` is where the generated clips are kept."""
+    if name == OFFLINE:
+        from repshift.zoo.clips import files as clips
+        from repshift.zoo.clips import model
+
+        _offline(files)
+        return VideoTask(
+            name, None, None, model.load_clips_retrieval(), clips.retrieval_clips(folder),
+            model.tokenizer(), model.SAMPLING, candidates=32,
+        )  # fmt: skip
+    _known(name)
+    data = _data(files, RetrievalLayout)
+    return VideoTask(
+        name, files.data, name.removeprefix("umt-"),
+        load_retrieval(name, _checkpoint(name, files), pool="all"), data, _words(name, files),
+        Sampling(files.frames, first_seconds=data.first_seconds),
+    )  # fmt: skip
+
+
+def open_answering(name: str, files: Files, folder: Path) -> VideoTask[AnsweringModel, QuestionSet]:
+    """The same for question answering."""
+    if name == OFFLINE:
+        from repshift.zoo.clips import files as clips
+        from repshift.zoo.clips import model
+
+        _offline(files)
+        return VideoTask(
+            name, None, None, model.load_clips_answering(), clips.question_clips(folder),
+            model.tokenizer(), model.SAMPLING, candidates=32,
+        )  # fmt: skip
+    _known(name)
+    data = _data(files, QuestionLayout)
+    return VideoTask(
+        name, files.data, name.removeprefix("umt-"),
+        load_answering(name, _checkpoint(name, files)), data, _words(name, files),
+        Sampling(files.frames),
+    )  # fmt: skip
+
+
+def _offline(files: Files) -> None:
+    given = [files.checkpoint, files.vocab, files.data, files.root, files.videos]
+    if any(one is not None for one in given):
+        raise InputError(
+            f"{OFFLINE} brings its own weights and clips; --checkpoint, --vocab, --data, --root "
+            "and --videos are for umt-b16 and umt-l16"
+        )
+
+
+def _known(name: str) -> None:
+    if name not in CONFIGS:
+        raise InputError(f"unknown model {name!r}; there are {OFFLINE}, {', '.join(CONFIGS)}")
+
+
+def _checkpoint(name: str, files: Files) -> Path:
+    if files.checkpoint is None:
+        raise InputError(
+            f"{name} needs --checkpoint FILE: weights fine-tuned for this data set, from the model "
+            "zoo of https://github.com/OpenGVLab/unmasked_teacher (multi_modality/MODEL_ZOO.md)"
+        )
+    return files.checkpoint
+
+
+def _words(name: str, files: Files) -> Tokenizer:
+    if files.vocab is None:
+        raise InputError(
+            "UMT needs --vocab FILE: vocab.txt of https://huggingface.co/google-bert/"
+            "bert-base-uncased"
+        )
+    return Tokenizer(files.vocab, CONFIGS[name].vocabulary)
+
+
+def _data(files: Files, kind: type[RetrievalLayout] | type[QuestionLayout]):
+    known = [name for name, layout in LAYOUTS.items() if isinstance(layout, kind)]
+    if files.data not in known:
+        raise InputError(f"--data is {files.data}; expected one of {', '.join(known)}")
+    if files.root is None:
+        raise InputError(
+            f"{files.data} needs --root DIR, a directory with {LAYOUTS[files.data].file} and the "
+            "folder videos"
+        )
+    return LAYOUTS[files.data].read(files.root, files.videos)
