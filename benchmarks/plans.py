@@ -2,7 +2,7 @@
 
     python benchmarks/plans.py --checkpoint W --calibration DIR --test DIR --out docs/results/caltech-plans
 
-calibrates on DIR/... without labels, once for each budget (``plan-BUDGET.json`` beside the results;
+calibrates without labels, once for each budget (``plan-BUDGET.json`` beside the results;
 a plan that is there already is used), and reports accuracy, agreement and KL on the test images.
 ``--ablations`` adds figure 5 (site, metric and definition at single blocks) and table 8 (the top
 half kept, or the bottom half) on part of the test images, ``--speed`` times the plans of each
@@ -34,7 +34,6 @@ from repshift.calibration.memo import Memo
 from repshift.calibration.price import Flops
 from repshift.calibration.search import Search, closed_forms
 from repshift.data.batches import draw
-from repshift.data.labels import read_labels
 from repshift.measure.fidelity import accuracy, logit_fidelity
 from repshift.report.files import write_text
 from repshift.schedules import late
@@ -51,11 +50,8 @@ class Bench:
     def __init__(self, loaded, directory, count, batch, dtype, memo, device):
         self.model = loaded.model.to(device, dtype)
         self.spec = describe(self.model)
-        source = open_source(loaded, directory, False)
-        source.labels = read_labels(directory, source.paths, loaded.classes)
-        batch_of = draw(source, count, 0)
-        self.labels = batch_of.labels
-        images = batch_of.images.to(device, dtype)
+        drawn = draw(open_source(loaded, directory, True), count, 0)
+        self.labels, images = drawn.labels, drawn.images.to(device, dtype)
         self.judge = Judge(self.model, self.spec, images, "kl", batch)
         self.price = Flops(self.model, self.spec, images[:1], memo)
         self.search = Search(self.judge, self.price, memo, tqdm(disable=True))
@@ -83,11 +79,11 @@ def mean(rows):
     return [sum(column) / len(column) for column in zip(*rows, strict=True)]
 
 
-def line(label, schedule, row, note=""):
+def line(label, schedule, row):
     share, right, agreement, kl = row
     return (
         f"| {label} | {schedule} | {100 * share:.1f} % | {100 * right:.1f} % | "
-        f"{100 * agreement:.1f} % | {kl:.4f} |{note}"
+        f"{100 * agreement:.1f} % | {kl:.4f} |"
     )
 
 

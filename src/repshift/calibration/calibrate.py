@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,7 @@ def calibrate(
     a short list without those that the model does not allow.
 
     Half of the ``images``, drawn by ``seed``, are searched on; the other half only checks the
-    result. ``state`` is a file that lets a stopped search go on. Some minutes on one CPU core for
+    result: what the search made of the best closed form is kept if it holds there. ``state`` is a file that lets a stopped search go on. Some minutes on one CPU core for
     128 images and a ViT-S.
 
     Raises ``InputError`` if the target is not one, or cannot be reached.
@@ -136,13 +137,23 @@ def calibrate(
     with tqdm(desc="search", unit=" plans") as bar:
         search = Search(judge, timed or counted, memo, bar)
         if fidelity is not None:
-            trial = search.least_cost(plans, fidelity)
+            rivals = [search.least_cost(plans, fidelity)]
         else:
-            trial = search.at_cost(plans, flops if flops is not None else 1 / (speedup or 1))
-        search.draw_curve(trial.plan, CURVE)
-    plan = trial.plan
+            rivals = search.at_cost(plans, flops if flops is not None else 1 / (speedup or 1))
+        search.draw_curve(rivals[-1].plan, CURVE)
+
     check = Judge(model, spec, unseen, objective, batch_size)
-    loss, agreement = memo("held out", lambda: check.rate(plan))
+    kept = [
+        memo(
+            f"{rival.plan.method} at {rival.plan.schedule}, held out",
+            partial(check.rate, rival.plan),
+        )
+        for rival in rivals
+    ]
+    # Exchanges that do not hold on images which the search never saw were chance.
+    best = min(range(len(rivals)), key=lambda at: kept[at][0])
+    trial, (loss, agreement) = rivals[best], kept[best]
+    plan = trial.plan
     figures: dict[str, Any] = {
         "flops": counted.measure(plan),
         "promised": {"loss": trial.loss, "fidelity": trial.fidelity},

@@ -54,12 +54,12 @@ class Search:
         self.tried: list[Trial] = []
         self._base = Plan({})  # whose beginning further plans are expected to share
 
-    def at_cost(self, methods: Sequence[Plan], share: float) -> Trial:
-        """The plan of least loss at ``share`` of the dense cost."""
+    def at_cost(self, methods: Sequence[Plan], share: float) -> list[Trial]:
+        """At ``share`` of the dense cost: the best closed form, and what exchanges made of it."""
         start = self._best_start(methods, share)
         if not self.price.quick:
             start = self._settled(start, share)
-        return self._settled(self._exchange(start, share), share)
+        return [start, self._settled(self._exchange(start, share), share)]
 
     def least_cost(self, methods: Sequence[Plan], fidelity: float) -> Trial:
         """The cheapest plan whose fidelity is at least ``fidelity``."""
