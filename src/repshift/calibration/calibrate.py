@@ -92,8 +92,8 @@ def calibrate(
     a short list without those that the model does not allow.
 
     Half of the ``images``, drawn by ``seed``, are searched on; the other half only checks the
-    result: what the search made of the best closed form is kept if it holds there. ``state`` is a file that lets a stopped search go on. Some minutes on one CPU core for
-    128 images and a ViT-S.
+    result: what the search made of the best closed form is kept if it holds there. ``state`` is a
+    file that lets a stopped search go on. Some minutes on one CPU core for 128 images and a ViT-S.
 
     Raises ``InputError`` if the target is not one, or cannot be reached.
     """
