@@ -95,7 +95,7 @@ class Price:
             hook = self.spec.blocks[1].register_forward_pre_hook(
                 lambda _, args, kwargs: seen.append((args, kwargs)), with_kwargs=True
             )
-            with hook, torch.no_grad():
+            with hook, torch.inference_mode():
                 self.model(self.images)
         return seen[0]
 

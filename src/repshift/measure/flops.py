@@ -48,9 +48,7 @@ def count_flops(run: Callable[[], object]) -> tuple[float, str]:
     nn.MultiheadAttention, which forms the map on CPU), or ``eager`` where the map was formed.
     """
     counter = FlopCounterMode(display=False, custom_mapping=_ADDED)
-    # Not inference mode: there a view of a parameter still asks for gradients, and torch's counter
-    # fails on it (timm's attention pooling).
-    with counter, torch.no_grad():
+    with counter, torch.inference_mode():
         run()
     ran = counter.get_flop_counts().get("Global", {})
     kernels = sorted({_KERNELS[op] for op in ran if op in _KERNELS})
