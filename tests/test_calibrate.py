@@ -83,7 +83,7 @@ def test_sharing_a_beginning_is_bit_equal_to_running_all(family, base, other, me
 
 def test_blocks_of_the_beginning_do_not_run_and_are_as_before(digits):
     model, photos = digits
-    judge, ran = Judge(model, describe(model), photos, "kl", 12), []
+    judge, ran = Judge(model, describe(model), photos, "kl", 6), []
     judge.start_from(Plan({3: 10}))
     hooks = [
         block.mlp.register_forward_hook(lambda *_, index=index: ran.append(index))
