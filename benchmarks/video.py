@@ -1,4 +1,4 @@
-"""The vision encoders of UMT-B and UMT-L on 12 frames: speed and memory of the paper's tables 2 to 4.
+"""UMT-B's and UMT-L's vision encoders on 12 frames: speed and memory for tables 2 to 4.
 
 Random weights: speed does not depend on them. Every method runs in turn with the dense models on
 the same machine. Writes a table (Markdown) and all figures (JSON):

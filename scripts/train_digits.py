@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from repshift.zoo.digits import digits_vit, held_out_digits, training_digits
+from repshift.zoo.digits import digits_vim, digits_vit, held_out_digits, training_digits
 
-MODELS = {"digits-vit": digits_vit}
+# Each with its epochs and its highest learning rate.
+MODELS = {"digits-vit": (digits_vit, 80, 1e-3), "digits-vim": (digits_vim, 30, 3e-3)}
 ROOT = Path(__file__).resolve().parents[1]
 BATCH = 64
 
@@ -26,15 +27,17 @@ BATCH = 64
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=MODELS, default="digits-vit")
-    parser.add_argument("--epochs", type=int, default=80)
+    parser.add_argument("--epochs", type=int, help="default: as the packaged weights were trained")
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="default: the file inside the package")
     args = parser.parse_args()
     out = args.out or ROOT / "src/repshift/zoo/weights" / f"{args.model}.safetensors"
 
-    torch.set_num_threads(2)
+    torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(True)
-    checkpoint = ROOT / "runs" / f"{args.model}-{args.epochs}.pt"
-    weights = train(args.model, args.epochs, checkpoint)
+    epochs = args.epochs or MODELS[args.model][1]
+    checkpoint = ROOT / "runs" / f"{args.model}-{epochs}.pt"
+    weights = train(args.model, epochs, checkpoint)
     half = {key: weight.half() for key, weight in weights.items()}  # under 2 MB in the package
     write(out, lambda path: path.write_bytes(save(half)))
     checkpoint.unlink()  # the next call trains anew
@@ -44,9 +47,10 @@ def main() -> None:
 def train(name: str, epochs: int, checkpoint: Path) -> dict[str, torch.Tensor]:
     """The moving average of the weights; the checkpoint is taken up and renewed every epoch."""
     torch.manual_seed(0)
-    model = MODELS[name]()
+    build, _, highest = MODELS[name]
+    model = build()
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=highest, weight_decay=0.05)
     parts = {"model": model, "average": average, "optimizer": optimizer}
     start = 0
     if checkpoint.exists():
@@ -61,7 +65,7 @@ def train(name: str, epochs: int, checkpoint: Path) -> dict[str, torch.Tensor]:
         torch.manual_seed(epoch + 1)
         total = 0.0
         for step, chosen in enumerate(torch.randperm(len(images))[: steps * BATCH].split(BATCH)):
-            optimizer.param_groups[0]["lr"] = 1e-3 * rate((epoch + step / steps) / epochs)
+            optimizer.param_groups[0]["lr"] = highest * rate((epoch + step / steps) / epochs)
             logits = model(moved(images[chosen]))
             loss = F.cross_entropy(logits, labels[chosen], label_smoothing=0.1)
             optimizer.zero_grad()
@@ -102,7 +106,7 @@ def write(path: Path, save) -> None:
 
 @torch.inference_mode()
 def accuracy(name: str, path: Path) -> float:
-    model = MODELS[name]().eval()
+    model = MODELS[name][0]().eval()
     model.load_state_dict(load_file(path))
     images, labels = held_out_digits()
     return (model(images).argmax(1) == labels).float().mean().item()

@@ -114,7 +114,7 @@ def test_retrieve_with_files_of_a_user(run, umt, tmp_path):  # noqa: F811
 
 
 def test_answer_with_files_of_a_user(run, umt, tmp_path):  # noqa: F811
-    status, out, err = run(
+    status, _, err = run(
         "answer", "--model", "umt-l16", *umt, "--data", "msrvtt-qa", "--plan", "0:0.1",
         "--checkpoint", tmp_path / "umt-l16.safetensors", "--methods", "random", "shift",
     )  # fmt: skip

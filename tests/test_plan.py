@@ -226,7 +226,7 @@ def test_a_label_that_cannot_be_read_is_refused(label, message):
 
 
 def test_an_unknown_paper_plan_is_refused():
-    with pytest.raises(InputError, match="unknown plan 'vit'; the paper's are deit, umt-retrieval"):
+    with pytest.raises(InputError, match="unknown plan 'vit'; the papers' are deit, umt-retrieval"):
         Plan.paper("vit")
 
 

@@ -1,4 +1,4 @@
-"""digits-vit: the split stays fixed, the packaged weights are good, a bad file is named."""
+"""Models of digits: the split stays fixed, the packaged weights are good, a bad file is named."""
 
 import hashlib
 import sys
@@ -25,9 +25,14 @@ def test_the_split_is_fixed_and_in_proportion():
     assert order[:16] == "2517ebe19e694c16"
 
 
-def test_the_packaged_weights_read_unseen_digits():
+LOADERS = {"digits-vit": digits.load_digits_vit, "digits-vim": digits.load_digits_vim}
+each_model = pytest.mark.parametrize("name", LOADERS)
+
+
+@each_model
+def test_the_packaged_weights_read_unseen_digits(name):
     images, labels = digits.held_out_digits()
-    model = digits.load_digits_vit()
+    model = LOADERS[name]()
     assert not model.training
     assert {weight.dtype for weight in model.parameters()} == {torch.float32}
     with torch.inference_mode():
@@ -35,17 +40,19 @@ def test_the_packaged_weights_read_unseen_digits():
     assert right.float().mean() >= 0.97
 
 
-def test_the_packaged_weights_are_small():
-    assert len((digits.WEIGHTS / "digits-vit.safetensors").read_bytes()) < 2_000_000
+@each_model
+def test_the_packaged_weights_are_small(name):
+    assert len((digits.WEIGHTS / f"{name}.safetensors").read_bytes()) < 2_000_000
 
 
+@each_model
 @pytest.mark.parametrize("damage", ["missing", "cut short", "a key less", "a key more"])
-def test_a_bad_weight_file_is_named(monkeypatch, tmp_path, damage):
+def test_a_bad_weight_file_is_named(monkeypatch, tmp_path, name, damage):
     from safetensors.torch import load, save
 
-    good = (digits.WEIGHTS / "digits-vit.safetensors").read_bytes()
+    good = (digits.WEIGHTS / f"{name}.safetensors").read_bytes()
     weights = load(good)
-    file = tmp_path / "digits-vit.safetensors"
+    file = tmp_path / f"{name}.safetensors"
     if damage == "cut short":
         file.write_bytes(good[:1000])
     elif damage == "a key less":
@@ -54,8 +61,8 @@ def test_a_bad_weight_file_is_named(monkeypatch, tmp_path, damage):
     elif damage == "a key more":
         file.write_bytes(save(weights | {"extra": torch.zeros(1)}))
     monkeypatch.setattr(digits, "WEIGHTS", tmp_path)
-    with pytest.raises(InputError, match=r"digits-vit\.safetensors.*install repshift again"):
-        digits.load_digits_vit()
+    with pytest.raises(InputError, match=rf"{name}\.safetensors.*install repshift again"):
+        LOADERS[name]()
 
 
 def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):

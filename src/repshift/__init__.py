@@ -12,6 +12,7 @@ from repshift.reductions import Merge, Prune, ToMe, VidTLDR
 from repshift.scores import (
     AttentionEntropy,
     ClassAttention,
+    ClippedActivation,
     ColumnAttention,
     KeyNorm,
     MeanDistance,
@@ -30,6 +31,7 @@ __all__ = [
     "AttentionEntropy",
     "Calibration",
     "ClassAttention",
+    "ClippedActivation",
     "ColumnAttention",
     "Compression",
     "EncoderSpec",

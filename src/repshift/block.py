@@ -27,7 +27,8 @@ class BlockRun:
     """One block in one forward, which ``drop`` tokens shall leave.
 
     ``size`` is how many tokens each one that entered stands for (None: itself); ``padding`` marks
-    those that no query sees (None: there are none).
+    those that no query sees and ``inner`` those between the patches that never leave (None: there
+    are none).
     """
 
     block: int
@@ -38,7 +39,9 @@ class BlockRun:
     size: Float[Tensor, "B N"] | None = None
     padding: Bool[Tensor, "B N"] | None = None
     watch: WatchedAttention | None = None
+    inner: Bool[Tensor, "B N"] | None = None
     middle: Float[Tensor, "B N C"] | None = None
+    activation: Float[Tensor, "B N E"] | None = None
     step: Step | None = None
 
     def decide(self, tokens: Float[Tensor, "B N C"], verify: bool) -> Step:
@@ -84,6 +87,11 @@ class BlockRun:
                 f"{self.plan.score} did not see the middle of block {self.block}: its norm2 did "
                 "not run inside the block"
             )
+        if "activation" in needs and self.activation is None:
+            raise InputError(
+                f"{self.plan.score} did not see the activations of block {self.block}: a fused "
+                "kernel took the place of its last projection; call model.eval() first"
+            )
         return Snapshots(
             self.block,
             self.spec.prefix_tokens,
@@ -93,17 +101,19 @@ class BlockRun:
             exit=tokens if "exit" in needs else None,
             attention=watch.map if watch and "attention" in needs else None,
             keys=watch.keys if watch and "keys" in needs else None,
+            activation=self.activation if "activation" in needs else None,
             closed=self._closed(),
             padding=self.padding,
         )
 
     def _closed(self) -> Bool[Tensor, "B N"] | None:
-        """Suffix tokens, the last ones that are no padding, and the padding itself."""
-        suffix, padding = self.spec.suffix_tokens, self.padding
+        """Inner tokens, suffix tokens (the last that are no padding), and the padding itself."""
+        suffix, padding, inner = self.spec.suffix_tokens, self.padding, self.inner
         if suffix == 0:
-            return padding
+            return padding if inner is None else inner if padding is None else padding | inner
         if padding is None:
             padding = torch.zeros(self.entry.shape[:2], dtype=torch.bool, device=self.entry.device)
         # Counted from the end, the padding not.
         from_end = (~padding).flip(1).cumsum(1).flip(1)
-        return padding | (from_end <= suffix)
+        closed = padding | (from_end <= suffix)
+        return closed if inner is None else closed | inner

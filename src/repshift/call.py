@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
+
 from repshift.tokens import TokenMap
 
 if TYPE_CHECKING:
-    import torch
-    from jaxtyping import Float
+    from collections.abc import Sequence
+
+    from jaxtyping import Bool, Float
     from torch import Tensor
 
     from repshift.tokens import Step
@@ -53,6 +56,13 @@ class Call:
         """How many tokens each one that leaves ``block`` stands for; None if all for themselves."""
         done = [earlier for earlier in self.sizes if earlier <= block]
         return self.sizes[max(done)] if done else None
+
+    def places_of(self, tokens: Sequence[int], block: int) -> Bool[Tensor, "B K"] | None:
+        """Marks those ``tokens`` of the dense sequence among all that leave ``block``."""
+        if not tokens:
+            return None
+        kept = (self.map_after(block) or self.identity()).kept
+        return torch.stack([kept == token for token in tokens]).any(0)
 
     def identity(self) -> TokenMap:
         """The map of a forward in which no token left."""

@@ -29,13 +29,14 @@ class Bench:
     """Measure what dropping tokens buys on one model: speed, memory, fidelity, accuracy."""
 
     model: str = "saliency-vit-s14"
-    """An offline model (saliency-vit-s14, digits-vit) or timm:NAME."""
+    """An offline model (saliency-vit-s14, digits-vit, digits-vim) or timm:NAME."""
     images: Path | None = None
     """Directory of images; the model's own samples if left out."""
     labels: bool = False
     """Also measure accuracy: DIR/labels.csv (file,label), or one folder a class."""
-    plan: tuple[str, ...] = ("deit",)
-    """A plan's name (deit, ...), a schedule such as 0:0.2,3:0.2,6:20, or a JSON file; several."""
+    plan: tuple[str, ...] = ()
+    """A plan's name (deit, ...), a schedule such as 0:0.2,3:0.2,6:20, or a JSON file; several. The
+    paper's for this kind of model if left out."""
     methods: tuple[str, ...] = ()
     """Labels: a score (which prunes), a reduction or both: 'shift(mlp)' tome 'random + merge'."""
     batch_size: int = 8
@@ -65,10 +66,10 @@ class Bench:
         from repshift.report.plot import plot_pareto
         from repshift.report.table import print_table, to_csv
         from repshift.tasks.bench import run_bench
-        from repshift.tasks.variants import variants
+        from repshift.tasks.variants import fitted, variants
         from repshift.zoo.load import load_model, open_source
 
-        plans = [(text, read_plan(text)) for text in self.plan]
+        given = [(text, read_plan(text)) for text in self.plan]
         device = _device(self.device)
         _positive("--batch-size", self.batch_size)
         if self.threads is not None:
@@ -76,6 +77,8 @@ class Bench:
             torch.set_num_threads(self.threads)
         loaded = load_model(self.model, self.checkpoint, self.random_weights)
         spec = describe(loaded.model)
+        given = given or [(loaded.plan, read_plan(loaded.plan))]
+        plans = [(text, fitted(plan, spec)) for text, plan in given]
         source = open_source(loaded, self.images, self.labels)
         rows = variants(spec, plans, self.methods)
         bench = run_bench(
@@ -186,8 +189,8 @@ class Show:
     """The image file."""
     model: str = "saliency-vit-s14"
     """An offline model or timm:NAME."""
-    plan: str = "deit"
-    """A plan's name, a schedule such as 0:0.2,3:0.2, or a JSON file."""
+    plan: str | None = None
+    """A plan's name, a schedule such as 0:0.2,3:0.2, or a JSON file; the paper's if left out."""
     method: str | None = None
     """The method's label, such as tome or 'shift(mlp, l2) + merge'; the plan's own if left out."""
     checkpoint: Path | None = None
@@ -200,13 +203,15 @@ class Show:
         from repshift.data.images import read_image
         from repshift.report.files import replacing
         from repshift.report.pictures import token_pictures
+        from repshift.tasks.variants import fitted
         from repshift.zoo.load import load_model
 
-        plan = _with_method(read_plan(self.plan), self.method)
+        plan = None if self.plan is None else read_plan(self.plan)
         image = read_image(self.image)
         loaded = load_model(self.model, self.checkpoint)
         images = loaded.prepare(image).unsqueeze(0)
         spec = describe(loaded.model)
+        plan = _with_method(fitted(plan or read_plan(loaded.plan), spec), self.method)
         [figure] = token_pictures(loaded, spec, plan, images, [self.image.name])
         out = self.out or Path(f"{self.image.stem}-tokens.png")
         with replacing(out) as temporary:

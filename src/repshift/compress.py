@@ -39,11 +39,18 @@ def _check(plan: Plan, spec: EncoderSpec) -> None:
     needs = plan.required()
     if "class token" in needs and not spec.class_token:
         raise InputError(f"{plan.score} needs a class token and this model has none")
+    if "mixer" in needs and not spec.mixers:
+        raise InputError(f"{plan.score} needs Mamba blocks, and those of this model are none")
     for block in plan.drop:
         if block >= len(spec.blocks):
             raise InputError(
                 f"the plan drops at block {block}; this model has {len(spec.blocks)} blocks, "
                 f"0 to {len(spec.blocks) - 1}"
+            )
+        if "middle" in needs and spec.mixers:
+            raise InputError(
+                f"{plan.score} needs the stream between attention and MLP, and Mamba blocks have "
+                "neither; use the site mixer"
             )
         if "middle" in needs and spec.norm2[block] is None:
             raise InputError(

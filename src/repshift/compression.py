@@ -142,6 +142,8 @@ class Compression:
                 yield norm2.register_forward_pre_hook(Hook(self, "_see_middle"))
             if plan.before_mlp and (mlp := spec.mlp[index]) is not None:
                 yield mlp.register_forward_hook(Hook(self, "_expand"))
+            if "activation" in plan.required():
+                yield spec.mixers[index].register_forward_pre_hook(Hook(self, "_see_activation"))
         for index, (reader, _) in enumerate(spec.readers):
             yield reader.register_forward_pre_hook(Hook(self, "_read", index), with_kwargs=True)
         if spec.pooling and isinstance(plan.reduction, Merging):
@@ -175,6 +177,9 @@ class Compression:
             )
         names = self._names[block]
         given = by_name(names, args, kwargs)
+        for name, reason in self.spec.refused.items():
+            if given.get(name) is not None:
+                raise InputError(f"block {block} was given {name}: {reason}")
         size = call.size_after(block - 1)
         followed = followed_by(call, block, given, self.spec.positions)
         ids = self.spec.position_ids
@@ -182,11 +187,11 @@ class Compression:
             followed[ids] = so_far.kept
         if followed or size is not None:
             check_place(call, block, tokens, again)
-        patches = tokens.shape[1] - self.spec.prefix_tokens - self.spec.suffix_tokens
-        drop = self.plan.leaving(block, patches)
+        drop = self.plan.leaving(block, tokens.shape[1] - self.spec.staying)
         self._run = run = BlockRun(block, self.plan, self.spec, drop, tokens, size)
         if drop:
             run.padding = padding_among(given | followed, self.spec.positions, tokens)
+            run.inner = call.places_of(self.spec.inner_tokens, block - 1)
         self._watch(run)
         return replaced(names, args, kwargs, followed) if followed else None
 
@@ -197,6 +202,10 @@ class Compression:
         if self.plan.before_mlp and run.drop:
             run.step = run.decide(args[0], self._verify(args[0]))
         return None if run.step is None else (run.step.apply(args[0], run.size), *args[1:])
+
+    def _see_activation(self, _: int, args: tuple[Any, ...]) -> None:
+        if self._run is not None:
+            self._run.activation = args[0]
 
     def _expand(
         self, _: int, args: tuple[Any, ...], branch: Float[Tensor, "B K C"]

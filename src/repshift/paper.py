@@ -8,6 +8,8 @@ SHIFT: dict[str, dict[int, float]] = {
     "deit": {0: 0.2, 3: 0.2, 6: 0.2},
     "umt-retrieval": {0: 0.2, 1: 0.2, 2: 0.2},
     "umt-qa": {0: 0.1, 1: 0.1, 2: 0.1},
+    # ToP-ViM's (arXiv 2409.18962): after layers 10 and 20 of 24, counted from one.
+    "vim": {9: 0.2, 19: 0.2},
 }
 
 # vid-TLDR (CVPR 2024), the table of its README: tokens that leave in the first blocks of UMT, of

@@ -85,7 +85,7 @@ class Plan:
 
     @classmethod
     def paper(cls, name: str) -> Plan:
-        """A plan of the papers: ``deit``, ``umt-retrieval``, ``umt-qa``, and vid-TLDR's own.
+        """A plan of the papers: ``deit``, ``umt-retrieval``, ``umt-qa``, ``vim``, vid-TLDR's.
 
         vid-TLDR's are called by data set and size of UMT: ``vid-tldr/msrvtt-b16``.
         """
@@ -96,7 +96,7 @@ class Plan:
                 f"unknown plan {name!r}; the papers' are {', '.join(SHIFT)}, and vid-tldr/ with "
                 "data set and size, such as vid-tldr/msrvtt-b16"
             )
-        return cls(SHIFT[name])
+        return cls(SHIFT[name], Shift("mixer") if name == "vim" else Shift())
 
     @classmethod
     def late(

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
 __all__ = ["EncoderSpec", "Pooling", "describe"]
 
-# The library that a model's class comes from, and the adapter that knows it.
+# Where a model's class comes from, a library or a part of repshift, and the adapter that knows it.
 _ADAPTERS = {
     "timm": "timm",
     "torchvision": "torchvision",
     "open_clip": "open_clip",
     "transformers": "transformers",
+    "repshift.models.vim": "vim",
     "repshift": "umt",
 }
 
@@ -26,12 +27,12 @@ _ADAPTERS = {
 def describe(model: nn.Module) -> EncoderSpec:
     """Find the adapter of ``model`` and ask it; ``InputError`` with the reason if there is none."""
     for kind in type(model).__mro__:
-        adapter = _ADAPTERS.get(kind.__module__.partition(".")[0])
-        if adapter is not None:
-            return import_module(f"repshift.adapters.{adapter}").describe(model)
+        for source, adapter in _ADAPTERS.items():
+            if f"{kind.__module__}.".startswith(f"{source}."):
+                return import_module(f"repshift.adapters.{adapter}").describe(model)
     raise InputError(
         f"{type(model).__module__}.{type(model).__name__} is not a model repshift knows; those of "
-        f"{', '.join(name for name in _ADAPTERS if name != 'repshift')} are. If it holds one, "
+        f"{', '.join(name for name in _ADAPTERS if 'repshift' not in name)} are. If it holds one, "
         "compress that part; if its blocks take and return [B, N, C], pass "
         "spec=EncoderSpec(blocks=..., norm2=..., prefix_tokens=...)"
     )

@@ -38,14 +38,19 @@ class EncoderSpec:
     step than the addition follows.
 
     The first ``prefix_tokens`` of the sequence never leave, nor the last ``suffix_tokens`` before
-    the padding; ``class_token`` says whether the very first is a class token.
+    the padding, nor those at ``inner_tokens``, places in the dense sequence. ``class_token`` says
+    whether the very first of all these is a class token.
+
+    ``mixers`` names, for blocks whose one branch is a mixer (Mamba) instead of attention and MLP,
+    the projection that ends it; its input are the mixer's activations.
 
     ``positions`` names arguments of the blocks that hold one entry a token, with their layout (see
     ``repshift.tokens.follow``): ``{"rope": "bhnd", "attn_mask": "bhnn"}``; with the axes ``nn`` it
     is an attention mask, which also tells the padding. ``position_ids`` names an argument that
     takes the place of every token [B, N] in the dense sequence and stands for all of them when left
     out. ``readers`` are modules that run once after all blocks, such as a pooling, with the layout
-    of their arguments that have one entry for every token of the dense sequence.
+    of their arguments that have one entry for every token of the dense sequence. ``refused`` names
+    arguments of the blocks that must be None, with the reason.
     """
 
     blocks: Sequence[nn.Module] | nn.ModuleList
@@ -58,6 +63,9 @@ class EncoderSpec:
     position_ids: str | None = None
     pooling: Pooling | None = None
     readers: Sequence[tuple[nn.Module, Mapping[str, str]]] = ()
+    inner_tokens: Sequence[int] = ()
+    mixers: Sequence[nn.Module] = ()
+    refused: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.blocks or len(self.norm2) != len(self.blocks):
@@ -72,7 +80,17 @@ class EncoderSpec:
                 f"a spec names the mlp of every block or of none; got {len(self.mlp)} "
                 f"for {len(self.blocks)} blocks"
             )
-        if self.prefix_tokens < self.class_token:
+        if self.mixers and len(self.mixers) != len(self.blocks):
+            raise InputError(
+                f"a spec names the mixer of every block or of none; got {len(self.mixers)} "
+                f"for {len(self.blocks)} blocks"
+            )
+        if self.prefix_tokens < 0 or self.staying < self.class_token:
             raise InputError(
                 f"prefix_tokens is {self.prefix_tokens}; expected {int(self.class_token)} or more"
             )
+
+    @property
+    def staying(self) -> int:
+        """How many tokens of an image never leave."""
+        return self.prefix_tokens + len(self.inner_tokens) + self.suffix_tokens

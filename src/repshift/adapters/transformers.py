@@ -11,6 +11,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from repshift.adapters.spec import EncoderSpec, Pooling
+from repshift.adapters.transformers_mamba import MAMBAS, mamba_spec
 from repshift.adapters.transformers_table import ENCODERS, ENDINGS, HEADS, LAYERS, REFUSED
 from repshift.errors import InputError
 
@@ -26,6 +27,11 @@ _UNREAD = "repshift has not read the forward of"
 
 def describe(model: nn.Module) -> EncoderSpec:
     """The spec of an encoder of transformers; ``InputError`` with the reason if it has none."""
+    if (parts := MAMBAS.get(_runs(model))) is not None:
+        blocks: list[Any] = list(_at(model, "layers"))
+        if any((_runs(block), _runs(_at(block, "mixer"))) != parts for block in blocks):
+            raise InputError(_cannot(model, f"{_UNREAD} one of its parts"))
+        return mamba_spec(model)
     head = HEADS.get(_runs(model))
     inner: Any = _at(model, head.inside) if head else model
     encoder = ENCODERS.get(_runs(inner))
@@ -138,7 +144,8 @@ def _refusal(model: nn.Module) -> str:
     reasons = [reason for start, reason in REFUSED.items() if name.startswith(start)]
     reasons += [reason for end, reason in ENDINGS.items() if name.endswith(end)]
     text = _cannot(model, reasons[0] if reasons else f"{_UNREAD} this class")
-    found = [(path, part) for path, part in model.named_modules() if _runs(part) in ENCODERS]
+    known = ENCODERS | MAMBAS
+    found = [(path, part) for path, part in model.named_modules() if _runs(part) in known]
     if found and found[0][0]:
         path, part = found[0]
         text += (

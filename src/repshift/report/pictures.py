@@ -40,7 +40,7 @@ class _Recorded(Score):
 
     def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
         scores = self.inner(seen)
-        self.given[seen.block] = scores[:, seen.prefix :].float().cpu()
+        self.given[seen.block] = scores.float().cpu()
         return scores
 
 
@@ -66,26 +66,27 @@ def token_pictures(
         return loaded.decode(tokens.float().cpu()) if loaded.decode else None
 
     blocks = [block for block, amount in plan.drop.items() if amount]
+    patches = _patches(spec, loaded.grid)
     with torch.inference_mode():
         dense = draw(_tokens(model, images))
         with compress(model, replace(plan, score=_Recorded(plan.score, given)), spec) as done:
             tokens = _tokens(model, images)
             kept = {block: done.kept_after(block).cpu() for block in blocks}
             counts = done.counts
-            groups = {block: _groups(done, block) for block in blocks}
+            groups = {block: _groups(done, block)[:, patches] for block in blocks}
             restored = draw(done.restore(tokens))
     figures = []
     for row, name in enumerate(names):
         photo = loaded.picture(images[row])
         panels: list[tuple[str, Tensor, dict[str, object]]] = [(name, photo, {})]
         if blocks and blocks[0] in given:
-            heat = given[blocks[0]][row].view(loaded.grid)
+            heat = given[blocks[0]][row, patches].view(loaded.grid)
             panels.append((f"{plan.score} at block {blocks[0]}", heat, {"cmap": "magma"}))
         for block in blocks:
             if isinstance(plan.reduction, Merging):
                 left = _blend(photo, groups[block][row], loaded.grid)
             else:
-                left = _paint(photo, kept[block][row], spec.prefix_tokens, loaded.grid)
+                left = _paint(photo, kept[block][row], patches, loaded.grid)
             panels.append((f"{counts[block]} tokens after block {block}", left, {}))
         for title, maps in (("dense output", dense), ("restored output", restored)):
             if maps is not None:
@@ -99,20 +100,28 @@ def _tokens(model: torch.nn.Module, images: Tensor) -> Tensor:
     return model.forward_features(images.to(reference.device, reference.dtype))  # type: ignore
 
 
-def _groups(done: Compression, block: int) -> Int[Tensor, "B P"]:
-    """For every patch, the number of the token that stands for it after ``block``."""
+def _patches(spec: EncoderSpec, grid: tuple[int, int]) -> Int[Tensor, " P"]:
+    """Where the patches stand in the dense sequence."""
+    count = grid[0] * grid[1]
+    places = torch.arange(spec.prefix_tokens, spec.prefix_tokens + count + len(spec.inner_tokens))
+    return places[~torch.isin(places, torch.tensor(spec.inner_tokens, dtype=torch.long))]
+
+
+def _groups(done: Compression, block: int) -> Int[Tensor, "B N"]:
+    """For every token, the number of the one that stands for it after ``block``."""
     batch, count = done.kept_after(block).shape
     numbers = torch.arange(count, device=done.kept_after(block).device).expand(batch, -1)
-    return done.restore(numbers[..., None], block)[:, done.spec.prefix_tokens :, 0].cpu()
+    return done.restore(numbers[..., None], block)[..., 0].cpu()
 
 
 def _paint(
-    photo: Float[Tensor, "H W 3"], kept: Tensor, prefix: int, grid: tuple[int, int]
+    photo: Float[Tensor, "H W 3"],
+    kept: Int[Tensor, " K"],
+    patches: Int[Tensor, " P"],
+    grid: tuple[int, int],
 ) -> Float[Tensor, "H W 3"]:
     """The photo, grey where a token left."""
-    stays = torch.zeros(grid[0] * grid[1], dtype=torch.bool)
-    stays[kept[prefix:] - prefix] = True
-    shown = _enlarge(stays.view(*grid, 1), photo)
+    shown = _enlarge(torch.isin(patches, kept).view(*grid, 1), photo)
     return torch.where(shown, photo, torch.full_like(photo, GREY))
 
 

@@ -3,6 +3,7 @@
 from repshift.scores.attention_entropy import AttentionEntropy
 from repshift.scores.base import Need, Score, Snapshots
 from repshift.scores.class_attention import ClassAttention
+from repshift.scores.clipped_activation import ClippedActivation
 from repshift.scores.column_attention import ColumnAttention
 from repshift.scores.key_norm import KeyNorm
 from repshift.scores.mean_distance import MeanDistance
@@ -20,6 +21,7 @@ SCORES: dict[str, type[Score]] = {
         ColumnAttention,
         AttentionEntropy,
         KeyNorm,
+        ClippedActivation,
         StreamNorm,
         MeanDistance,
         Redundancy,
@@ -32,6 +34,7 @@ __all__ = [
     "SCORES",
     "AttentionEntropy",
     "ClassAttention",
+    "ClippedActivation",
     "ColumnAttention",
     "KeyNorm",
     "MeanDistance",

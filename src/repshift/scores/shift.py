@@ -1,4 +1,4 @@
-"""The paper's score: how far attention, the MLP or the whole block moved a token."""
+"""The paper's score: how far attention, the MLP, the mixer or the whole block moved a token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-Site = Literal["mlp", "attention", "block"]
+Site = Literal["mlp", "attention", "block", "mixer"]
 Definition = Literal["printed", "update"]
 
 
@@ -24,6 +24,8 @@ class Shift(Score):
     ``printed`` takes the paper's equations at their word, where F is the branch before its residual
     is added: mlp D(MLP(LN(x')), x'), attention D(SA(LN(x)), x). ``update`` takes the paper's words,
     the change of the stream: mlp D(x' + MLP(LN(x')), x'). For the block both are D(exit, entry).
+    The mixer is the one branch of a Mamba block, where the paper does not say what F is (section
+    4.2): printed D(Mixer(norm(x)), x), update D(x + Mixer(norm(x)), x).
     """
 
     name: ClassVar[str] = "shift"
@@ -49,6 +51,7 @@ class Shift(Score):
             "mlp": frozenset({"middle", "exit"}),
             "attention": frozenset({"entry", "middle"}),
             "block": frozenset({"entry", "exit"}),
+            "mixer": frozenset({"entry", "exit", "mixer"}),
         }
         return needs[self.site]
 

@@ -7,7 +7,7 @@ answers, as UMT is tested.
 from __future__ import annotations
 
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -55,7 +55,7 @@ class Answering(VideoRun):
         super().__init__(model, spec, videos, asked, folder, ranks)
         self.model, self.data, self.candidates = model, data, candidates
         self.questions = tuple(part.to(videos.device) for part in questions)
-        self.answers = tuple(part.to(videos.device) for part in answers)
+        self.answers, self.answers_mask = (part.to(videos.device) for part in answers)
         self.asked: list[list[int]] = [[] for _ in data.videos]
         for question, video in enumerate(data.video_of):
             self.asked[video].append(question)
@@ -65,12 +65,14 @@ class Answering(VideoRun):
         for index, tokens in zip(indices, self.model.vision_encoder(video), strict=True):
             for part in torch.tensor(self.asked[index]).split(_QUESTIONS):
                 ids, mask = (whole[part.to(whole.device)] for whole in self.questions)
-                best, _ = self.model.answer(tokens[None], ids, mask, *self.answers, self.candidates)
+                best, _ = self.model.answer(
+                    tokens[None], ids, mask, self.answers, self.answers_mask, self.candidates
+                )
                 questions.append(part)
                 answers.append(best[:, 0].cpu())
         return {"question": torch.cat(questions), "answer": torch.cat(answers)}
 
-    def quality(self, row: Variant) -> dict[str, float]:
+    def quality(self, row: Variant) -> dict[str, Any]:
         """Share of the questions answered as annotated, letter by letter; mean over the plans."""
         return {"accuracy": fmean(self._right(store) for store in self.stores(row))}
 

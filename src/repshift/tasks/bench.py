@@ -12,7 +12,7 @@ from repshift.errors import InputError
 from repshift.measure.environment import environment
 from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
 from repshift.tasks.costs import Cost, measure_costs
-from repshift.tasks.variants import DENSE_FUSED, Variant
+from repshift.tasks.variants import Variant, reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -25,12 +25,11 @@ if TYPE_CHECKING:
     from repshift.zoo.load import LoadedModel
 
 ROUNDS = 7
-AnyRow = TypeVar("AnyRow")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One method, as it stands in table, CSV and JSON: a cost (see ``Cost``) and a quality."""
+class Compared:
+    """What every row of a table has: a method and its cost (see ``Cost``)."""
 
     method: str
     plan: str
@@ -38,11 +37,20 @@ class Row:
     tokens: int
     gflops: float
     peak_mb: float
-    images_per_s: float
     spread: float
     speedup_vs_eager: float | None
     speedup_vs_fused: float
     flop_share: float
+
+
+AnyRow = TypeVar("AnyRow", bound=Compared)
+
+
+@dataclass(frozen=True)
+class Row(Compared):
+    """One method on images, as it stands in table, CSV and JSON: a cost and a quality."""
+
+    images_per_s: float
     fidelity: float
     kl: float | None
     accuracy: float | None
@@ -169,7 +177,7 @@ def _judge(
                     outputs[row, number].append(model(images).float().cpu())
     assert first is not None
     whole = {run: torch.cat(parts) for run, parts in outputs.items()}
-    dense = whole[next(row for row in rows if row.label == DENSE_FUSED), 0]
+    dense = whole[reference(rows), 0]
     if not dense.isfinite().all():
         raise InputError(f"the dense {loaded.name} gives NaN or infinity on these images")
     truth = torch.cat(labels) if labels else None

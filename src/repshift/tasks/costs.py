@@ -13,7 +13,7 @@ from repshift.measure.flops import count_flops
 from repshift.measure.memory import peak_memory
 from repshift.measure.speed import interleave
 from repshift.plan import Plan
-from repshift.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
+from repshift.tasks.variants import DENSE_EAGER, Variant, reference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class Cost:
     """One variant on one batch.
 
-    ``gflops`` are multiply-adds of one image (or video) in G; ``peak_mb`` is on top of weights and input;
+    ``gflops`` are multiply-adds of one image or video in G; ``peak_mb`` is on top of weights and
+    input;
     ``images_per_s`` is the median over the rounds, ``spread`` the interquartile range of the times
     as a share of it. Speed-ups are medians over the rounds, each against the dense model of the
     same round. ``flop_share`` is the part of the FLOP-implied speed-up over dense-fused that was
@@ -85,8 +86,8 @@ def measure_costs(
             progress=bar.update,
         )
     taken = {row: times[name] for name, row in names.items()}
-    dense = {row.label: row for row in rows if not row.plans}
-    fused, eager = dense[DENSE_FUSED], dense.get(DENSE_EAGER)
+    fused = reference(rows)
+    eager = next((row for row in rows if row.label == DENSE_EAGER), None)
 
     def speedup(of: Variant, over: Variant) -> float:
         return median(theirs / ours for theirs, ours in zip(taken[over], taken[of], strict=True))

@@ -6,6 +6,7 @@ the text calls them harmonic, the numbers are arithmetic means); accuracies are 
 
 from __future__ import annotations
 
+Key = tuple[str | None, str | None, str]  # data set, size of the model, method
 ATTENTION, SHIFT = "column-attention", "shift(mlp, l2)"
 VID_TLDR, VID_TLDR_SHIFT = "attention-entropy + vid-tldr", "shift(mlp, l2) + vid-tldr"
 DENSE = "dense, fused attention"
@@ -39,7 +40,7 @@ def published(data: str | None, size: str | None, method: str) -> str:
     return _FIGURES.get((data, size, method), "-")
 
 
-def _read(table: str, methods: tuple[str, ...]) -> dict[tuple[str, str | None, str], str]:
+def _read(table: str, methods: tuple[str, ...]) -> dict[Key, str]:
     columns = [(size, method) for size in ("b16", "l16") for method in methods]
     return {
         (data, *column): figures
@@ -48,7 +49,7 @@ def _read(table: str, methods: tuple[str, ...]) -> dict[tuple[str, str | None, s
     }
 
 
-_FIGURES = {
+_FIGURES: dict[Key, str] = {
     **_read(_TABLE_2, (DENSE, ATTENTION, SHIFT)),
     **_read(_TABLE_3, (VID_TLDR, VID_TLDR_SHIFT)),
     **_read(_TABLE_4, (DENSE, ATTENTION, SHIFT)),

@@ -7,7 +7,7 @@ the fusion layers, as UMT is tested.
 from __future__ import annotations
 
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm import tqdm
@@ -62,7 +62,7 @@ class Retrieval(VideoRun):
         tokens, pooled = self.model.encode_video(video)
         return {"tokens": tokens.cpu(), "pooled": pooled.cpu()}
 
-    def quality(self, row: Variant) -> dict[str, float]:
+    def quality(self, row: Variant) -> dict[str, Any]:
         """Recalls in percent, means over the variant's plans."""
         results = [self._rank(store) for store in self.stores(row)]
         recalls = {

@@ -11,15 +11,23 @@ from repshift.compress import compress
 from repshift.compression import Compression
 from repshift.plan import Plan
 from repshift.reductions import ToMe, VidTLDR
-from repshift.scores import AttentionEntropy, ClassAttention, ColumnAttention, Random, Shift
+from repshift.scores import (
+    AttentionEntropy,
+    ClassAttention,
+    ClippedActivation,
+    ColumnAttention,
+    Random,
+    Shift,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import nn
 
     from repshift.adapters.spec import EncoderSpec
 
+DENSE = "dense"  # of models without attention
 DENSE_EAGER = "dense, eager attention"
 DENSE_FUSED = "dense, fused attention"
 RANDOM_SEEDS = 5
@@ -51,8 +59,24 @@ class Variant:
             yield None
 
 
+def reference(rows: Iterable[Variant]) -> Variant:
+    """The dense model that all others are compared with, on fused attention if it attends."""
+    return next(row for row in rows if row.label in (DENSE, DENSE_FUSED))
+
+
+def fitted(plan: Plan, spec: EncoderSpec) -> Plan:
+    """The plan; one that names no method gets the site of the shift that the blocks have."""
+    return replace(plan, score=Shift("mixer")) if spec.mixers and plan == Plan(plan.drop) else plan
+
+
 def default_methods(spec: EncoderSpec) -> list[str]:
-    """Attention (of the class token where there is one), random, ToMe, and the shift both ways."""
+    """Attention (of the class token where there is one), random, ToMe, and the shift both ways.
+
+    Of Mamba blocks: the clipped activation, random, and the shift both ways.
+    """
+    if spec.mixers:
+        shifts = [Shift("mixer", definition="update"), Shift("mixer")]
+        return [ClippedActivation.name, Random.name, *map(str, shifts)]
     attention = ClassAttention if spec.class_token else ColumnAttention
     methods = [attention.name, Random.name, str(Shift(definition="update")), str(Shift())]
     mergeable = spec.mlp and all(spec.mlp) and all(spec.norm2)
@@ -62,17 +86,18 @@ def default_methods(spec: EncoderSpec) -> list[str]:
 def variants(
     spec: EncoderSpec, plans: Sequence[tuple[str, Plan]], methods: Sequence[str]
 ) -> list[Variant]:
-    """Dense on eager and on fused attention, then each named plan with each method.
+    """Dense, on eager and on fused attention where there is any, then the plans by every method.
 
     ``methods`` are labels of a score, a reduction, or ``score + reduction``; the default ones if
     empty. A plan that brings another method than the default keeps it as a further row. Random
     dropping is the mean of several seeds.
     """
-    rows = [Variant(DENSE_EAGER), Variant(DENSE_FUSED)]
+    dense = [DENSE] if spec.mixers else [DENSE_EAGER, DENSE_FUSED]
+    rows = [Variant(label) for label in dense]
     chosen = [Plan.from_method(label, {}) for label in methods or default_methods(spec)]
     for name, plan in plans:
         tried = [replace(method, drop=plan.drop) for method in chosen]
-        if plan not in tried and plan != Plan(plan.drop):
+        if plan not in tried and plan != fitted(Plan(plan.drop), spec):
             tried.append(plan)
         rows += [_variant(name, one) for one in tried]
     return rows

@@ -10,7 +10,7 @@ import torch
 from repshift.data.videos import decoder
 from repshift.measure.environment import environment
 from repshift.tasks.answering import Answering
-from repshift.tasks.bench import Bench, measured, skipped
+from repshift.tasks.bench import Bench, Compared, measured, skipped
 from repshift.tasks.costs import Cost, measure_costs
 from repshift.tasks.published import published
 from repshift.tasks.retrieval import Retrieval
@@ -34,29 +34,13 @@ _LIBRARIES = ("av", "torchcodec", "tokenizers")
 
 
 @dataclass(frozen=True)
-class VideoCost:
-    """What a variant costs; as in ``Cost``, for the vision encoder and one video."""
-
-    method: str
-    plan: str
-    kernel: str
-    tokens: int
-    gflops: float
-    peak_mb: float
-    videos_per_s: float
-    spread: float
-    speedup_vs_eager: float | None
-    speedup_vs_fused: float
-    flop_share: float
-
-
-@dataclass(frozen=True)
-class RetrievalRow(VideoCost):
+class RetrievalRow(Compared):
     """Recalls in percent, text to video and back, their mean, and the median rank of the former.
 
     ``published`` are the mean recalls that a paper prints for the same data, model and method.
     """
 
+    videos_per_s: float
     t2v_r1: float
     t2v_r5: float
     t2v_r10: float
@@ -71,9 +55,10 @@ class RetrievalRow(VideoCost):
 
 
 @dataclass(frozen=True)
-class AnswerRow(VideoCost):
+class AnswerRow(Compared):
     """Share of the questions that were answered correctly, and what a paper prints, in percent."""
 
+    videos_per_s: float
     accuracy: float
     published: str
 

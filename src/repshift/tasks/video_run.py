@@ -48,7 +48,7 @@ class VideoRun(ABC):
         """What is kept of a batch of videos, run with the variant at hand."""
 
     @abstractmethod
-    def quality(self, row: Variant) -> dict[str, float]:
+    def quality(self, row: Variant) -> dict[str, Any]:
         """How good one variant is, by the names of the results; after ``encode``."""
 
     def encode(self, rows: Sequence[Variant]) -> None:

@@ -1,4 +1,4 @@
-"""Handwritten digits and a small vision transformer trained on them (``scripts/train_digits.py``).
+"""Handwritten digits and small models trained on them (``scripts/train_digits.py``).
 
 The pictures come with scikit-learn (UCI, "Optical Recognition of Handwritten Digits", CC BY 4.0)
 and the weights with this package, so a real accuracy is measured without a download.
@@ -17,7 +17,9 @@ from repshift.errors import InputError
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
     from timm.models.vision_transformer import VisionTransformer
-    from torch import Tensor
+    from torch import Tensor, nn
+
+    from repshift.models.vim.model import VisionMamba
 
 WEIGHTS = files("repshift").joinpath("zoo", "weights")
 HELD_OUT = 540  # of 1,797 pictures
@@ -48,21 +50,45 @@ def digits_vit() -> VisionTransformer:
     )
 
 
+def digits_vim() -> VisionMamba:
+    """Vim in small, untrained, [B, 1, 32, 32] -> [B, 10]: 64 patches around a class token.
+
+    8 blocks of width 32 with 8 entries a state, so that it trains in minutes on one core.
+    """
+    from repshift.models.vim.config import VimConfig
+    from repshift.models.vim.model import VisionMamba
+
+    config = VimConfig(
+        "digits-vim", 32, depth=8, state=8, image=32, patch=4, channels=1, classes=10
+    )
+    return VisionMamba(config)
+
+
 def load_digits_vit() -> VisionTransformer:
     """The trained ``digits_vit`` in evaluation mode, ready for ``held_out_digits``."""
+    _load("digits-vit", model := digits_vit())
+    return model
+
+
+def load_digits_vim() -> VisionMamba:
+    """The trained ``digits_vim`` in evaluation mode, ready for ``held_out_digits``."""
+    _load("digits-vim", model := digits_vim())
+    return model
+
+
+def _load(name: str, model: nn.Module) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    file = WEIGHTS / "digits-vit.safetensors"
-    model = digits_vit()
+    file = WEIGHTS / f"{name}.safetensors"
     try:
         model.load_state_dict(load(file.read_bytes()))  # float16 in the file, float32 here
     except (OSError, SafetensorError, RuntimeError) as error:
         raise InputError(
-            f"the weights of digits-vit cannot be read from {file}; install repshift again, "
+            f"the weights of {name} cannot be read from {file}; install repshift again, "
             f"or train them with scripts/train_digits.py ({error})"
         ) from error
-    return model.eval()
+    model.eval()
 
 
 def _split() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

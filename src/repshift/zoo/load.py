@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
 
-OFFLINE = ("saliency-vit-s14", "digits-vit")
+OFFLINE = ("saliency-vit-s14", "digits-vit", "digits-vim")
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class LoadedModel:
     ``prepare`` makes an image [C, H, W] for the model and ``mean`` and ``std`` undo its
     normalisation for drawing. ``classes`` is 0 if the model gives a pooled feature instead of
     logits. ``decode`` draws maps [B, H, W] from all tokens [B, N, C], where the model has such a
-    decoder. ``grid`` is the rows and columns of patches.
+    decoder. ``grid`` is the rows and columns of patches. ``plan`` is where tokens leave if no plan
+    is named.
     """
 
     name: str
@@ -42,6 +43,7 @@ class LoadedModel:
     classes: int
     grid: tuple[int, int]
     decode: Callable[[Float[Tensor, "B N C"]], Float[Tensor, "B H W"]] | None = None
+    plan: str = "deit"
 
     def picture(self, image: Float[Tensor, "C H W"]) -> Float[Tensor, "H W 3"]:
         """The image as it looked before normalisation, values from 0 to 1."""
@@ -74,6 +76,12 @@ def load_model(
         from repshift.zoo.digits import load_digits_vit
 
         return _wrap(name, load_digits_vit(), mean=(0.5,), std=(0.5,))
+    if name == "digits-vim":
+        from repshift.zoo.digits import load_digits_vim
+
+        # After layers 3 and 7 of 8, as the paper's after 10 and 20 of 24.
+        loaded = _wrap(name, load_digits_vim(), mean=(0.5,), std=(0.5,))
+        return replace(loaded, plan="2:0.2,6:0.2")
     from repshift.zoo.saliency_vit import load_saliency_vit
 
     whole = load_saliency_vit()
@@ -88,7 +96,7 @@ def open_source(loaded: LoadedModel, images: Path | None, labels: bool) -> Sourc
             raise InputError(f"{loaded.name} gives features, not classes; leave out --labels")
         known = read_labels(images, paths, loaded.classes) if labels else None
         return FileSource(paths, loaded.prepare, known)
-    if loaded.name == "digits-vit":
+    if loaded.name in ("digits-vit", "digits-vim"):
         from repshift.zoo.digits import held_out_digits
 
         return MemorySource(*held_out_digits())

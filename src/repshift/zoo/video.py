@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 OFFLINE = "clips-umt"
 Model = TypeVar("Model", RetrievalModel, AnsweringModel)
 Data = TypeVar("Data", RetrievalSet, QuestionSet)
+Layout = TypeVar("Layout", RetrievalLayout, QuestionLayout)
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ def open_retrieval(
             model.tokenizer(), model.SAMPLING, candidates=32,
         )  # fmt: skip
     _known(name)
-    data = _data(files, RetrievalLayout)
+    layout, root = _data(files, RetrievalLayout)
+    data = layout.read(root, files.videos)
     return VideoTask(
         name, files.data, name.removeprefix("umt-"),
         load_retrieval(name, _checkpoint(name, files), pool="all"), data, _words(name, files),
@@ -93,7 +95,8 @@ def open_answering(name: str, files: Files, folder: Path) -> VideoTask[Answering
             model.tokenizer(), model.SAMPLING, candidates=32,
         )  # fmt: skip
     _known(name)
-    data = _data(files, QuestionLayout)
+    layout, root = _data(files, QuestionLayout)
+    data = layout.read(root, files.videos)
     return VideoTask(
         name, files.data, name.removeprefix("umt-"),
         load_answering(name, _checkpoint(name, files)), data, _words(name, files),
@@ -133,13 +136,14 @@ def _words(name: str, files: Files) -> Tokenizer:
     return Tokenizer(files.vocab, CONFIGS[name].vocabulary)
 
 
-def _data(files: Files, kind: type[RetrievalLayout] | type[QuestionLayout]):
-    known = [name for name, layout in LAYOUTS.items() if isinstance(layout, kind)]
+def _data(files: Files, kind: type[Layout]) -> tuple[Layout, Path]:
+    """The layout and the directory that were asked for."""
+    known = {name: layout for name, layout in LAYOUTS.items() if isinstance(layout, kind)}
     if files.data not in known:
         raise InputError(f"--data is {files.data}; expected one of {', '.join(known)}")
     if files.root is None:
         raise InputError(
-            f"{files.data} needs --root DIR, a directory with {LAYOUTS[files.data].file} and the "
+            f"{files.data} needs --root DIR, a directory with {known[files.data].file} and the "
             "folder videos"
         )
-    return LAYOUTS[files.data].read(files.root, files.videos)
+    return known[files.data], files.root

@@ -90,4 +90,4 @@ def _clause(thing: Thing, generator: Generator) -> str:
 
 
 def _pick(options: Sequence[Any], generator: Generator) -> Any:
-    return options[generator.integers(len(options))]
+    return options[int(generator.integers(len(options)))]

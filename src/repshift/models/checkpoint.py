@@ -1,0 +1,92 @@
+"""Checkpoints of published models, read without running anything in them and loaded strictly."""
+
+from __future__ import annotations
+
+import pickle
+from argparse import Namespace
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from repshift.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from torch import Tensor
+
+Weights = dict[str, "Tensor"]
+
+
+def read_state_dict(path: Path | str) -> Weights:
+    """The weights of a file, floating ones in float32.
+
+    Takes a state dict or a training checkpoint that holds one as ``model``, saved by PyTorch or as
+    safetensors. Nothing but tensors and plain values is ever unpickled.
+    """
+    content = _read(Path(path))
+    if isinstance(content, dict) and isinstance(content.get("model"), dict):
+        content = content["model"]
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(value, torch.Tensor) for value in content.values())
+    ):
+        raise InputError(f"{path} does not hold the weights of a model")
+    return {
+        key: tensor.float() if tensor.is_floating_point() else tensor
+        for key, tensor in content.items()
+    }
+
+
+def check(
+    ours: Mapping[str, Tensor], theirs: Weights, path: Path | str, wanted: str, seen: str
+) -> None:
+    """Refuse ``theirs`` unless it has the keys and shapes of ``ours``, saying what is ``seen``."""
+    shapes = [key for key in ours.keys() & theirs.keys() if ours[key].shape != theirs[key].shape]
+    wrong = {
+        "missing": ours.keys() - theirs.keys(),
+        "unknown": theirs.keys() - ours.keys(),
+        "of another shape": shapes,
+    }
+    if any(wrong.values()):
+        raise InputError(
+            f"{path} is not {wanted}; it looks like {seen}: "
+            + "; ".join(f"{len(k)} {what} ({_few(k)})" for what, k in wrong.items() if k)
+        )
+
+
+def _few(keys: Iterable[str]) -> str:
+    first, *rest = sorted(keys)
+    return ", ".join([first, *rest[:2], *(["..."] if rest[2:] else [])])
+
+
+def _read(path: Path) -> object:
+    if not path.is_file():
+        raise InputError(f"the checkpoint {path} is not a file")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        # Training checkpoints carry their settings: UMT's in a class of its own, a dictionary,
+        # which is read as a plain one, Vim's as they came from the command line.
+        names = ("utils.easydict.EasyDict", "easydict.EasyDict")
+        known: list[Any] = [Namespace, *((OrderedDict, name) for name in names)]
+        with torch.serialization.safe_globals(known):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"the checkpoint {path} is damaged, or holds more than weights and plain values, which "
+            f"is not unpickled here ({_reason(error)}); if you trust it, save its state dict alone"
+        ) from None
+    except Exception as error:  # the readers raise whatever a broken file makes them stumble on
+        raise InputError(f"the checkpoint {path} cannot be read: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What a reader says first; PyTorch puts it behind advice of its own."""
+    text = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
+    return f"{type(error).__name__}: {text.partition(chr(10))[0].partition('. ')[0]}"

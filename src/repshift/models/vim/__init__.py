@@ -1,0 +1,1 @@
+"""Vision Mamba (Vim, ICML 2024): a bidirectional state-space model of images."""

@@ -1,0 +1,31 @@
+"""The small Vim of the fixture."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from repshift.models.vim.config import VimConfig
+from repshift.models.vim.model import VisionMamba
+
+FIXTURES = Path(__file__).parent / "fixtures"
+HELD = load_file(FIXTURES / "vim.safetensors")
+WEIGHTS = {k: v for k, v in HELD.items() if not k.startswith(("input.", "output."))}
+SMALL = VimConfig("vim-fixture", 48, depth=4, image=64, classes=10)
+CLASS_PLACE, TOKENS = 8, 17
+
+
+def vim(dtype=torch.float32):
+    model = VisionMamba(SMALL)
+    model.load_state_dict(WEIGHTS)
+    return model.eval().requires_grad_(False).to(dtype)
+
+
+def step_by_step(x, delta, decay, write, read):
+    """The selective scan word for word."""
+    state, outputs = x.new_zeros(x.shape[0], *decay.shape), []
+    for t in range(x.shape[1]):
+        fade = torch.exp(delta[:, t, :, None] * decay)
+        state = fade * state + (delta[:, t] * x[:, t])[..., None] * write[:, t, None]
+        outputs.append((state * read[:, t, None]).sum(-1))
+    return torch.stack(outputs, dim=1)
