@@ -109,8 +109,8 @@ class Plan:
     ) -> Plan:
         """``leaving`` tokens over ``depth`` blocks, the later the more: r(l) ~ (l / L)^power.
 
-        Learned schedules are often late. It is no rule: pruning by the shift can lose more late than
-        early, so measure. Power 0 is the constant schedule. None leaves after the last block, where
+        Learned schedules are often late. It is no rule: pruning by the shift can lose more late
+        than early, so measure. Power 0 is the constant schedule. None leaves after the last block, where
         nothing is saved.
 
         >>> Plan.late(12, 99, power=2).schedule
