@@ -110,8 +110,8 @@ class Plan:
         """``leaving`` tokens over ``depth`` blocks, the later the more: r(l) ~ (l / L)^power.
 
         Learned schedules are often late. It is no rule: pruning by the shift can lose more late
-        than early, so measure. Power 0 is the constant schedule. None leaves after the last block, where
-        nothing is saved.
+        than early, so measure. Power 0 is the constant schedule. None leaves after the last
+        block, where nothing is saved.
 
         >>> Plan.late(12, 99, power=2).schedule
         '1:1,2:2,3:3,4:5,5:7,6:9,7:13,8:16,9:19,10:24'
