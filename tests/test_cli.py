@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from repshift import Plan
-from repshift.cli import main
+from repshift.cli import main, read_plan
 
 KEYS = {
     "method", "kernel", "tokens", "gflops", "images_per_s", "speedup_vs_eager",
@@ -156,6 +156,42 @@ def test_show_draws_one_image(run, photos):
     assert out.strip() == "x/tokens.png"
     with Image.open("x/tokens.png") as picture:
         assert picture.width > 3 * picture.height
+
+
+def test_plan_writes_a_plan_that_every_command_takes(run, photos, tmp_path):
+    status, out, err = run(
+        "plan", "--model", "digits-vit", "--flops", 0.8, "--samples", 8, "--batch-size", 4,
+        "--methods", "redundancy(mlp) + merge", "--out", "p/plan.json",
+    )  # fmt: skip
+    assert status == 0, err
+    assert {path.name for path in (tmp_path / "p").iterdir()} == {"plan.json", "plan.png"}
+    plan = read_plan("p/plan.json")
+    assert plan.method == "redundancy(mlp) + merge"
+    assert plan.schedule in out
+    assert json.loads((tmp_path / "p/plan.json").read_text())["provenance"]["model"] == "digits-vit"
+    status, _, err = run("show", photos / "0.png", "--model", "digits-vit", "--plan", "p/plan.json")
+    assert status == 0, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "one target, flops (a share such as 0.65), speedup"),
+        (["--flops", "0.7", "--fidelity", "0.9"], "got flops, fidelity"),
+        (["--flops", "65"], "flops is 65.0; expected above 0, at most 1"),
+        (["--flops", "0.7", "--samples", "0"], "--samples is 0"),
+        (["--flops", "0.7", "--samples", "1"], "2 images or more, got 1"),
+        (["--flops", "0.7", "--methods", "shuft"], "'shuft' is not one of"),
+        (["--flops", "0.7", "--images", "missing"], "missing is not a directory"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_a_plan_that_cannot_be_made_is_one_line(run, tmp_path, arguments, says):
+    status, _, err = run("plan", "--model", "digits-vit", *arguments)
+    message = [line for line in err.splitlines() if line.startswith("repshift: ")]
+    assert (status, len(message)) == (2, 1), err
+    assert says in message[0]
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from repshift import InputError, Plan, Random, Shift
 from repshift.adapters import describe
 from repshift.report.pictures import token_pictures
 from repshift.tasks.costs import measure_costs
-from repshift.tasks.variants import fitted, baseline, variants
+from repshift.tasks.variants import baseline, fitted, variants
 from repshift.zoo.digits import held_out_digits, load_digits_vit
 from repshift.zoo.load import load_model
 

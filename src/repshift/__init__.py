@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from repshift.adapters.spec import EncoderSpec, Pooling, ResNetSpec, Stage
+from repshift.calibration.calibrate import Calibration, calibrate
 from repshift.compress import compress
 from repshift.compression import Compression
 from repshift.errors import InputError
@@ -32,6 +33,7 @@ __version__ = version("repshift")
 __all__ = [
     "AttentionEntropy",
     "Border",
+    "Calibration",
     "ClassAttention",
     "ClippedActivation",
     "ColumnAttention",
@@ -58,6 +60,7 @@ __all__ = [
     "ToMe",
     "TokenMap",
     "VidTLDR",
+    "calibrate",
     "compress",
     "representation_shift",
 ]

@@ -11,6 +11,7 @@ from repshift.errors import InputError
 from repshift.method import from_dict, from_label
 from repshift.paper import RESNET, SHIFT, VID_TLDR
 from repshift.reductions import REDUCTIONS, Lines, Prune, Reduction, VidTLDR
+from repshift.schedules import block_macs, fewest, late, spread
 from repshift.scores import SCORES, AttentionEntropy, Score, Shift
 
 if TYPE_CHECKING:
@@ -106,6 +107,78 @@ class Plan:
             )
         return cls(SHIFT[name], Shift("mixer") if name == "vim" else Shift())
 
+    @classmethod
+    def late(
+        cls,
+        depth: int,
+        leaving: int,
+        power: float | int = 1,
+        score: Score | None = None,
+        reduction: Reduction | None = None,
+    ) -> Plan:
+        """``leaving`` tokens over ``depth`` blocks, the later the more: r(l) ~ (l / L)^power.
+
+        Learned schedules are often late. It is no rule: pruning by the shift can lose more late
+        than early, so measure. Power 0 is the constant schedule. None leaves after the last
+        block, where nothing is saved.
+
+        >>> Plan.late(12, 99, power=2).schedule
+        '1:1,2:2,3:3,4:5,5:7,6:9,7:13,8:16,9:19,10:24'
+        """
+        return cls(spread(leaving, late(depth, power)), score or Shift(), reduction or Prune())
+
+    @classmethod
+    def for_flops(
+        cls,
+        share: float | int,
+        *,
+        depth: int,
+        patches: int,
+        width: int,
+        prefix: int = 1,
+        mlp_ratio: float | int = 4,
+        power: float | int = 1,
+        score: Score | None = None,
+        reduction: Reduction | None = None,
+    ) -> Plan:
+        """The late plan that costs at most ``share`` of the FLOPs of the dense blocks.
+
+        One token fewer would cost more than that. Counted are the blocks as ``block_macs`` does,
+        with all tokens of a block in its attention and its MLP; ``repshift.calibrate`` counts what
+        really runs. For DeiT-S:
+
+        >>> Plan.for_flops(0.75, depth=12, patches=196, width=384).schedule
+        '0:2,1:4,2:6,3:8,4:10,5:12,6:14,7:15,8:18,9:20,10:22'
+        """
+        if not 0 < share <= 1:
+            raise InputError(f"the share of the FLOPs is {share}; expected above 0, at most 1")
+
+        def plan(leaving: int) -> Plan:
+            return cls.late(depth, leaving, power, score, reduction)
+
+        def cost(leaving: int) -> float:
+            counts = plan(leaving).entering(depth, patches)
+            return sum(block_macs(prefix + count, width, mlp_ratio) for count in counts)
+
+        dense = cost(0)
+        leaving = fewest(lambda n: cost(n) <= share * dense, patches - 1)
+        if leaving is None:
+            raise InputError(
+                f"no late plan of power {power} costs {share} of the dense FLOPs: with one patch "
+                f"left it is {cost(patches - 1) / dense:.2f}; take a larger share or a lower power"
+            )
+        return plan(leaving)
+
+    def entering(self, depth: int, patches: int) -> list[int]:
+        """How many patch tokens enter each of ``depth`` blocks, where ``patches`` enter the first.
+
+        After the last of them as many leave as ``leaving`` says.
+        """
+        counts = [patches]
+        for block in range(depth - 1):
+            counts.append(counts[-1] - self.leaving(block, counts[-1]))
+        return counts
+
     def to_json(self) -> str:
         """JSON text that ``from_json`` reads back to an equal plan."""
         form = {
@@ -117,14 +190,18 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read a plan; ``score`` and ``reduction`` may be left out."""
+        """Read a plan; ``score`` and ``reduction`` may be left out.
+
+        ``provenance`` may tell how the plan was found (``repshift plan`` writes it); it changes
+        nothing.
+        """
         try:
             form = json.loads(text, object_pairs_hook=_unique)
         except json.JSONDecodeError as error:
             raise InputError(f"the plan is not JSON: {error}") from None
         if not isinstance(form, dict) or not isinstance(form.get("drop"), dict):
             raise InputError('a plan is a JSON object with "drop", such as {"drop": {"0": 0.2}}')
-        if extra := form.keys() - {"drop", "score", "reduction"}:
+        if extra := form.keys() - {"drop", "score", "reduction", "provenance"}:
             raise InputError(
                 f"the plan has unknown keys {', '.join(sorted(extra))}; "
                 "it takes drop, score and reduction"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -81,3 +81,17 @@ class FileSource:
 
 
 Source = MemorySource | FileSource
+
+
+def draw(source: Source, count: int, seed: int) -> Batch:
+    """At most ``count`` images of a source, drawn by ``seed``, as one batch.
+
+    Files that cannot be used are left out and named in ``source.skipped``.
+    """
+    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
+    chosen = order[:count].sort().values.tolist()
+    labels = None if source.labels is None else source.labels[chosen]
+    if isinstance(source, MemorySource):
+        return next(MemorySource(source.images[chosen], labels).batches(count))
+    drawn = replace(source, paths=[source.paths[index] for index in chosen], labels=labels)
+    return next(drawn.batches(count))

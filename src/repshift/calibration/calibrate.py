@@ -1,0 +1,217 @@
+"""``repshift.calibrate``: a plan for a model, found on unlabelled images."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from repshift.calibration.judge import Judge, Objective
+from repshift.calibration.memo import Memo
+from repshift.calibration.price import Flops, Seconds
+from repshift.calibration.search import METHODS, Search, Trial
+from repshift.compress import compress
+from repshift.errors import InputError
+from repshift.plan import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from jaxtyping import Float
+    from torch import Tensor, nn
+
+    from repshift.adapters.spec import EncoderSpec
+
+# The costs at which the found shape is also tried, for the plot.
+CURVE = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A found plan: ``plan``, what was tried on the way, and where it comes from.
+
+    ``provenance`` holds model, data digest, seed, settings, versions, and the promised and measured
+    figures.
+    """
+
+    plan: Plan
+    tried: list[Trial]
+    provenance: dict[str, Any]
+
+    def summary(self) -> str:
+        """The result in two or three lines."""
+        facts, kept = self.provenance, self.provenance["held_out"]
+        [(target, value)] = facts["target"].items()
+        unlike = "KL" if facts["objective"] == "kl" else "1 - cosine"
+        lines = [
+            f"{self.plan.method} at {self.plan.schedule or 'no block'}, "
+            f"{100 * facts['flops']:.1f} % of the dense FLOPs",
+            f"on images that the search did not see: fidelity {kept['fidelity']:.4f}, {unlike} "
+            f"{kept['loss']:.4f} (on those it saw: {facts['promised']['fidelity']:.4f}, "
+            f"{facts['promised']['loss']:.4f})",
+        ]
+        if target == "speedup":
+            lines.append(f"{facts['measured_speedup']:.2f}x measured, {value:.2f}x promised")
+        return "\n".join(lines)
+
+    def to_json(self) -> str:
+        """A plan's file with its provenance; ``Plan.from_json`` reads it."""
+        form = json.loads(self.plan.to_json()) | {"provenance": self.provenance}
+        return json.dumps(form, indent=2)
+
+
+def calibrate(
+    model: nn.Module,
+    images: Float[Tensor, "N C H W"],
+    *,
+    flops: float | None = None,
+    speedup: float | None = None,
+    fidelity: float | None = None,
+    objective: Objective = "kl",
+    methods: Sequence[str] | None = None,
+    seed: int = 0,
+    batch_size: int = 16,
+    spec: EncoderSpec | None = None,
+    name: str | None = None,
+    state: Path | None = None,
+) -> Calibration:
+    """Find the plan that keeps ``model`` closest to its dense self at a given cost.
+
+    One target: ``flops``, the share of the dense FLOPs; ``speedup``, the measured one on this
+    device, batch size and number of threads; or ``fidelity``, the least top-1 agreement with the
+    dense model (of features: the least cosine). The dense model is the teacher; nothing is trained
+    and no label is read. ``objective`` is ``kl`` for a model that gives logits and ``cosine`` for
+    one that gives a pooled feature. ``methods`` are labels as in ``Plan.from_method``; if left out,
+    a short list without those that the model does not allow.
+
+    Half of the ``images``, drawn by ``seed``, are searched on; the other half only checks the
+    result: what the search made of the best closed form is kept if it holds there. ``state`` is a
+    file that lets a stopped search go on. Some minutes on one CPU core for 128 images and a ViT-S.
+
+    Raises ``InputError`` if the target is not one, or cannot be reached.
+    """
+    from tqdm import tqdm
+
+    target = _target(flops, speedup, fidelity)
+    if len(images) < 2:
+        raise InputError(f"calibration needs 2 images or more, got {len(images)}")
+    if spec is None:
+        from repshift.adapters import EncoderSpec, describe
+
+        found = describe(model)
+        if not isinstance(found, EncoderSpec):
+            raise InputError(
+                f"{type(model).__name__} loses lines; calibration finds plans for tokens"
+            )
+        spec = found
+    if len(spec.blocks) < 2:
+        raise InputError("calibration needs a model of 2 blocks or more, got one of 1")
+    facts = {
+        "model": name or type(model).__name__,
+        "weights": _digest(model.state_dict().values()),
+        "images": len(images),
+        "data": _digest([images]),
+        "target": target,
+        "objective": objective,
+        "seed": seed,
+        "batch_size": batch_size,
+        "device": _device(images.device),
+        "dtype": str(images.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": str(torch.__version__),
+            "repshift": version("repshift"),
+        },
+    }
+    plans = _starts(model, spec, methods)
+    memo = Memo(state, facts | {"methods": [plan.method for plan in plans]})
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    seen, unseen = images[order[len(images) // 2 :]], images[order[: len(images) // 2]]
+
+    judge = Judge(model, spec, seen, objective, batch_size)
+    counted = Flops(model, spec, seen[:1], memo)
+    timed = Seconds(model, spec, seen[:batch_size], memo) if speedup is not None else None
+    with tqdm(desc="search", unit=" plans") as bar:
+        search = Search(judge, timed or counted, memo, bar)
+        if fidelity is not None:
+            rivals = [search.least_cost(plans, fidelity)]
+        else:
+            rivals = search.at_cost(plans, flops if flops is not None else 1 / (speedup or 1))
+        search.draw_curve(rivals[-1].plan, CURVE)
+
+    check = Judge(model, spec, unseen, objective, batch_size)
+    kept = [
+        memo(
+            f"{rival.plan.method} at {rival.plan.schedule}, held out",
+            partial(check.rate, rival.plan),
+        )
+        for rival in rivals
+    ]
+    # Exchanges that do not hold on images which the search never saw were chance.
+    best = min(range(len(rivals)), key=lambda at: kept[at][0])
+    trial, (loss, agreement) = rivals[best], kept[best]
+    plan = trial.plan
+    figures: dict[str, Any] = {
+        "flops": counted.measure(plan),
+        "promised": {"loss": trial.loss, "fidelity": trial.fidelity},
+        "held_out": {"loss": loss, "fidelity": agreement},
+    }
+    if timed is not None:
+        figures["promised"]["speedup"] = speedup
+        figures["measured_speedup"] = 1 / timed.measure(plan)
+    memo.forget()
+    return Calibration(plan, search.tried, facts | figures)
+
+
+def _target(flops: float | None, speedup: float | None, fidelity: float | None) -> dict[str, float]:
+    given = {"flops": flops, "speedup": speedup, "fidelity": fidelity}
+    target = {name: value for name, value in given.items() if value is not None}
+    if len(target) != 1:
+        raise InputError(
+            "calibration takes one target, flops (a share such as 0.65), speedup (such as 1.5) or "
+            f"fidelity (such as 0.99); got {', '.join(target) or 'none'}"
+        )
+    [(name, value)] = target.items()
+    if name == "speedup" and not value >= 1:
+        raise InputError(f"speedup is {value}; expected 1 or more")
+    if name != "speedup" and not 0 < value <= 1:
+        raise InputError(f"{name} is {value}; expected above 0, at most 1")
+    return target
+
+
+def _starts(model: nn.Module, spec: EncoderSpec, methods: Sequence[str] | None) -> list[Plan]:
+    """The methods as plans; of the default ones, those that the model allows."""
+    if methods is not None:
+        return [Plan.from_method(label, {}) for label in methods]
+    plans = []
+    for label in METHODS:
+        plan = Plan.from_method(label, {})
+        try:
+            compress(model, replace(plan, drop={0: 1}), spec).detach()
+        except InputError:
+            continue
+        plans.append(plan)
+    return plans
+
+
+def _digest(tensors: Iterable[Tensor]) -> str:
+    """The first 16 digits of the SHA-256 of the tensors' bytes."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _device(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()

@@ -1,0 +1,160 @@
+"""What a plan costs, as a share of the dense model: counted FLOPs, or time on this machine."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from contextlib import contextmanager, nullcontext
+from statistics import median
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+
+from repshift.compress import compress
+from repshift.measure.flops import count_flops
+from repshift.measure.speed import interleave
+from repshift.plan import Plan
+from repshift.scores import Random
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from jaxtyping import Float
+    from torch import Tensor, nn
+
+    from repshift.adapters.spec import EncoderSpec
+    from repshift.calibration.memo import Memo
+
+
+class Price:
+    """The cost of a plan from a table: what a block costs at each number of tokens.
+
+    A forward costs what its blocks cost at the tokens that enter them, and a fixed rest. What a
+    method adds (score, sorting, gathering) or saves (merging before the MLP) is a factor, which
+    ``correct`` sets from a plan that really ran. Blocks are taken to be alike; the second stands
+    for all.
+    """
+
+    name: ClassVar[str]
+    quick: ClassVar[bool]  # whether to ``measure`` costs next to nothing
+
+    def __init__(
+        self, model: nn.Module, spec: EncoderSpec, images: Float[Tensor, "B C H W"], memo: Memo
+    ) -> None:
+        self.model, self.spec, self.images, self.memo = model, spec, images, memo
+        with compress(model, Plan({}), spec) as nothing, torch.inference_mode():
+            model(images)
+        self.patches = nothing.counts[0] - spec.prefix_tokens - spec.suffix_tokens
+        counts = sorted({max(1, round(self.patches * part / 8)) for part in range(1, 9)})
+        self.counts = counts
+        self.table: list[float] = memo(f"{self.name} of a block", lambda: self._blocks(counts))
+        self.dense: float = memo(f"{self.name} of the model", lambda: self._run(Plan({}))[1])
+        self.rest = self.dense - len(spec.blocks) * self.table[-1]
+        self.factors: dict[str, float] = {}
+
+    def __call__(self, plan: Plan) -> float:
+        """The expected share of the dense cost."""
+        entering = plan.entering(len(self.spec.blocks), self.patches)
+        cost = self.rest + sum(map(self._block, entering))
+        return cost / self.dense * self.factors.get(plan.method, 1.0)
+
+    def measure(self, plan: Plan) -> float:
+        """The share of the dense cost in a forward that runs."""
+        name = f"{self.name} of {plan.method} at {plan.schedule}"
+        return self.memo(name, lambda: self._run(plan)[0])
+
+    def correct(self, plan: Plan) -> None:
+        """Expect of this method's plans what was measured at ``plan``."""
+        factor = self.factors.get(plan.method, 1.0)
+        self.factors[plan.method] = factor * self.measure(plan) / self(plan)
+
+    def meets(self, plan: Plan, share: float) -> bool:
+        """Whether the measured share is what was asked for."""
+        raise NotImplementedError
+
+    def _block(self, patches: int) -> float:
+        """What a block costs, between the two nearest counts of the table."""
+        above = min(max(bisect_left(self.counts, patches), 1), len(self.counts) - 1)
+        low, high = self.counts[above - 1], self.counts[above]
+        part = (patches - low) / (high - low)
+        return self.table[above - 1] * (1 - part) + self.table[above] * part
+
+    def _blocks(self, counts: list[int]) -> list[float]:
+        inputs = {count: self._input(count) for count in counts}
+        block = self.spec.blocks[1]
+
+        def run(count: int) -> object:
+            args, kwargs = inputs[count]
+            return block(*args, **kwargs)
+
+        return self._each(counts, run)
+
+    def _input(self, patches: int) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+        """What the second block gets when ``patches`` are left, positions and masks included."""
+        seen = []
+        with compress(self.model, Plan({0: self.patches - patches}, Random()), self.spec):
+            hook = self.spec.blocks[1].register_forward_pre_hook(
+                lambda _, args, kwargs: seen.append((args, kwargs)), with_kwargs=True
+            )
+            with hook, torch.inference_mode():
+                self.model(self.images)
+        return seen[0]
+
+    def _each(self, counts: list[int], run: Callable[[int], object]) -> list[float]:
+        """The cost of ``run`` at each count."""
+        raise NotImplementedError
+
+    def _run(self, plan: Plan) -> tuple[float, float]:
+        """The plan's share of the dense cost, and the dense cost."""
+        raise NotImplementedError
+
+
+class Flops(Price):
+    """Multiply-adds of everything that runs, scores and matching included."""
+
+    name: ClassVar[str] = "FLOPs"
+    quick: ClassVar[bool] = True
+
+    def meets(self, plan: Plan, share: float) -> bool:
+        """At most the share asked for, and less by no more than about a token."""
+        return share - 1.5 / self.patches <= self.measure(plan) <= share
+
+    def _each(self, counts: list[int], run: Callable[[int], object]) -> list[float]:
+        return [count_flops(lambda count=count: run(count))[0] for count in counts]
+
+    def _run(self, plan: Plan) -> tuple[float, float]:
+        with compress(self.model, plan, self.spec):
+            cost = count_flops(lambda: self.model(self.images))[0]
+        dense = self.dense if plan.drop else cost
+        return cost / dense, dense
+
+
+class Seconds(Price):
+    """Time of a forward on this device, at this batch size, on torch's current threads."""
+
+    name: ClassVar[str] = "seconds"
+    quick: ClassVar[bool] = False
+    rounds: ClassVar[int] = 5
+    tolerance: ClassVar[float] = 0.03
+
+    def meets(self, plan: Plan, share: float) -> bool:
+        """Within 3 % of the share asked for."""
+        return abs(self.measure(plan) / share - 1) <= self.tolerance
+
+    def _each(self, counts: list[int], run: Callable[[int], object]) -> list[float]:
+        at = counts[0]
+
+        @contextmanager
+        def entering(count: int) -> Iterator[None]:
+            nonlocal at
+            at = count
+            yield
+
+        ways = {str(count): lambda count=count: entering(count) for count in counts}
+        times = interleave(ways, lambda: run(at), rounds=self.rounds, seconds=0.02)
+        return [median(times[str(count)]) for count in counts]
+
+    def _run(self, plan: Plan) -> tuple[float, float]:
+        ways = {"plan": lambda: compress(self.model, plan, self.spec), "dense": nullcontext}
+        times = interleave(ways, lambda: self.model(self.images), rounds=self.rounds, seconds=0.05)
+        pairs = zip(times["plan"], times["dense"], strict=True)
+        return median(ours / dense for ours, dense in pairs), median(times["dense"])

@@ -1,0 +1,251 @@
+"""Search for a plan: closed forms first, then tokens exchanged between blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from repshift.errors import InputError
+from repshift.plan import Plan
+from repshift.schedules import fewest, late, spread
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from typing import Any
+
+    from tqdm import tqdm
+
+    from repshift.calibration.judge import Judge
+    from repshift.calibration.memo import Memo
+    from repshift.calibration.price import Price
+
+# What is worth trying where nothing is known of a model; random tells what the others are worth.
+METHODS = (
+    "random",
+    "shift(mlp, l2)",
+    "shift(mlp, l2, update)",
+    "redundancy(keys)",
+    "redundancy(mlp) + merge",
+    "shift(mlp, l2) + vid-tldr",
+    "tome",
+)
+# An exchange that lowers the loss by a smaller share than this is taken for chance.
+WORTH = 0.01
+# The cost at which methods are compared where the target is a fidelity.
+MIDDLE = 0.65
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A plan that was tried: its share of the dense cost, and how far it is from dense."""
+
+    plan: Plan
+    share: float
+    loss: float
+    fidelity: float
+
+
+class Search:
+    """Plans of one model, priced and judged; ``tried`` are those judged on all images."""
+
+    def __init__(self, judge: Judge, price: Price, memo: Memo, bar: tqdm[Any]) -> None:
+        self.judge, self.price, self.memo, self.bar = judge, price, memo, bar
+        self.patches, self.depth = judge.patches, len(judge.spec.blocks)
+        self.tried: list[Trial] = []
+        self._base = Plan({})  # whose beginning further plans are expected to share
+
+    def at_cost(self, methods: Sequence[Plan], share: float) -> list[Trial]:
+        """At ``share`` of the dense cost: the best closed form, and what exchanges made of it."""
+        start = self._best_start(methods, share)
+        if not self.price.quick:
+            start = self._settled(start, share)
+        return [start, self._settled(self._exchange(start, share), share)]
+
+    def least_cost(self, methods: Sequence[Plan], fidelity: float) -> Trial:
+        """The cheapest plan whose fidelity is at least ``fidelity``."""
+        start = self._best_start(methods, MIDDLE)
+        first = self._cheapest(start.plan, fidelity)
+        better = self._exchange(first, first.share) if first.plan.drop else first
+        return min(first, self._cheapest(better.plan, fidelity), key=lambda trial: trial.share)
+
+    def draw_curve(self, plan: Plan, shares: Iterable[float]) -> None:
+        """Try the shape of ``plan`` at other costs too, where it reaches them."""
+        for share in shares:
+            fitted = self.fit(plan, self._shape(plan), share) if plan.drop else None
+            if fitted is not None:
+                self.rate(fitted)
+
+    def _settled(self, trial: Trial, share: float) -> Trial:
+        """The same shape with as many tokens as the measured cost asks for."""
+        for _ in range(3):
+            if self.price.meets(trial.plan, share):
+                break
+            self.price.correct(trial.plan)
+            trial = self.rate(self.fit(trial.plan, self._shape(trial.plan), share) or trial.plan)
+        return trial
+
+    def _cheapest(self, plan: Plan, fidelity: float) -> Trial:
+        shape = self._shape(plan)
+
+        def trial(leaving: int) -> Trial:
+            return self.rate(replace(plan, drop=spread(leaving, shape)))
+
+        most = self.patches - 1
+        too_many = fewest(lambda count: trial(count).fidelity < fidelity, most)
+        return trial(most if too_many is None else too_many - 1)
+
+    def _shape(self, plan: Plan) -> list[float]:
+        return [float(plan.drop.get(block, 0)) for block in range(self.depth)]
+
+    def rate(self, plan: Plan, batches: int | None = None) -> Trial:
+        """Judge a plan on the first ``batches``; on all of them it counts as tried."""
+        some = "" if batches is None else f" on {batches} batches"
+        name = f"{plan.method} at {plan.schedule}{some}"
+
+        def judged() -> tuple[float, float]:
+            self.judge.start_from(self._base)
+            return self.judge.rate(plan, batches)
+
+        loss, fidelity = self.memo(name, judged)
+        trial = Trial(plan, self.price(plan), loss, fidelity)
+        if batches is None and trial not in self.tried:
+            self.tried.append(trial)
+        self.bar.update()
+        self.bar.set_postfix_str(f"{plan.method}, loss {loss:.4f} at {trial.share:.3f} of the cost")
+        return trial
+
+    def fit(self, method: Plan, shape: Sequence[float], target: float) -> Plan | None:
+        """The fewest tokens, spread like ``shape``, that bring the price down to ``target``.
+
+        None where no number of them does.
+        """
+
+        def fitted() -> Plan | None:
+            leaving = fewest(
+                lambda n: self.price(replace(method, drop=spread(n, shape))) <= target,
+                self.patches - 1,
+            )
+            return None if leaving is None else replace(method, drop=spread(leaving, shape))
+
+        plan = fitted()
+        for _ in range(3 if self.price.quick else 0):
+            if plan is None or self.price.meets(plan, target):
+                break
+            self.price.correct(plan)
+            plan = fitted()
+        return plan
+
+    def _best_start(self, methods: Sequence[Plan], target: float) -> Trial:
+        """The best closed form of all methods, found by successive halving.
+
+        All are judged on a quarter of the images, the better quarter of them on all.
+        """
+        fitted = [
+            self.fit(method, shape, target)
+            for method in methods
+            for shape in closed_forms(self.depth)
+        ]
+        plans = list(dict.fromkeys(plan for plan in fitted if plan is not None))
+        if not plans:
+            raise InputError(
+                f"no schedule brings the cost down to {target:.2f} of the dense model's, even with "
+                "one patch left at the end; ask for less"
+            )
+        quarter = max(1, len(self.judge.batches) // 4)
+        ranked = sorted(plans, key=lambda plan: self.rate(plan, quarter).loss)
+        finalists = ranked[: max(2, len(plans) // 4)]
+        return min((self.rate(plan) for plan in finalists), key=lambda trial: trial.loss)
+
+    def _exchange(self, start: Trial, target: float) -> Trial:
+        """Let tokens leave where that costs least, instead of where it costs most.
+
+        Each block is asked once what ``step`` more tokens lose there for the cost they save (the
+        blocks before it need not run again); then tokens go from the dearest blocks to the
+        cheapest, as long as the loss falls; then again with half the step.
+        """
+        best, step = start, max(2, self.patches // 12)
+        while step >= 2:
+            dearness = self._dearness(best, step)
+            better = self._trade(best, step, target, dearness)
+            if better.loss > (1 - 2 * WORTH) * best.loss:
+                step //= 2
+            best = better
+        return best
+
+    def _dearness(self, base: Trial, step: int) -> dict[int, float]:
+        """Loss for a share of cost saved, by block, when ``step`` more tokens leave there."""
+        self._base = base.plan
+        if self.price.quick:
+            self.price.correct(base.plan)
+        share, dearness = self.price(base.plan), {}
+        for block in range(self.depth - 1):
+            plan = self._moved(base.plan, block, step)
+            if plan is not None:
+                trial = self.rate(plan)
+                if (saved := share - trial.share) > 0:
+                    dearness[block] = (trial.loss - base.loss) / saved
+        return dearness
+
+    def _trade(self, base: Trial, step: int, target: float, dearness: dict[int, float]) -> Trial:
+        """Try exchanges between blocks, the most promising first."""
+        pairs = [
+            (dearness[giver] - dearness[taker], giver, taker)
+            for giver in dearness
+            for taker in dearness
+            if dearness[giver] > dearness[taker]
+        ]
+        best, failures = base, 0
+        for _, giver, taker in sorted(pairs, reverse=True):
+            plan = self._exchanged(best.plan, giver, taker, step, target)
+            if plan is None:
+                continue
+            self._base = best.plan
+            trial = self.rate(plan)
+            if trial.loss < (1 - WORTH) * best.loss:
+                best = trial
+                if self.price.quick:
+                    self.price.correct(best.plan)
+            else:
+                failures += 1
+            if failures == 4:
+                break
+        return best
+
+    def _exchanged(
+        self, plan: Plan, giver: int, taker: int, step: int, target: float
+    ) -> Plan | None:
+        """``step`` more leave after ``taker``, and after ``giver`` no more than are needed."""
+        more = self._moved(plan, taker, step)
+        given = plan.drop.get(giver, 0)
+        if more is None or not given:
+            return None
+
+        def with_given(count: int) -> Plan:
+            return replace(more, drop=_with(more.drop, giver, count))
+
+        enough = fewest(lambda count: self.price(with_given(count)) <= target, int(given))
+        return None if enough is None or enough == given else with_given(enough)
+
+    def _moved(self, plan: Plan, block: int, step: int) -> Plan | None:
+        """``step`` more tokens leave after ``block``; None if there are not so many."""
+        count = int(plan.drop.get(block, 0)) + step
+        moved, left = replace(plan, drop=_with(plan.drop, block, count)), self.patches
+        for amount in moved.drop.values():
+            if amount > (left // 2 if moved.reduction.at_most_half else left - 1):
+                return None
+            left -= int(amount)
+        return moved
+
+
+def closed_forms(depth: int) -> list[list[float]]:
+    """Shapes that need no data: the paper's three blocks, constant, and late."""
+    paper = [0.0] * depth
+    for part in range(3):
+        paper[part * depth // 4] += 0.8**part
+    return [paper, late(depth, 0), late(depth, 1)]
+
+
+def _with(drop: Mapping[int, float | int], block: int, count: int) -> dict[int, float | int]:
+    """The drops with ``count`` at ``block``."""
+    others = {at: amount for at, amount in drop.items() if at != block}
+    return {**others, block: count} if count else others

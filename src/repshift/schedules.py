@@ -1,0 +1,64 @@
+"""Closed forms of a schedule: how many tokens leave after each block, without looking at data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from repshift.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+def late(depth: int, power: float | int) -> list[float]:
+    """The shape r(l) ~ (l / L)^power over blocks l = 1..L, the last 0: nothing is saved after it.
+
+    Power 0 is ToMe's constant schedule, 2 puts most of the drops into the second half.
+    """
+    if depth < 2:
+        raise InputError(f"a schedule needs 2 blocks or more, got depth {depth}")
+    if not power >= 0:
+        raise InputError(f"the power of a late schedule is {power}; expected 0 or more")
+    return [(block / depth) ** power for block in range(1, depth)] + [0.0]
+
+
+def spread(leaving: int, shape: Sequence[float]) -> dict[int, int]:
+    """Split ``leaving`` tokens over blocks in proportion to ``shape``.
+
+    Rounded so that the running total is right within half a token; it nowhere falls when more
+    leave.
+    """
+    whole = sum(shape)
+    if not whole > 0 or min(shape) < 0:
+        raise InputError(f"a schedule's shape needs a positive sum and no negative, got {shape}")
+    drop, so_far, before = {}, 0.0, 0
+    for block, part in enumerate(shape):
+        so_far += part
+        total = round(leaving * so_far / whole)
+        if total > before:
+            drop[block] = total - before
+        before = total
+    return drop
+
+
+def fewest(enough: Callable[[int], bool], most: int) -> int | None:
+    """The smallest whole number up to ``most`` that is ``enough``; None if none is.
+
+    ``enough`` must stay true once it is.
+    """
+    if not enough(most):
+        return None
+    low, high = 0, most
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+    return low
+
+
+def block_macs(tokens: int, width: int, mlp_ratio: float | int = 4) -> float:
+    """Multiply-adds of one transformer block on ``tokens`` tokens of ``width`` channels.
+
+    Query, key, value and output 4 N C^2, the two products of attention 2 N^2 C, the MLP
+    2 ratio N C^2. Norms and activations do not count, nor what the score costs.
+    """
+    return (4.0 + 2 * mlp_ratio) * tokens * width**2 + 2 * tokens**2 * width

@@ -1,0 +1,408 @@
+"""Plans that find themselves: the search, its shortcuts against slow ways, its file."""
+
+import json
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from models import SAMPLE, build, images, score_for
+from repshift import InputError, Merge, Plan, Random, Redundancy, Shift, ToMe, calibrate, compress
+from repshift.adapters import describe
+from repshift.calibration.calibrate import Calibration
+from repshift.calibration.judge import Judge, differs_from, read_out
+from repshift.calibration.memo import Memo
+from repshift.calibration.price import Flops, Seconds
+from repshift.calibration.search import METHODS, Search, Trial, closed_forms
+from repshift.data.batches import FileSource, MemorySource, draw
+from repshift.measure.fidelity import feature_fidelity, logit_fidelity
+from repshift.measure.flops import count_flops
+from repshift.report.tried import plot_tried
+from repshift.schedules import spread
+from repshift.zoo.digits import load_digits_vit, training_digits
+
+QUICK = ["shift(mlp, l2)", "redundancy(mlp) + merge"]
+
+
+class Silent:
+    """A progress bar without a terminal."""
+
+    def update(self): ...
+
+    def set_postfix_str(self, text): ...
+
+
+@pytest.fixture
+def digits():
+    return load_digits_vit(), training_digits()[0][:12]
+
+
+@pytest.fixture
+def small():
+    """Four blocks of 35 patches: a whole search takes a second."""
+    return build("deit"), images(batch=8)
+
+
+def search_on(model, photos, memo=None, price=Flops, objective="kl"):
+    memo, spec = memo or Memo(None, {}), describe(model)
+    judge = Judge(model, spec, photos, objective, 8)
+    return Search(judge, price(model, spec, photos[:1], memo), memo, Silent())
+
+
+# The judge: a forward that begins where another left off is the whole forward.
+
+PAIRS = [
+    ({0: 5, 2: 3}, {0: 5, 2: 4}),
+    ({0: 5, 1: 3}, {0: 5}),
+    ({}, {2: 6}),
+    ({2: 4}, {0: 2, 2: 4}),
+    ({1: 4}, {1: 4}),
+]
+METHOD_PLANS = [
+    Plan({}),
+    Plan({}, Redundancy("keys")),
+    Plan({}, Shift(), Merge()),
+    Plan({}, reduction=ToMe()),
+]
+
+
+@pytest.mark.parametrize("method", METHOD_PLANS, ids=lambda plan: plan.method)
+@pytest.mark.parametrize(("base", "other"), PAIRS)
+@pytest.mark.parametrize("family", ["deit", "eva02", "average pooling"])
+def test_sharing_a_beginning_is_bit_equal_to_running_all(family, base, other, method):
+    model, photos = build(family), images(batch=4)
+    base, plan = (Plan(drop, method.score, method.reduction) for drop in (base, other))
+    judge = Judge(model, describe(model), photos, "kl", 4)
+    judge.start_from(base)
+    found = judge.outputs(plan)
+    with compress(model, plan), torch.inference_mode():
+        expected = model(photos)
+    assert torch.equal(found, expected)
+
+
+def test_blocks_of_the_beginning_do_not_run_and_are_as_before(digits):
+    model, photos = digits
+    judge, ran = Judge(model, describe(model), photos, "kl", 6), []
+    judge.start_from(Plan({3: 10}))
+    hooks = [
+        block.mlp.register_forward_hook(lambda *_, index=index: ran.append(index))
+        for index, block in enumerate(model.blocks)
+    ]
+    judge.rate(Plan({3: 10, 9: 5}))
+    assert ran == [9, 10, 11] * 2
+    ran.clear()
+    judge.rate(Plan({3: 10, 9: 5}, Redundancy()), batches=1)
+    assert ran == list(range(3, 12))
+    for hook in hooks:
+        hook.remove()
+    assert all("forward" not in vars(block) for block in model.blocks)
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(
+    ("base", "plan", "first"),
+    [
+        (Plan({0: 3, 4: 2}), Plan({0: 3, 4: 1}), 4),
+        (Plan({0: 3, 4: 2}), Plan({0: 3}), 4),
+        (Plan({0: 0}), Plan({5: 1}), 5),
+        (Plan({4: 2}), Plan({4: 2}, Random()), 4),
+        (Plan({4: 2}), Plan({1: 2}, Random()), 1),
+        (Plan({4: 2}), Plan({4: 2}), 0),
+    ],
+)
+def test_where_plans_part(base, plan, first):
+    assert differs_from(base, plan) == first
+
+
+def test_a_rating_is_the_fidelity_of_the_bench(digits):
+    model, photos = digits
+    plan = Plan({0: 20, 6: 20}, Random())
+    with torch.inference_mode():
+        dense = model(photos)
+        with compress(model, plan):
+            output = model(photos)
+    kl, agreement = Judge(model, describe(model), photos, "kl", 7).rate(plan)
+    expected = logit_fidelity(dense, output)
+    assert (kl, agreement) == pytest.approx((expected.kl, expected.value), rel=1e-4)
+    distance, cosine = Judge(model, describe(model), photos, "cosine", 7).rate(plan)
+    assert cosine == pytest.approx(feature_fidelity(dense, output).value, rel=1e-5)
+    assert distance == pytest.approx(1 - cosine)
+
+
+def test_what_a_model_returns_is_read():
+    class Output:
+        logits = torch.ones(2, 3)
+        pooler_output = None
+
+    assert read_out(Output()) is Output.logits
+    assert read_out(Output.logits) is Output.logits
+    with pytest.raises(InputError, match=r"returned Tensor of shape \[2, 5, 3\]"):
+        read_out(torch.ones(2, 5, 3))
+    with pytest.raises(InputError, match="returned tuple"):
+        read_out((torch.ones(2, 3),))
+
+
+# The price.
+
+
+@pytest.mark.parametrize("family", [f for f in SAMPLE if f != "siglip"])
+def test_flops_by_table_are_those_counted(family):
+    model, photos = build(family), images(batch=1)
+    price = Flops(model, describe(model), photos, Memo(None, {}))
+    plan = Plan({0: 9, 2: 4}, score_for(family))
+
+    def count(plan):
+        with compress(model, plan):
+            return count_flops(lambda: model(photos))[0]
+
+    assert price.measure(plan) == count(plan) / count(Plan({}))
+    assert price.measure(Plan({})) == 1.0
+    assert price(Plan({})) == pytest.approx(1)
+    # Choosing the stand-ins of what was pruned costs, too; few channels make it weigh.
+    assert price(plan) == pytest.approx(price.measure(plan), rel=0.05)
+    price.correct(plan)
+    assert price(plan) == pytest.approx(price.measure(plan))
+    near = Plan({0: 9, 2: 5}, score_for(family))
+    assert price(near) == pytest.approx(price.measure(near), rel=0.005)
+    assert price(near) < price(plan)
+
+
+def test_seconds_come_from_block_times(digits, monkeypatch):
+    model, photos = digits
+    monkeypatch.setattr(Seconds, "rounds", 2)
+    memo = Memo(None, {})
+    price = Seconds(model, describe(model), photos[:4], memo)
+    assert price.counts == [8, 16, 24, 32, 40, 48, 56, 64]
+    assert len(price.table) == 8
+    assert all(time > 0 for time in price.table)
+    assert price(Plan({})) == pytest.approx(1)
+    plan = Plan({0: 32}, Random())
+    expected = (price.rest + price.table[7] + 11 * price.table[3]) / price.dense
+    assert price(plan) == pytest.approx(expected)
+    memo.known["seconds of random(0) at 0:32"] = 0.8
+    price.correct(plan)
+    assert price(plan) == pytest.approx(0.8)
+    assert price.meets(plan, 0.81)
+    assert not price.meets(plan, 0.85)
+    again = Seconds(model, describe(model), photos[:4], memo)
+    assert again.table is price.table
+
+
+# The search.
+
+
+def test_fitting_takes_the_fewest_tokens(digits):
+    search = search_on(*digits)
+    for shape in closed_forms(12):
+        plan = search.fit(Plan({}, Redundancy("keys")), shape, 0.8)
+        share = search.price.measure(plan)
+        assert 0.8 - 1.5 / 64 < share <= 0.8
+    assert search.fit(Plan({}), closed_forms(12)[2], 0.2) is None
+
+
+@pytest.mark.slow
+def test_an_exchange_keeps_the_cost_and_lowers_the_loss(digits):
+    search = search_on(*digits)
+    start = search.rate(search.fit(Plan({}), closed_forms(12)[1], 0.7))
+    better = search._exchange(start, 0.7)
+    assert better.loss < start.loss
+    assert search.price.measure(better.plan) <= 0.7 + 0.003
+    assert better.loss == min(trial.loss for trial in search.tried if trial.share >= 0.69)
+
+
+def test_successive_halving_finds_the_best_of_all(digits):
+    model, photos = digits
+    search = search_on(model, photos)
+    methods = [Plan.from_method(label, {}) for label in ("random", *QUICK)]
+    best = search._best_start(methods, 0.7)
+    every = [search.fit(method, shape, 0.7) for method in methods for shape in closed_forms(12)]
+    losses = [search.rate(plan).loss for plan in every if plan is not None]
+    assert best.loss == min(losses)
+    assert best.plan.method == "redundancy(mlp) + merge"
+
+
+def test_more_tokens_than_there_are_cannot_leave(digits):
+    search = search_on(*digits)
+    assert search._moved(Plan({0: 60}), 3, 4) is None
+    assert search._moved(Plan({0: 30}), 3, 4) == Plan({0: 30, 3: 4})
+    assert search._moved(Plan({0: 30}, reduction=ToMe()), 0, 4) is None
+
+
+@pytest.mark.slow
+def test_a_found_plan_beats_where_it_started_on_images_it_never_saw(digits):
+    model, photos = digits
+    found = calibrate(model, photos, flops=0.65, methods=QUICK[1:], batch_size=6)
+    assert 0.62 < found.provenance["flops"] <= 0.65
+    unseen = Judge(model, describe(model), training_digits()[0][100:160], "kl", 60)
+    search = search_on(model, photos)
+    paper = search.fit(Plan({}), closed_forms(12)[0], 0.65)
+    assert unseen.rate(found.plan)[0] < unseen.rate(paper)[0] / 3
+
+
+def test_provenance_tells_where_the_plan_comes_from(small):
+    model, photos = small
+    found = calibrate(model, photos, flops=0.7, methods=QUICK[1:], batch_size=4, name="digits")
+    again = calibrate(model, photos, flops=0.7, methods=QUICK[1:], batch_size=4, name="digits")
+    assert found.to_json() == again.to_json()
+    assert Plan.from_json(found.to_json()) == found.plan
+    facts = json.loads(found.to_json())["provenance"]
+    assert facts["model"] == "digits"
+    assert facts["target"] == {"flops": 0.7}
+    assert (facts["images"], facts["seed"], facts["threads"]) == (8, 0, 1)
+    assert facts["versions"].keys() == {"python", "torch", "repshift"}
+    order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
+    unseen = Judge(model, describe(model), photos[order[:4]], "kl", 4)
+    loss, agreement = unseen.rate(found.plan)
+    assert facts["held_out"] == {"loss": pytest.approx(loss), "fidelity": agreement}
+    other = calibrate(model, photos + 0.01, flops=0.7, methods=QUICK[1:], batch_size=4)
+    assert other.provenance["data"] != facts["data"]
+    assert other.provenance["weights"] == facts["weights"]
+
+
+@pytest.mark.slow
+def test_a_fidelity_is_kept_at_the_least_cost(digits):
+    search = search_on(*digits)
+    method = Plan({}, Random())
+    kept = search.least_cost([method], 0.9)
+    assert kept.fidelity >= 0.9
+    assert kept.share < 0.8
+    every = search.least_cost([method], 1.0)
+    assert every.fidelity == 1
+    assert kept.share < every.share < 1
+    # One more token, spread the same way, is one too many.
+    shape = [float(every.plan.drop.get(block, 0)) for block in range(12)]
+    leaving = sum(every.plan.drop.values()) + 1
+    assert search.rate(Plan(spread(leaving, shape), Random())).fidelity < 1
+
+
+def test_a_speed_is_met_by_measuring(small, monkeypatch):
+    model, photos = small
+    shares = []
+
+    def run(price, plan):
+        """A machine on which every step costs 2 % of the dense model."""
+        if not plan.drop:
+            return 1.0, 4 * 0.035
+        shares.append(plan)
+        return price(plan) / price.factors.get(plan.method, 1) + 0.02 * len(plan.drop), 1.0
+
+    monkeypatch.setattr(Seconds, "_each", lambda price, counts, run: [c / 1000 for c in counts])
+    monkeypatch.setattr(Seconds, "_run", run)
+    found = calibrate(model, photos, speedup=1.3, methods=["shift(mlp, l2)"], batch_size=4)
+    assert found.provenance["measured_speedup"] == pytest.approx(1.3, rel=0.031)
+    assert found.provenance["promised"]["speedup"] == 1.3
+    assert len(shares) < 15  # a measurement takes seconds
+
+
+def test_features_are_compared_by_their_cosine(small):
+    model, photos = small
+    model.head = nn.Identity()
+    found = calibrate(
+        model, photos, flops=0.8, objective="cosine", methods=["redundancy(keys)"], batch_size=4
+    )
+    held_out = found.provenance["held_out"]
+    assert held_out["loss"] == pytest.approx(1 - held_out["fidelity"])
+    assert held_out["fidelity"] > 0.8
+    assert "1 - cosine" in found.summary()
+
+
+def test_default_methods_leave_out_what_a_model_cannot():
+    model = build("parallel scaling")
+    found = calibrate(model, images(batch=4), flops=0.8, batch_size=2)
+    labels = {trial.plan.method.replace("random(0)", "random") for trial in found.tried}
+    assert labels <= set(METHODS) - {"tome", "shift(mlp, l2)", "redundancy(mlp) + merge"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "one target, flops .* got none"),
+        ({"flops": 0.6, "speedup": 2.0}, "got flops, speedup"),
+        ({"flops": 1.5}, "flops is 1.5; expected above 0"),
+        ({"fidelity": 0.0}, "fidelity is 0.0"),
+        ({"speedup": 0.5}, "speedup is 0.5; expected 1 or more"),
+        ({"flops": 0.05}, "no schedule brings the cost down to 0.05"),
+        ({"flops": 0.7, "methods": ["norm"]}, "'norm' is not one of"),
+    ],
+)
+def test_what_cannot_be_asked_for(small, settings, message):
+    model, photos = small
+    with pytest.raises(InputError, match=message):
+        calibrate(model, photos, **{"methods": ["random"], **settings})
+
+
+def test_one_image_or_block_is_too_few(small):
+    model, photos = small
+    with pytest.raises(InputError, match="2 images or more, got 1"):
+        calibrate(model, photos[:1], flops=0.7)
+    with pytest.raises(InputError, match="2 blocks or more"):
+        calibrate(build("deit", depth=1), images(), flops=0.7)
+
+
+# The state of a search.
+
+
+def test_a_stopped_search_goes_on(small, tmp_path, monkeypatch):
+    model, photos = small
+    state, rate, judged = tmp_path / "plan.search.json", Judge.rate, []
+    settings = {"flops": 0.7, "methods": QUICK, "batch_size": 4, "state": state}
+
+    def counting(judge, *arguments):
+        if len(judged) == stop:
+            raise KeyboardInterrupt
+        judged.append(arguments)
+        return rate(judge, *arguments)
+
+    monkeypatch.setattr(Judge, "rate", counting)
+    stop = -1
+    whole = calibrate(model, photos, **settings)
+    asked = len(judged)
+    assert not state.exists()
+    stop = len(judged) + 7
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(model, photos, **settings)
+    assert state.exists()
+    stop = -1
+    again = calibrate(model, photos, **settings)
+    assert again == whole
+    assert len(judged) == 2 * asked  # nothing was judged twice
+    assert not state.exists()
+
+
+def test_a_memo_computes_once_and_reads_back(tmp_path):
+    path = tmp_path / "m.json"
+    memo = Memo(path, {"seed": 1})
+    assert memo("a", lambda: [1, 2.5]) == [1, 2.5]
+    assert memo("a", lambda: 1 / 0) == [1, 2.5]
+    assert Memo(path, {"seed": 1})("a", lambda: 1 / 0) == [1, 2.5]
+    assert Memo(path, {"seed": 2})("a", lambda: "new") == "new"
+    path.write_text("[]")
+    with pytest.raises(InputError, match=re.escape(f"{path} is not the state of a search")):
+        Memo(path, {})
+
+
+# The command.
+
+
+def test_images_are_drawn_by_the_seed(tmp_path):
+    source = MemorySource(torch.arange(10.0).view(10, 1, 1, 1), torch.arange(10))
+    first, again, other = draw(source, 4, 0), draw(source, 4, 0), draw(source, 4, 1)
+    assert torch.equal(first.images, again.images)
+    assert first.labels.tolist() == first.images.flatten().tolist()
+    assert first.labels.tolist() != other.labels.tolist()
+    assert len(draw(source, 99, 0).images) == 10
+    broken = tmp_path / "0.png"
+    broken.write_text("no picture")
+    files = FileSource([broken], lambda image: torch.zeros(1, 2, 2))
+    with pytest.raises(InputError, match="none of the 1 images"):
+        draw(files, 5, 0)
+    assert len(files.skipped) == 1
+
+
+def test_the_plot_shows_what_was_tried(tmp_path):
+    plan = Plan({0: 5})
+    tried = [Trial(plan, 0.8, 0.01, 1.0), Trial(Plan({}, Random()), 0.9, 0.0, 1.0)]
+    facts = {"target": {"flops": 0.8}, "objective": "kl", "model": "m"}
+    plot_tried(Calibration(plan, tried, facts), tmp_path / "plan.png")
+    assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
