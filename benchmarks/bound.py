@@ -15,9 +15,9 @@ import timm
 import torch
 
 from repshift import Plan, compress
+from repshift.files import write_text
 from repshift.measure.flops import count_flops
 from repshift.measure.speed import interleave
-from repshift.report.files import write_text
 
 MODELS = {"DeiT-S": "deit_small_patch16_224", "DeiT-B": "deit_base_patch16_224"}
 LEFT = {0: 158, 3: 127, 6: 102}

@@ -44,9 +44,9 @@ from repshift import (
     StreamNorm,
     compress,
 )
+from repshift.files import write_text
 from repshift.measure.fidelity import accuracy
 from repshift.measure.flops import count_flops
-from repshift.report.files import write_text
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SEEDS = range(3)

@@ -26,7 +26,7 @@ from repshift.data.clips import Clips
 from repshift.data.frame_cache import FrameCache
 from repshift.data.pixels import normalise
 from repshift.data.videos import Sampling, decoder
-from repshift.report.files import write_text
+from repshift.files import write_text
 
 WIDTH, HEIGHT, RATE, SECONDS = 320, 240, 25, 10  # about what MSRVTT's videos are
 POINTS = 10  # measured after each tenth of the clips

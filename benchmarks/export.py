@@ -20,8 +20,8 @@ import torch
 from tqdm import trange
 
 from repshift import Merge, Plan, Random, Shift, ToMe, compress
+from repshift.files import write_text
 from repshift.measure.flops import count_flops
-from repshift.report.files import write_text
 from repshift.tasks.export import export_onnx
 
 MODELS = {"DeiT-S": "deit_small_patch16_224", "DeiT-B": "deit_base_patch16_224"}

@@ -34,8 +34,8 @@ from repshift.calibration.memo import Memo
 from repshift.calibration.price import Flops
 from repshift.calibration.search import Search, closed_forms
 from repshift.data.batches import draw
+from repshift.files import write_text
 from repshift.measure.fidelity import accuracy, logit_fidelity
-from repshift.report.files import write_text
 from repshift.schedules import late
 from repshift.tasks.costs import measure_costs
 from repshift.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant

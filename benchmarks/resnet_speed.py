@@ -18,7 +18,7 @@ import torchvision
 
 from repshift import Border, Lines, LineTokens, Plan, Random, Shift
 from repshift.adapters import describe
-from repshift.report.files import write_text
+from repshift.files import write_text
 from repshift.tasks.costs import measure_costs
 from repshift.tasks.variants import DENSE, Variant
 

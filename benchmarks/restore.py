@@ -14,7 +14,7 @@ from tqdm import tqdm
 from repshift import Plan, Random, Shift, compress
 from repshift.data.batches import FileSource
 from repshift.data.images import find_images, sample_photographs
-from repshift.report.files import write_text
+from repshift.files import write_text
 from repshift.zoo.load import load_model
 from repshift.zoo.saliency_vit import GRID, load_saliency_vit
 

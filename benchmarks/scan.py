@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from transformers import MambaConfig
 from transformers.models.mamba.modeling_mamba import MambaMixer
 
+from repshift.files import write_text
 from repshift.measure.memory import peak_memory
 from repshift.measure.speed import interleave
 from repshift.models.vim.mixer import Mixer
 from repshift.models.vim.scan import selective_scan
-from repshift.report.files import write_text
 
 WIDTHS = {"Vim-T": 192, "Vim-S": 384}
 STATE = 16

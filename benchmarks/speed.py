@@ -17,7 +17,7 @@ import torch
 
 from repshift import ClassAttention, ColumnAttention, Plan, Random, Shift
 from repshift.adapters import describe
-from repshift.report.files import write_text
+from repshift.files import write_text
 from repshift.tasks.costs import measure_costs
 from repshift.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
 

@@ -32,7 +32,7 @@ from repshift import (
     Shift,
     compress,
 )
-from repshift.report.files import write_text
+from repshift.files import write_text
 from repshift.zoo.minilm import load_minilm
 
 SEEDS = range(3)

@@ -32,7 +32,7 @@ from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
 from repshift import InputError, Lines, Plan, compress
-from repshift.report.files import replacing, write_text
+from repshift.files import replacing, write_text
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LOWEST = 1e-5

@@ -60,7 +60,7 @@ class Bench:
         import torch
 
         from repshift.adapters import describe
-        from repshift.report.files import write_text
+        from repshift.files import write_text
         from repshift.report.page import write_page
         from repshift.report.pictures import pictures
         from repshift.report.plot import plot_pareto
@@ -145,7 +145,7 @@ class Calibrate:
 
         from repshift.calibration.calibrate import calibrate
         from repshift.data.batches import draw
-        from repshift.report.files import write_text
+        from repshift.files import write_text
         from repshift.report.tried import plot_tried
         from repshift.zoo.load import load_model, open_source
 
@@ -201,7 +201,7 @@ class Show:
     def run(self) -> None:
         from repshift.adapters import describe
         from repshift.data.images import read_image
-        from repshift.report.files import replacing
+        from repshift.files import replacing
         from repshift.report.pictures import pictures
         from repshift.tasks.variants import fitted
         from repshift.zoo.load import load_model

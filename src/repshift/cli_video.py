@@ -72,7 +72,7 @@ class Video:
         from repshift.adapters import describe
         from repshift.cli import _device, _positive
         from repshift.data.frame_cache import FrameCache
-        from repshift.report.files import write_text
+        from repshift.files import write_text
         from repshift.report.page import write_page
         from repshift.report.plot import plot_pareto
         from repshift.report.table import print_table, to_csv

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from repshift.errors import InputError
-from repshift.report.files import write_text
+from repshift.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from repshift.data.videos import Sampling, VideoError, decoder
-from repshift.report.files import replacing
+from repshift.files import replacing
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8

@@ -8,7 +8,7 @@ import io
 import json
 from typing import TYPE_CHECKING
 
-from repshift.report.files import write_text
+from repshift.files import write_text
 from repshift.report.pareto import reference, winners
 from repshift.report.table import to_html
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from repshift.report.files import replacing
+from repshift.files import replacing
 
 if TYPE_CHECKING:
     from pathlib import Path

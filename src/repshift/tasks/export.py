@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from repshift.errors import InputError
-from repshift.report.files import replacing
+from repshift.files import replacing
 
 try:
     import onnxruntime

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from repshift.report.files import replacing
+from repshift.files import replacing
 
 T = TypeVar("T")
 

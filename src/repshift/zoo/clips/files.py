@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from repshift.data.annotations import QuestionLayout, QuestionSet, RetrievalLayout, RetrievalSet
 from repshift.errors import InputError
-from repshift.report.files import replacing, write_text
+from repshift.files import replacing, write_text
 from repshift.zoo.clips.language import ANSWERS, caption, question
 from repshift.zoo.clips.render import render
 from repshift.zoo.clips.scene import draw_scene, twin
