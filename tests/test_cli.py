@@ -11,7 +11,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from repshift import Plan
-from repshift.cli import main, read_plan
+from repshift.cli import main
+from repshift.cli.options import read_plan
 
 KEYS = {
     "method", "kernel", "tokens", "gflops", "images_per_s", "speedup_vs_eager",

@@ -11,12 +11,15 @@ import tyro
 from torch import nn
 
 from repshift import compress
-from repshift.cli import Bench, Export, Show, read_plan
+from repshift.cli import commands
+from repshift.cli.options import read_plan
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-COMMANDS = re.findall(r"^repshift (bench|show|export) (.*)$", README, re.MULTILINE)
+COMMANDS = re.findall(
+    r"^repshift (bench|plan|retrieve|answer|show|export) (.*)$", README, re.MULTILINE
+)
 
 
 @torch.no_grad()
@@ -62,11 +65,10 @@ def test_a_model_of_ones_own_takes_a_few_more():
 
 @pytest.mark.parametrize(("command", "arguments"), COMMANDS)
 def test_commands_are_read(command, arguments):
-    read = tyro.cli(
-        {"bench": Bench, "show": Show, "export": Export}[command], args=shlex.split(arguments)
-    )
-    plans = read.plan if command == "bench" else (read.plan,)
-    assert all(plan == "plan.json" or read_plan(plan) for plan in plans)
+    read = tyro.cli(commands()[command], args=shlex.split(arguments.partition("#")[0]))
+    plans = getattr(read, "plan", None) or ()
+    for plan in (plans,) if isinstance(plans, str) else plans:
+        assert plan == "plan.json" or read_plan(plan)
 
 
 def test_paths_and_scripts_exist():

@@ -22,13 +22,13 @@ from repshift.scores import (
     Shift,
     StreamNorm,
 )
+from repshift.adapters.spec import EncoderSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from torch import nn
 
-    from repshift.adapters.spec import EncoderSpec
     from repshift.line_compression import LineCompression
 
 DENSE = "dense"  # of models without attention

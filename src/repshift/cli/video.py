@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from repshift.cli import options
+from repshift.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -70,7 +73,6 @@ class Video:
         import torch
 
         from repshift.adapters import describe
-        from repshift.cli import _device, _positive
         from repshift.data.frame_cache import FrameCache
         from repshift.files import write_text
         from repshift.report.page import write_page
@@ -82,11 +84,11 @@ class Video:
 
         for flag in ("frames", "batch_size", "candidates"):
             if getattr(self, flag) is not None:
-                _positive("--" + flag.replace("_", "-"), getattr(self, flag))
+                options.positive("--" + flag.replace("_", "-"), getattr(self, flag))
         if self.threads is not None:
-            _positive("--threads", self.threads)
+            options.positive("--threads", self.threads)
             torch.set_num_threads(self.threads)
-        device = _device(self.device)
+        device = options.device(self.device)
         name = self.model + (f"-{self.data}" if self.data else "")
         out = self.out or Path("runs") / name
         given = Files(self.checkpoint, self.vocab, self.data, self.root, self.videos, self.frames)
@@ -115,18 +117,15 @@ class Video:
         print(f"report: {out / f'{what}.html'}")
 
     def _rows(self, spec: Any, task: VideoTask, paper_plan: str) -> list[Any]:
-        from repshift.cli import read_plan
         from repshift.plan import Plan
         from repshift.tasks.variants import paper_variants, variants
 
         names = self.plan or (paper_plan,)
-        plans = [(name, read_plan(name)) for name in names]
+        plans = [(name, options.read_plan(name)) for name in names]
         if not self.compare:
             methods = self.methods or (plans[0][1].method,)
             return variants(spec, plans, methods)
         if self.methods or len(plans) > 1:
-            from repshift.errors import InputError
-
             raise InputError(
                 "--compare chooses the methods and takes one --plan; leave out the rest"
             )

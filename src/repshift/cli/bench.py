@@ -1,0 +1,98 @@
+"""``repshift bench``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from repshift.cli import options
+
+TOKEN_PICTURES = (
+    "The photo, the score of every token at the first reduction (brighter stays), and the tokens "
+    "left after each reduction."
+)
+
+
+@dataclass
+class Bench:
+    """Measure what dropping tokens buys on one model: speed, memory, fidelity, accuracy."""
+
+    model: str = "saliency-vit-s14"
+    """An offline model (saliency-vit-s14, digits-vit, digits-resnet, digits-vim) or timm:NAME."""
+    images: Path | None = None
+    """Directory of images; the model's own samples if left out."""
+    labels: bool = False
+    """Also measure accuracy: DIR/labels.csv (file,label), or one folder a class."""
+    plan: tuple[str, ...] = ()
+    """A plan's name (deit, ...), a schedule such as 0:0.2,3:0.2,6:20, or a JSON file; several. The
+    paper's for this kind of model if left out."""
+    methods: tuple[str, ...] = ()
+    """Labels: a score (which prunes), a reduction or both: 'shift(mlp)' tome 'random + merge'."""
+    batch_size: int = 8
+    """Images in a timed forward."""
+    device: str = "cpu"
+    """cpu, cuda or cuda:N."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Precision of weights and images."""
+    threads: int | None = None
+    """Threads of PyTorch; its own choice if left out."""
+    checkpoint: Path | None = None
+    """Weights of a timm model (safetensors, or a torch file with a state dict)."""
+    random_weights: bool = False
+    """Untrained weights, where only speed matters."""
+    json: Path | None = None
+    """Also write bench.json under this name."""
+    out: Path | None = None
+    """Directory of the results; runs/MODEL if left out."""
+
+    def run(self) -> None:
+        import torch
+
+        from repshift.adapters import describe
+        from repshift.files import write_text
+        from repshift.report.page import write_page
+        from repshift.report.pictures import pictures
+        from repshift.report.plot import plot_pareto
+        from repshift.report.table import print_table, to_csv
+        from repshift.tasks.bench import run_bench
+        from repshift.tasks.variants import fitted, variants
+        from repshift.zoo.load import load_model, open_source
+
+        given = [(text, options.read_plan(text)) for text in self.plan]
+        device = options.device(self.device)
+        options.positive("--batch-size", self.batch_size)
+        if self.threads is not None:
+            options.positive("--threads", self.threads)
+            torch.set_num_threads(self.threads)
+        loaded = load_model(self.model, self.checkpoint, self.random_weights)
+        spec = describe(loaded.model)
+        given = given or [(loaded.plan, options.read_plan(loaded.plan))]
+        plans = [(text, fitted(plan, spec)) for text, plan in given]
+        source = open_source(loaded, self.images, self.labels)
+        rows = variants(spec, plans, self.methods)
+        bench = run_bench(
+            loaded,
+            spec,
+            source,
+            rows,
+            batch_size=self.batch_size,
+            device=device,
+            dtype=getattr(torch, self.dtype),
+        )
+        out = self.out or Path("runs") / self.model.replace(":", "-").replace("/", "-")
+        text = json.dumps(bench.to_dict(), indent=2)
+        drawn = []
+        first = next(source.batches(min(8, len(source))))
+        for name, plan in plans:
+            figures = pictures(loaded, spec, plan, first.images, first.names)
+            drawn += [(f"{plan.method}, plan {name}", figure) for figure in figures]
+        write_text(out / "bench.json", text)
+        write_text(out / "bench.csv", to_csv(bench.rows))
+        plot_pareto(bench, out / "pareto.png")
+        write_page(bench, out / "pareto.png", TOKEN_PICTURES, drawn, out / "report.html")
+        if self.json is not None:
+            write_text(self.json, text)
+        print_table(bench)
+        print(f"report: {out / 'report.html'}")

@@ -1,0 +1,48 @@
+"""``repshift export``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from repshift.cli import options
+
+
+@dataclass
+class Export:
+    """Write a compressed model as one ONNX file with a dynamic batch, checked in onnxruntime."""
+
+    model: Annotated[str, tyro.conf.Positional]
+    """An offline model (saliency-vit-s14, digits-vit) or timm:NAME."""
+    plan: str = "deit"
+    """A plan's name, a schedule such as 0:0.2,3:0.2, or a JSON file."""
+    method: str | None = None
+    """The method's label, such as tome or 'shift(mlp, l2) + merge'; the plan's own if left out."""
+    checkpoint: Path | None = None
+    """Weights of a timm model."""
+    random_weights: bool = False
+    """Untrained weights, where only speed matters."""
+    out: Path | None = None
+    """The ONNX file; NAME.onnx in the current directory if left out."""
+
+    def run(self) -> None:
+        from repshift.adapters import describe
+        from repshift.compress import compress
+        from repshift.tasks.export import export_onnx
+        from repshift.tasks.variants import fitted
+        from repshift.zoo.load import load_model, open_source
+
+        plan = options.with_method(options.read_plan(self.plan), self.method)
+        loaded = load_model(self.model, self.checkpoint, self.random_weights)
+        images = next(open_source(loaded, None, False).batches(2)).images
+        out = self.out or Path(f"{self.model.replace(':', '-').replace('/', '-')}.onnx")
+        spec = describe(loaded.model)
+        with compress(loaded.model, fitted(plan, spec), spec) as compression:
+            done = export_onnx(loaded.model, images, out)
+            print(
+                f"{out}: {done.size / 1e6:.1f} MB, {compression.counts[-1]} tokens at the end, "
+                f"differs from PyTorch by {done.difference:.0e} of the largest output"
+            )

@@ -1,0 +1,51 @@
+"""``repshift show``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from repshift.cli import options
+
+
+@dataclass
+class Show:
+    """Draw one image: what the score sees, and which tokens stay after each reduction."""
+
+    image: Annotated[Path, tyro.conf.Positional]
+    """The image file."""
+    model: str = "saliency-vit-s14"
+    """An offline model or timm:NAME."""
+    plan: str | None = None
+    """A plan's name, a schedule such as 0:0.2,3:0.2, or a JSON file; the paper's if left out."""
+    method: str | None = None
+    """The method's label, such as tome or 'shift(mlp, l2) + merge'; the plan's own if left out."""
+    checkpoint: Path | None = None
+    """Weights of a timm model."""
+    out: Path | None = None
+    """The PNG file; NAME-tokens.png in the current directory if left out."""
+
+    def run(self) -> None:
+        from repshift.adapters import describe
+        from repshift.data.images import read_image
+        from repshift.files import replacing
+        from repshift.report.pictures import pictures
+        from repshift.tasks.variants import fitted
+        from repshift.zoo.load import load_model
+
+        plan = None if self.plan is None else options.read_plan(self.plan)
+        image = read_image(self.image)
+        loaded = load_model(self.model, self.checkpoint)
+        images = loaded.prepare(image).unsqueeze(0)
+        spec = describe(loaded.model)
+        plan = options.with_method(
+            fitted(plan or options.read_plan(loaded.plan), spec), self.method
+        )
+        [figure] = pictures(loaded, spec, plan, images, [self.image.name])
+        out = self.out or Path(f"{self.image.stem}-tokens.png")
+        with replacing(out) as temporary:
+            figure.savefig(temporary, dpi=130, format="png")
+        print(out)
