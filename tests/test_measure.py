@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 
+import models
 from repshift import ClassAttention, Plan, Shift, compress
 from repshift.attention import EagerAttention
 from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
@@ -32,6 +33,14 @@ def test_the_deit_plan_costs_what_the_paper_prints(size, dense, compressed):
         flops, _ = count_flops(lambda: model(images))
     assert flops / 1e9 == pytest.approx(compressed, rel=0.01)
     assert [compression.counts[block] for block in (0, 3, 6)] == [158, 127, 102]
+
+
+def test_flops_of_a_model_that_hands_a_parameter_to_a_module():
+    """Its pooling attends from a learnt query; torch's own tracker of modules fails there."""
+    model, photos = models.build("siglip"), models.images(batch=2)
+    flops, kernel = count_flops(lambda: model(photos))
+    assert flops == 2 * count_flops(lambda: model(photos[:1]))[0] > 0
+    assert kernel == "flash"
 
 
 def test_flops_on_cpu_and_on_meta_agree_and_the_kernel_is_told():

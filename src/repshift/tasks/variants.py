@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from repshift.adapters.spec import ResNetSpec
+from repshift.adapters.spec import EncoderSpec, ResNetSpec
 from repshift.attention import EagerAttention
 from repshift.compress import compress
 from repshift.compression import Compression
@@ -22,7 +22,6 @@ from repshift.scores import (
     Shift,
     StreamNorm,
 )
-from repshift.adapters.spec import EncoderSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
