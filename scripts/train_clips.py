@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS, CAPTION, QUESTION = 3, 26, 12  # of each clip; word pieces
 GRID = SAMPLING.size // CONFIG.patch
 # Up to this share of the steps: clips in a step, patches of a clip, and share of them on things.
-STAGES = ((0.88, 48, 64, 0.5), (0.98, 48, 264, 0.0), (1.0, 24, 800, 0.0))
+STAGES = ((0.92, 48, 64, 0.5), (0.985, 48, 264, 0.0), (1.0, 24, 800, 0.0))
 # What the teacher tells of a patch: the thing it shows, by what can be asked about it.
 ORDER = ("first", "second", "together")
 TOLD = (SHAPES, COLOURS, tuple(SIZES), MOTIONS, ORDER)
