@@ -5,9 +5,9 @@
 One vision and one text encoder learn retrieval (contrast and matching, as UMT is fine-tuned) and
 question answering at once. As in UMT's pre-training a step shows a small part of the patches, and
 a teacher says what each of them is part of; here the teacher is the generator. Half of the patches
-are where the things are, half anywhere; then come steps with a third of the patches, chosen
-blindly, and at last with all. An interrupted run goes on where it stopped; every step seeds
-itself, so the weights are the same either way.
+are where the things are, half anywhere; the last steps show a third of the patches, chosen
+blindly. An interrupted run goes on where it stopped; every step seeds itself, so the weights are
+the same either way.
 """
 
 import argparse
@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS, CAPTION, QUESTION = 3, 26, 12  # of each clip; word pieces
 GRID = SAMPLING.size // CONFIG.patch
 # Up to this share of the steps: clips in a step, patches of a clip, and share of them on things.
-STAGES = ((0.92, 48, 64, 0.5), (0.985, 48, 264, 0.0), (1.0, 24, 800, 0.0))
+STAGES = ((0.92, 48, 64, 0.5), (1.0, 48, 264, 0.0))
 # What the teacher tells of a patch: the thing it shows, by what can be asked about it.
 ORDER = ("first", "second", "together")
 TOLD = (SHAPES, COLOURS, tuple(SIZES), MOTIONS, ORDER)

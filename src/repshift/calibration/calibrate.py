@@ -14,7 +14,6 @@ import torch
 
 from repshift.calibration.judge import Judge, Objective
 from repshift.calibration.memo import Memo
-from repshift.calibration.price import Flops, Seconds
 from repshift.calibration.search import METHODS, Search, Trial
 from repshift.compress import compress
 from repshift.errors import InputError
@@ -97,7 +96,10 @@ def calibrate(
 
     Raises ``InputError`` if the target is not one, or cannot be reached.
     """
+    # The core imports torch alone, and torch's counter of FLOPs brings half of setuptools along.
     from tqdm import tqdm
+
+    from repshift.calibration.price import Flops, Seconds
 
     target = _target(flops, speedup, fidelity)
     if len(images) < 2:
