@@ -2,15 +2,16 @@
 
 Reads what the commands below wrote and measures nothing itself:
 
-    repshift retrieve --compare --json docs/results/clips-retrieval.json
-    repshift answer --compare --json docs/results/clips-answers.json
-    python benchmarks/video.py --out docs/results/video-cpu
+    repshift retrieve --compare --batch-size 8 --json docs/results/clips-retrieval.json
+    repshift answer --compare --batch-size 8 --json docs/results/clips-answers.json
+    python benchmarks/video.py --models umt-b16 --batches 1 --out docs/results/video-b-cpu
+    python benchmarks/video.py --models umt-l16 --batches 1 --tasks retrieval --out docs/results/video-l-cpu
     python benchmarks/cifar.py --weights WEIGHTS... --images NPZ --out docs/results/cifar
     repshift bench --model digits-resnet --batch-size 60 --json docs/results/digits-resnet.json
     repshift bench --model digits-vim --batch-size 60 --json docs/results/digits-vim.json
 
     python benchmarks/tables.py --results docs/results --out docs/results/paper-tables.md
-"""
+"""  # noqa: E501
 
 import argparse
 import json
@@ -42,7 +43,8 @@ def read(folder, name):
 
 def video(folder, name, task, data, quality):
     """A table of a task on video: clips-umt's quality, UMT's speed on this machine, the paper's."""
-    measured, sizes = read(folder, name), read(folder, "video-cpu")["rows"]
+    measured = read(folder, name)
+    sizes = [row for size in "bl" for row in read(folder, f"video-{size}-cpu")["rows"]]
     speeds = {
         (row["model"], row["method"]): row
         for row in sizes
