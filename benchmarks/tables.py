@@ -7,8 +7,8 @@ Reads what the commands below wrote and measures nothing itself:
     python benchmarks/video.py --models umt-b16 --batches 1 --out docs/results/video-b-cpu
     python benchmarks/video.py --models umt-l16 --batches 1 --tasks retrieval --out docs/results/video-l-cpu
     python benchmarks/cifar.py --weights WEIGHTS... --images NPZ --out docs/results/cifar
-    repshift bench --model digits-resnet --batch-size 60 --json docs/results/digits-resnet.json
-    repshift bench --model digits-vim --batch-size 60 --json docs/results/digits-vim.json
+    repshift bench --model digits-resnet --batch-size 60 --threads 1 --json docs/results/digits-resnet.json
+    repshift bench --model digits-vim --batch-size 60 --threads 1 --json docs/results/digits-vim.json
 
     python benchmarks/tables.py --results docs/results --out docs/results/paper-tables.md
 """  # noqa: E501
