@@ -31,9 +31,10 @@ def umt(tmp_path, monkeypatch):
     """Files for a UMT in small under the name of the big one: weights, vocabulary, data."""
     monkeypatch.setitem(config.CONFIGS, "umt-b16", replace(RETRIEVAL, name="umt-b16", patch=112))
     monkeypatch.setitem(config.CONFIGS, "umt-l16", replace(ANSWERING, name="umt-l16", patch=112))
-    vocab = [f"[unused{n}]" for n in range(300)] + list("abcdefghijklmno")
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    (tmp_path / "vocab.txt").write_text("\n".join(special + vocab))
+    unused = [f"[unused{n}]" for n in range(300)]
+    special = ["[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # from 100, as in BERT's
+    vocab = ["[PAD]", *unused[:99], *special, *unused[99:], *"abcdefghijklmno"]
+    (tmp_path / "vocab.txt").write_text("\n".join(vocab))
     for name, make in (("umt-b16", lambda c: RetrievalModel(c)), ("umt-l16", AnsweringModel)):
         weights = make(config.CONFIGS[name]).state_dict()
         copies = {key: value.clone() for key, value in weights.items()}

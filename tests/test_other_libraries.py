@@ -185,7 +185,6 @@ def test_a_timm_tower_of_open_clip_is_its_trunk():
 
 REFUSED = {
     "torchvision Swin": (lambda: torchvision.models.swin_t(), "fixed windows"),
-    "torchvision ResNet": (lambda: torchvision.models.resnet18(), "has not read the forward"),
     "open_clip CLIP": (lambda: small_resnet_clip(), "compress its vision tower"),
     "open_clip ResNet": (
         lambda: small_resnet_clip().visual,

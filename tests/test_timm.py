@@ -77,7 +77,6 @@ REFUSED = {
     "tnt_s_patch16_224": UNREAD,
     "crossvit_tiny_240": UNREAD,
     "mixer_s32_224": UNREAD,
-    "resnet18": UNREAD,
     "convnext_atto": UNREAD,
 }
 

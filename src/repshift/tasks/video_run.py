@@ -6,6 +6,7 @@ A stopped run goes on, several processes share the work, and the result is the s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,15 +61,17 @@ class VideoRun(ABC):
 
         mine = [chunk for chunk in range(self.videos.chunks) if self.ranks.owns(chunk)]
         due = [chunk for chunk in mine if missing(chunk)]
-        for chunk, indices, video in tqdm(
-            self.videos.read(due), total=len(due), desc="videos", unit="batch", leave=False
-        ):
-            for row, number in missing(chunk):
-                piece = {"index": torch.tensor(indices)}
-                if indices:
-                    with torch.inference_mode(), row.attached(self._model, self.spec, number):
-                        piece |= self.piece(indices, video)
-                self.store(row, number).write(chunk_name(chunk), piece)
+        # Closed even where a batch fails: the processes that decode end with it.
+        with closing(self.videos.read(due)) as batches:
+            for chunk, indices, video in tqdm(
+                batches, total=len(due), desc="videos", unit="batch", leave=False
+            ):
+                for row, number in missing(chunk):
+                    piece = {"index": torch.tensor(indices)}
+                    if indices:
+                        with torch.inference_mode(), row.attached(self._model, self.spec, number):
+                            piece |= self.piece(indices, video)
+                    self.store(row, number).write(chunk_name(chunk), piece)
         self.ranks.wait()
 
     def stores(self, row: Variant) -> list[Store]:

@@ -12,7 +12,7 @@ from repshift.data.pixels import normalise
 from repshift.data.videos import VideoError, decoder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 
     from jaxtyping import Float
@@ -58,7 +58,7 @@ class Videos:
 
     def read(
         self, chunks: Sequence[int]
-    ) -> Iterator[tuple[int, list[int], Float[Tensor, "B T 3 S S"]]]:
+    ) -> Generator[tuple[int, list[int], Float[Tensor, "B T 3 S S"]], None, None]:
         """Each of these chunks: its number, which videos of the data set are usable, the batch."""
         members = {chunk: self._members(chunk) for chunk in chunks}
         clips = self._clips([index for indices in members.values() for index in indices])

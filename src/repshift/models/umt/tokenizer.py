@@ -27,13 +27,15 @@ def pre_text(text: str) -> str:
 
 
 class Tokenizer:
-    """Word pieces from a ``vocab.txt`` of ``size`` entries: that of bert-base-uncased (and -large).
+    """Word pieces from a ``vocab.txt``: by default that of bert-base-uncased (and -large).
+
+    Another is told apart by its ``size`` and by the place of its [CLS], ``start``.
 
     A text becomes [CLS] and its pieces, without the [SEP] that BERT puts at the end. All methods
     return ids [B, L] and their mask [B, L], cut or padded to ``length``.
     """
 
-    def __init__(self, vocab: Path | str, size: int = 30522) -> None:
+    def __init__(self, vocab: Path | str, size: int = 30522, start: int = 101) -> None:
         try:
             from tokenizers import BertWordPieceTokenizer
         except ImportError:
@@ -48,13 +50,15 @@ class Tokenizer:
         except Exception as error:  # the library raises nothing narrower
             raise InputError(f"{vocab} cannot be read as a vocabulary: {error}") from None
         found = {word: self._pieces.token_to_id(word) for word in _SPECIAL}
-        if self._pieces.get_vocab_size() != size or None in found.values() or found["[PAD]"] != 0:
+        entries = self._pieces.get_vocab_size()
+        places = (found["[PAD]"], found["[CLS]"])
+        if entries != size or None in found.values() or places != (0, start):
             raise InputError(
-                f"{vocab} is not the vocabulary of this model: it has "
-                f"{self._pieces.get_vocab_size()} entries and special ones at {found}; expected "
-                f"{size} entries, among them all of these, and [PAD] at 0"
+                f"{vocab} is not the vocabulary of this model: it has {entries} entries and puts "
+                f"[CLS] at {found['[CLS]']}; expected {size} and {start}, and among them "
+                f"{', '.join(_SPECIAL)}"
             )
-        self._cls = found["[CLS]"]
+        self._cls = start
 
     def captions(
         self, texts: Sequence[str], length: int = 32

@@ -56,7 +56,7 @@ def load_clips_answering() -> AnsweringModel:
 
 def tokenizer() -> Tokenizer:
     """Word pieces of the grammar."""
-    return Tokenizer(VOCABULARY, CONFIG.vocabulary)
+    return Tokenizer(VOCABULARY, CONFIG.vocabulary, start=2)
 
 
 def _load(model: Model) -> Model:
