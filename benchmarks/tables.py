@@ -3,6 +3,7 @@
 Reads what the commands below wrote and measures nothing itself:
 
     repshift retrieve --compare --batch-size 8 --json docs/results/clips-retrieval.json
+    repshift retrieve --plan 0:0.1,1:0.1,2:0.1 0:0.3,1:0.3,2:0.3 --methods random 'shift(mlp, l2)' --batch-size 8 --threads 1 --json docs/results/clips-shares.json
     repshift answer --compare --batch-size 8 --json docs/results/clips-answers.json
     python benchmarks/video.py --models umt-b16 --batches 1 --out docs/results/video-b-cpu
     python benchmarks/video.py --models umt-l16 --batches 1 --tasks retrieval --out docs/results/video-l-cpu
@@ -82,6 +83,16 @@ def accuracy(row):
     return f"{100 * row['accuracy']:.1f} %"
 
 
+def shares_table(folder):
+    heads = ["method", "plan", "tokens", "GFLOPs", "mean recalls"]
+    cells = [
+        [row["method"], row["plan"], str(row["tokens"]), f"{row['gflops']:.3g}", recalls(row)]
+        for row in read(folder, "clips-shares")["rows"]
+        if row["plan"]
+    ]
+    return table(heads, cells)
+
+
 def lines_table(folder):
     rows = [
         row for row in read(folder, "cifar")["rows"] if row["lines that leave"] in ("", "4 + 2")
@@ -126,6 +137,8 @@ def main():
         "frames at batch 1 on two CPU cores; the paper's on one A6000 at batch 20. "
         + FREE.format("it is"),
         video(folder, "clips-retrieval", "retrieval", "msrvtt", recalls),
+        "Other shares of the tokens, in each of the same three blocks:",
+        shares_table(folder),
         "## Table 4: video question answering",
         FREE.format("it is"),
         video(folder, "clips-answers", "answering", "msrvtt-qa", accuracy),

@@ -82,7 +82,7 @@ def print_table(bench: Bench) -> None:
         table.add_row(*line)
     console = Console()
     if not console.is_terminal:
-        console = Console(width=200)
+        console = Console(width=230)
     console.print(table)
     console.print(f"Best at each speed-up over {reference(bench)}:")
     for line in winners(bench):
