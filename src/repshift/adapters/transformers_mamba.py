@@ -9,7 +9,7 @@ from repshift.adapters.spec import EncoderSpec
 if TYPE_CHECKING:
     from torch import nn
 
-# A model, its blocks and their mixers, by the classes whose forwards were read in 5.23.
+# A model, its blocks and their mixers, by the classes whose forwards were read in 5.23 and 5.24.
 MAMBAS = {
     "MambaModel": ("MambaBlock", "MambaMixer"),
     "Mamba2Model": ("Mamba2Block", "Mamba2Mixer"),
@@ -31,5 +31,5 @@ def mamba_spec(model: nn.Module) -> EncoderSpec:
         suffix_tokens=1,
         positions={"attention_mask": "bn"},
         mixers=[block.mixer.out_proj for block in blocks],
-        refused={"cache_params": _CACHE},
+        refused={"cache_params": _CACHE, "cache": _CACHE},  # as 5.23 and 5.24 call it
     )
