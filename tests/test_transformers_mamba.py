@@ -86,7 +86,9 @@ def test_the_cache_is_refused(family):
     model, ids = build(family), texts()
     with compress(model, Plan({0: 2}, Shift("mixer"))):
         for settings in ({}, {"use_cache": True}):
-            with pytest.raises(InputError, match=r"given cache(_params)?: the cache holds the state"):
+            with pytest.raises(
+                InputError, match=r"given cache(_params)?: the cache holds the state"
+            ):
                 model(ids, **settings)
 
 
