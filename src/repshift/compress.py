@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, overload
 
 from repshift.adapters.spec import EncoderSpec, ResNetSpec
-from repshift.compression import Compression, Hook
+from repshift.compression import Compression
 from repshift.errors import InputError
+from repshift.hooks import Hook
 from repshift.line_compression import LineCompression
 from repshift.reductions import LineReduction
 

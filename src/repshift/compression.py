@@ -13,6 +13,7 @@ from repshift.block import BlockRun
 from repshift.call import Call
 from repshift.checkpointing import check_place, recomputing, replays
 from repshift.errors import InputError
+from repshift.hooks import Hook, Hooked
 from repshift.reductions.base import Merging
 
 if TYPE_CHECKING:
@@ -26,19 +27,7 @@ if TYPE_CHECKING:
     from repshift.plan import Plan
 
 
-class Hook:
-    """A small callable, so that a compressed model can be pickled, copied and compiled."""
-
-    def __init__(self, compression: Any, action: str, block: int = -1) -> None:
-        self.compression = compression
-        self.action = action
-        self.block = block
-
-    def __call__(self, module: nn.Module, *inputs: Any) -> Any:
-        return getattr(self.compression, self.action)(self.block, *inputs)
-
-
-class Compression:
+class Compression(Hooked):
     """A plan at work on a model; made by ``compress``."""
 
     def __init__(self, model: nn.Module, plan: Plan, spec: EncoderSpec) -> None:
@@ -51,8 +40,7 @@ class Compression:
         self._call: Call | None = None
         self._run: BlockRun | None = None
         self._features: Tensor | None = None
-        self._verified = False
-        self._handles = list(self._attach(model))
+        super().__init__(self._attach(model))
 
     @property
     def counts(self) -> list[int]:
@@ -99,18 +87,6 @@ class Compression:
         call = self._last_call()
         so_far = call.map_after(len(self.spec.blocks) - 1 if block is None else block)
         return (so_far or call.identity()).restore(features)
-
-    def detach(self) -> None:
-        """Take every hook off; the model is as it was."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-
-    def __enter__(self) -> Compression:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.detach()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_call": None, "_run": None, "_features": None}
@@ -290,13 +266,6 @@ class Compression:
         if needs or size is not None:
             run.watch = WatchedAttention(needs, size)
             run.watch.__enter__()
-
-    def _verify(self, tokens: Tensor) -> bool:
-        # NaN sorts first, so a NaN token is kept and turns the output to NaN: never silent. Saying
-        # so at the block costs a synchronisation on a GPU, which only the first call pays.
-        if torch.compiler.is_compiling() or tokens.is_meta:
-            return False
-        return tokens.device.type == "cpu" or not self._verified
 
 
 def _kind(value: object) -> str:

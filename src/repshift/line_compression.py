@@ -9,8 +9,8 @@ import torch
 from torch.nn import functional as F
 
 from repshift.checkpointing import recomputing
-from repshift.compression import Hook
 from repshift.errors import InputError
+from repshift.hooks import Hook, Hooked
 from repshift.reductions.lines import LineReduction
 from repshift.scores import Snapshots
 
@@ -36,7 +36,7 @@ class _Call:
     maps: list[tuple[LineMap, ...]] = field(default_factory=list)
 
 
-class LineCompression:
+class LineCompression(Hooked):
     """A plan at work on a ResNet; made by ``compress``.
 
     A grid is the rows and columns of a feature map. The full grid of a stage is the one that it has
@@ -48,8 +48,7 @@ class LineCompression:
         self.spec = spec
         self._call: _Call | None = None
         self._seen: dict[str, Tensor] = {}
-        self._verified = False
-        self._handles = list(self._attach(model))
+        super().__init__(self._attach(model))
 
     @property
     def grids(self) -> list[tuple[int, int]]:
@@ -98,18 +97,6 @@ class LineCompression:
         for one in reversed(call.maps[stage]):
             features = one.restore(features)
         return features
-
-    def detach(self) -> None:
-        """Take every hook off; the model is as it was."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-
-    def __enter__(self) -> LineCompression:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.detach()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_call": None, "_seen": {}}
@@ -242,13 +229,6 @@ class LineCompression:
             grid = (chosen.rows.shape[1], chosen.columns.shape[2])
         call.grids.append(grid)
         call.maps.append(maps)
-
-    def _verify(self, features: Tensor) -> bool:
-        # As for tokens: NaN stays and turns the output to NaN; saying so costs a synchronisation on
-        # a GPU, which only the first call pays.
-        if torch.compiler.is_compiling() or features.is_meta:
-            return False
-        return features.device.type == "cpu" or not self._verified
 
 
 def _tokens(features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N C"]:

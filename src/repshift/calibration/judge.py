@@ -45,8 +45,7 @@ class Judge:
         self.dense = self.outputs(self.base, keep=True)
         first = self.recordings[0]
         assert first is not None
-        closed = spec.prefix_tokens + spec.suffix_tokens
-        self.patches = first.call.counts[0] - closed
+        self.patches = first.call.counts[0] - spec.staying
         if not self.dense.isfinite().all():
             raise InputError("the dense model gives NaN or infinity on the calibration images")
 

@@ -43,7 +43,7 @@ class Price:
         self.model, self.spec, self.images, self.memo = model, spec, images, memo
         with compress(model, Plan({}), spec) as nothing, torch.inference_mode():
             model(images)
-        self.patches = nothing.counts[0] - spec.prefix_tokens - spec.suffix_tokens
+        self.patches = nothing.counts[0] - spec.staying
         counts = sorted({max(1, round(self.patches * part / 8)) for part in range(1, 9)})
         self.counts = counts
         self.table: list[float] = memo(f"{self.name} of a block", lambda: self._blocks(counts))
