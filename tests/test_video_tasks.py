@@ -17,8 +17,9 @@ from repshift.data.videos import Sampling, VideoError
 from repshift.models.umt.answering import AnsweringModel
 from repshift.models.umt.retrieval import RetrievalModel
 from repshift.tasks.answering import Answering
+from repshift.tasks.ranks import Ranks
 from repshift.tasks.retrieval import Retrieval, among
-from repshift.tasks.store import Ranks, Store
+from repshift.tasks.store import Store
 from repshift.tasks.variants import Variant, paper_variants, variants
 from repshift.tasks.videos import Videos
 from umt_models import ANSWERING, RETRIEVAL

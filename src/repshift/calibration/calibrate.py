@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import platform
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,10 +14,12 @@ from repshift.calibration.memo import Memo
 from repshift.calibration.search import METHODS, Search, Trial
 from repshift.compress import compress
 from repshift.errors import InputError
+from repshift.measure.digest import digest
+from repshift.measure.environment import processor, versions
 from repshift.plan import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from jaxtyping import Float
@@ -117,21 +116,17 @@ def calibrate(
         raise InputError("calibration needs a model of 2 blocks or more, got one of 1")
     facts = {
         "model": name or type(model).__name__,
-        "weights": _digest(model.state_dict().values()),
+        "weights": digest(model.state_dict().values()),
         "images": len(images),
-        "data": _digest([images]),
+        "data": digest([images]),
         "target": target,
         "objective": objective,
         "seed": seed,
         "batch_size": batch_size,
-        "device": _device(images.device),
+        "device": processor(images.device),
         "dtype": str(images.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "repshift": version("repshift"),
-        },
+        "versions": versions(),
     }
     plans = _starts(model, spec, methods)
     memo = Memo(state, facts | {"methods": [plan.method for plan in plans]})
@@ -202,18 +197,3 @@ def _starts(model: nn.Module, spec: EncoderSpec, methods: Sequence[str] | None) 
             continue
         plans.append(plan)
     return plans
-
-
-def _digest(tensors: Iterable[Tensor]) -> str:
-    """The first 16 digits of the SHA-256 of the tensors' bytes."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        flat = tensor.detach().cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _device(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return platform.processor() or platform.machine()

@@ -78,7 +78,7 @@ class Video:
         from repshift.report.page import write_page
         from repshift.report.plot import plot_pareto
         from repshift.report.table import print_table, to_csv
-        from repshift.tasks.store import Ranks
+        from repshift.tasks.ranks import Ranks
         from repshift.tasks.videos import Videos
         from repshift.zoo.video import Files
 

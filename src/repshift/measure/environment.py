@@ -8,22 +8,31 @@ from typing import Any
 
 import torch
 
-import repshift
-
 
 def environment(device: torch.device, dtype: torch.dtype, *libraries: str) -> dict[str, Any]:
     """Device, precision, threads, and the versions of ``libraries`` that are installed."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor()
-    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
-    for library in libraries:
-        try:
-            versions[library] = version(library)
-        except PackageNotFoundError:
-            continue
     return {
         "device": device.type,
-        "processor": name or platform.machine(),
+        "processor": processor(device),
         "dtype": str(dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "versions": {**versions, "repshift": repshift.__version__},
+        "versions": versions(*libraries),
     }
+
+
+def processor(device: torch.device) -> str:
+    """The name of the device's chip."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
+
+
+def versions(*libraries: str) -> dict[str, str]:
+    """Of Python, PyTorch, those of ``libraries`` that are installed, and this package."""
+    found = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    for library in (*libraries, "repshift"):
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from repshift.adapters.spec import EncoderSpec
     from repshift.data.annotations import QuestionSet
     from repshift.models.umt.answering import AnsweringModel
-    from repshift.tasks.store import Piece, Ranks, Store
+    from repshift.tasks.ranks import Ranks
+    from repshift.tasks.store import Piece, Store
     from repshift.tasks.variants import Variant
     from repshift.tasks.videos import Videos
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from repshift.data.annotations import RetrievalSet
     from repshift.models.umt.retrieval import RetrievalModel
     from repshift.tasks.ranking import RetrievalResult
-    from repshift.tasks.store import Piece, Ranks, Store
+    from repshift.tasks.ranks import Ranks
+    from repshift.tasks.store import Piece, Store
     from repshift.tasks.variants import Variant
     from repshift.tasks.videos import Videos
 
@@ -90,7 +91,7 @@ class Retrieval(VideoRun):
             chunk, row = place[videos[video]]
 
             def compute() -> Piece:
-                tokens = store.read(chunk_name(chunk), ("tokens",))["tokens"][row, None].to(device)
+                tokens = store.row(chunk_name(chunk), "tokens", row).to(device)
                 logits = [
                     self.model.match(tokens, features[part], mask[part])[:, 1]
                     for part in chosen.split(_TEXTS)

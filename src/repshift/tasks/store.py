@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from repshift.files import replacing
 
-T = TypeVar("T")
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import Tensor
 
     Piece = dict[str, Tensor]
 
@@ -49,6 +46,13 @@ class Store:
         with safe_open(self._path(name), "pt") as piece:
             return {key: piece.get_tensor(key) for key in keys or piece.keys()}
 
+    def row(self, name: str, key: str, row: int) -> Tensor:
+        """One row of one tensor, with its axis; nothing else is read."""
+        from safetensors import safe_open
+
+        with safe_open(self._path(name), "pt") as piece:
+            return piece.get_slice(key)[row : row + 1]
+
     def get(self, name: str, compute: Callable[[], Mapping[str, Tensor]]) -> Piece:
         """The piece of that name, computed and written where it is not there yet."""
         if not self.has(name):
@@ -57,40 +61,3 @@ class Store:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
-
-
-def digest(model: nn.Module) -> str:
-    """A name for the weights of a model."""
-    whole = hashlib.sha256()
-    for key, value in sorted(model.state_dict().items()):
-        whole.update(f"{key} {value.dtype} {tuple(value.shape)}".encode())
-        whole.update(value.detach().cpu().flatten().view(torch.uint8).numpy())
-    return whole.hexdigest()
-
-
-class Ranks:
-    """The processes that ``torchrun`` started, and which of them this is; alone without it."""
-
-    def __init__(self) -> None:
-        self.size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0"))
-        if self.size > 1 and not torch.distributed.is_initialized():
-            torch.distributed.init_process_group("gloo")
-
-    def owns(self, number: int) -> bool:
-        """Whether piece ``number`` is this process's share."""
-        return number % self.size == self.rank
-
-    def first(self, make: Callable[[], T]) -> T:
-        """``make`` in the first process before the others, which find what it left on disk."""
-        if self.rank == 0:
-            made = make()
-            self.wait()
-            return made
-        self.wait()
-        return make()
-
-    def wait(self) -> None:
-        """Until all have come here; what they wrote is then on disk."""
-        if self.size > 1:
-            torch.distributed.barrier()

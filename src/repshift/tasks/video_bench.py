@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from repshift.data.annotations import QuestionSet, RetrievalSet
     from repshift.models.umt.answering import AnsweringModel
     from repshift.models.umt.retrieval import RetrievalModel
-    from repshift.tasks.store import Ranks
+    from repshift.tasks.ranks import Ranks
     from repshift.tasks.video_run import VideoRun
     from repshift.tasks.videos import Videos
     from repshift.zoo.video import VideoTask

@@ -13,7 +13,8 @@ import torch
 from tqdm import tqdm
 
 from repshift.errors import InputError
-from repshift.tasks.store import Store, digest
+from repshift.measure.digest import digest
+from repshift.tasks.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from repshift.adapters.spec import EncoderSpec
-    from repshift.tasks.store import Piece, Ranks
+    from repshift.tasks.ranks import Ranks
+    from repshift.tasks.store import Piece
     from repshift.tasks.variants import Variant
     from repshift.tasks.videos import Videos
 
@@ -42,7 +44,10 @@ class VideoRun(ABC):
     ) -> None:
         self.spec, self.videos, self.folder, self.ranks = spec, videos, folder, ranks
         self._model = model
-        self._settings = {"weights": digest(model), **settings, **videos.settings}
+        state = model.state_dict()
+        weights = [(key, str(value.dtype), list(value.shape)) for key, value in state.items()]
+        weights = {"parameters": weights, "weights": digest(state.values())}
+        self._settings = {**weights, **settings, **videos.settings}
 
     @abstractmethod
     def piece(self, indices: Sequence[int], video: Float[Tensor, "B T 3 S S"]) -> Piece:
@@ -55,9 +60,10 @@ class VideoRun(ABC):
     def encode(self, rows: Sequence[Variant]) -> None:
         """Compute the pieces that are missing; each process those of its share."""
         runs = [(row, number) for row in rows for number in range(max(1, len(row.plans)))]
+        stores = {run: self.store(*run) for run in runs}
 
         def missing(chunk: int) -> list[tuple[Variant, int]]:
-            return [run for run in runs if not self.store(*run).has(chunk_name(chunk))]
+            return [run for run in runs if not stores[run].has(chunk_name(chunk))]
 
         mine = [chunk for chunk in range(self.videos.chunks) if self.ranks.owns(chunk)]
         due = [chunk for chunk in mine if missing(chunk)]
@@ -71,7 +77,7 @@ class VideoRun(ABC):
                     if indices:
                         with torch.inference_mode(), row.attached(self._model, self.spec, number):
                             piece |= self.piece(indices, video)
-                    self.store(row, number).write(chunk_name(chunk), piece)
+                    stores[row, number].write(chunk_name(chunk), piece)
         self.ranks.wait()
 
     def stores(self, row: Variant) -> list[Store]:
