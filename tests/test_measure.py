@@ -111,6 +111,15 @@ def test_the_pareto_front_is_drawn_along_the_speed_up_that_the_table_shows():
         )  # fmt: skip
 
     rows = [row(1.0, 0.9), row(1.2, 0.9), row(1.4, 0.7), row(1.3, 0.6), row(1.1, 0.95)]
-    bench = Bench(rows, {}, [], "title", quality="accuracy", criterion="accuracy", scale=100.0)
+    bench = Bench(
+        rows,
+        {},
+        [],
+        "title",
+        quality="accuracy",
+        criterion="accuracy",
+        scale=100.0,
+        reference="dense",
+    )
     assert [r.speedup_vs_fused for r in pareto(bench)] == [1.1, 1.2, 1.4]
     assert winners(bench)[-1] == "up to 1.40x: 1.4, accuracy 70.0 %"

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from repshift.cli import options
-
-TOKEN_PICTURES = (
-    "The photo, the score of every token at the first reduction (brighter stays), and the tokens "
-    "left after each reduction."
-)
 
 
 @dataclass
@@ -51,11 +45,8 @@ class Bench:
         import torch
 
         from repshift.adapters import describe
-        from repshift.files import write_text
-        from repshift.report.page import write_page
         from repshift.report.pictures import pictures
-        from repshift.report.plot import plot_pareto
-        from repshift.report.table import print_table, to_csv
+        from repshift.report.results import write_results
         from repshift.tasks.bench import run_bench
         from repshift.tasks.variants import fitted, variants
         from repshift.zoo.load import load_model, open_source
@@ -63,9 +54,7 @@ class Bench:
         given = [(text, options.read_plan(text)) for text in self.plan]
         device = options.device(self.device)
         options.positive("--batch-size", self.batch_size)
-        if self.threads is not None:
-            options.positive("--threads", self.threads)
-            torch.set_num_threads(self.threads)
+        options.threads(self.threads)
         loaded = load_model(self.model, self.checkpoint, self.random_weights)
         spec = describe(loaded.model)
         given = given or [(loaded.plan, options.read_plan(loaded.plan))]
@@ -82,17 +71,10 @@ class Bench:
             dtype=getattr(torch, self.dtype),
         )
         out = self.out or Path("runs") / self.model.replace(":", "-").replace("/", "-")
-        text = json.dumps(bench.to_dict(), indent=2)
         drawn = []
         first = next(source.batches(min(8, len(source))))
         for name, plan in plans:
             figures = pictures(loaded, spec, plan, first.images, first.names)
             drawn += [(f"{plan.method}, plan {name}", figure) for figure in figures]
-        write_text(out / "bench.json", text)
-        write_text(out / "bench.csv", to_csv(bench.rows))
-        plot_pareto(bench, out / "pareto.png")
-        write_page(bench, out / "pareto.png", TOKEN_PICTURES, drawn, out / "report.html")
-        if self.json is not None:
-            write_text(self.json, text)
-        print_table(bench)
-        print(f"report: {out / 'report.html'}")
+        names = (out / "bench", out / "pareto.png", out / "report.html")
+        write_results(bench, *names, drawn, self.json)

@@ -55,9 +55,7 @@ class Calibrate:
         device = options.device(self.device)
         for flag, value in (("--samples", self.samples), ("--batch-size", self.batch_size)):
             options.positive(flag, value)
-        if self.threads is not None:
-            options.positive("--threads", self.threads)
-            torch.set_num_threads(self.threads)
+        options.threads(self.threads)
         loaded = load_model(self.model, self.checkpoint)
         source = open_source(loaded, self.images, False)
         images = draw(source, self.samples, self.seed).images

@@ -45,6 +45,15 @@ def device(name: str) -> torch.device:
     return found
 
 
+def threads(count: int | None) -> None:
+    """``--threads``: PyTorch's own choice if left out."""
+    import torch
+
+    if count is not None:
+        positive("--threads", count)
+        torch.set_num_threads(count)
+
+
 def positive(flag: str, value: int) -> None:
     """``InputError`` that names the flag if the value is below 1."""
     if value < 1:

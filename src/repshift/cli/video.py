@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -74,10 +73,7 @@ class Video:
 
         from repshift.adapters import describe
         from repshift.data.frame_cache import FrameCache
-        from repshift.files import write_text
-        from repshift.report.page import write_page
-        from repshift.report.plot import plot_pareto
-        from repshift.report.table import print_table, to_csv
+        from repshift.report.results import write_results
         from repshift.tasks.ranks import Ranks
         from repshift.tasks.videos import Videos
         from repshift.zoo.video import Files
@@ -85,9 +81,7 @@ class Video:
         for flag in ("frames", "batch_size", "candidates"):
             if getattr(self, flag) is not None:
                 options.positive("--" + flag.replace("_", "-"), getattr(self, flag))
-        if self.threads is not None:
-            options.positive("--threads", self.threads)
-            torch.set_num_threads(self.threads)
+        options.threads(self.threads)
         device = options.device(self.device)
         name = self.model + (f"-{self.data}" if self.data else "")
         out = self.out or Path("runs") / name
@@ -106,15 +100,8 @@ class Video:
         )  # fmt: skip
         if bench is None:
             return
-        text = json.dumps(bench.to_dict(), indent=2)
-        write_text(out / f"{what}.json", text)
-        write_text(out / f"{what}.csv", to_csv(bench.rows))
-        plot_pareto(bench, out / f"{what}.png")
-        write_page(bench, out / f"{what}.png", "", [], out / f"{what}.html")
-        if self.json is not None:
-            write_text(self.json, text)
-        print_table(bench)
-        print(f"report: {out / f'{what}.html'}")
+        names = (out / what, out / f"{what}.png", out / f"{what}.html")
+        write_results(bench, *names, copy=self.json)
 
     def _rows(self, spec: Any, task: VideoTask, paper_plan: str) -> list[Any]:
         from repshift.plan import Plan

@@ -9,7 +9,7 @@ import json
 from typing import TYPE_CHECKING
 
 from repshift.files import write_text
-from repshift.report.pareto import reference, winners
+from repshift.report.pareto import winners
 from repshift.report.table import to_html
 
 if TYPE_CHECKING:
@@ -28,10 +28,15 @@ td { white-space: nowrap }
 th:first-child, td:first-child { text-align: left }
 .wide { overflow-x: auto } img { max-width: 100% } pre { font-size: 12px; color: #555 }
 """
+PICTURES = """
+<h2>What the score sees and what stays</h2>
+<p>The photo, the score of every token at the first reduction (brighter stays), and the tokens left
+after each reduction.</p>
+"""
 
 
 def write_page(
-    bench: Bench, plot: Path, about: str, pictures: Sequence[tuple[str, Figure]], path: Path
+    bench: Bench, plot: Path, pictures: Sequence[tuple[str, Figure]], path: Path
 ) -> None:
     """Write ``report.html``; ``plot`` is a PNG file, ``pictures`` have a heading each."""
     shown = "".join(
@@ -51,11 +56,9 @@ def write_page(
 <div class="wide">{to_html(bench.rows)}</div>
 {f"<p>Files that were skipped:</p><ul>{skipped}</ul>" if skipped else ""}
 <h2>Quality against speed</h2>
-<p>Best at each speed-up over {reference(bench)}:</p><ul>{best}</ul>
+<p>Best at each speed-up over {bench.reference}:</p><ul>{best}</ul>
 <img alt="Pareto plot" src="data:image/png;base64,{encoded}">
-<h2>What the score sees and what stays</h2>
-<p>{html.escape(about)}</p>
-{shown}
+{PICTURES + shown if pictures else ""}
 <h2>Environment</h2><pre>{facts}</pre></html>
 """,
     )

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from repshift.tasks.bench import AnyRow, Bench
+
+T = TypeVar("T")
+
+
+def front(tried: Iterable[T], cost: Callable[[T], float], loss: Callable[[T], float]) -> list[T]:
+    """Those that no other beats in both cost and loss, the cheapest first."""
+    best: list[T] = []
+    for one in sorted(tried, key=lambda one: (cost(one), loss(one))):
+        if not best or loss(one) < loss(best[-1]):
+            best.append(one)
+    return best
 
 
 def pareto(bench: Bench[AnyRow]) -> list[AnyRow]:
     """The rows that no other beats in both speed and quality, the slowest first."""
-    front: list[AnyRow] = []
-    for row in sorted(bench.rows, key=lambda r: (-r.speedup_vs_fused, -bench.percent(r))):
-        if not front or bench.percent(row) > bench.percent(front[-1]):
-            front.append(row)
-    return front[::-1]
+    speed_first = front(
+        bench.rows, lambda row: -row.speedup_vs_fused, lambda row: -bench.percent(row)
+    )
+    return speed_first[::-1]
 
 
 def winners(bench: Bench) -> list[str]:
@@ -25,9 +37,3 @@ def winners(bench: Bench) -> list[str]:
         quality = f"{bench.criterion.partition(' (')[0]} {bench.percent(row):.1f} %"
         lines.append(f"up to {row.speedup_vs_fused:.2f}x: {row.method}{plan}, {quality}")
     return lines
-
-
-def reference(bench: Bench) -> str:
-    """What speed is compared with."""
-    attention = bench.rows[0].kernel != "none"
-    return "the dense model" + (" on fused attention" if attention else "")

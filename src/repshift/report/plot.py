@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from repshift.files import replacing
-from repshift.report.pareto import pareto, reference
+from repshift.report.pareto import pareto
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +39,7 @@ def plot_pareto(bench: Bench, path: Path) -> None:
         label="Pareto front",
     )
     axes.set(
-        xlabel=f"speed-up over {reference(bench)}", ylabel=f"{bench.criterion}, %",
+        xlabel=f"speed-up over {bench.reference}", ylabel=f"{bench.criterion}, %",
         title=bench.environment["model"],
     )  # fmt: skip
     axes.grid(alpha=0.3)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from repshift.report.pareto import reference, winners
+from repshift.report.pareto import winners
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -84,7 +84,7 @@ def print_table(bench: Bench) -> None:
     if not console.is_terminal:
         console = Console(width=230)
     console.print(table)
-    console.print(f"Best at each speed-up over {reference(bench)}:")
+    console.print(f"Best at each speed-up over {bench.reference}:")
     for line in winners(bench):
         console.print(f"  {line}", markup=False, highlight=False)
     for line in bench.skipped:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from matplotlib.figure import Figure
 
 from repshift.files import replacing
+from repshift.report.pareto import front
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,13 +24,10 @@ def plot_tried(found: Calibration, path: Path) -> None:
         same = [trial for trial in found.tried if trial.plan.method == method]
         points = [trial.share for trial in same], [trial.loss for trial in same]
         axes.scatter(*points, s=18, label=method)
-    front = []
-    for trial in sorted(found.tried, key=lambda trial: (trial.share, trial.loss)):
-        if not front or trial.loss < front[-1].loss:
-            front.append(trial)
+    best = front(found.tried, lambda trial: trial.share, lambda trial: trial.loss)
     axes.plot(
-        [trial.share for trial in front],
-        [trial.loss for trial in front],
+        [trial.share for trial in best],
+        [trial.loss for trial in best],
         color="0.6",
         linestyle=":",
         zorder=0,

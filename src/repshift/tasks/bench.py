@@ -75,7 +75,7 @@ class Bench(Generic[AnyRow]):
 
     ``title`` says it in a sentence or two. ``quality`` is the field of a row by which methods are
     compared beside their speed, in percent after it is multiplied by ``scale``; ``criterion`` is
-    its name for people.
+    its name for people. ``reference`` says in words what speed is compared with.
     """
 
     rows: list[AnyRow]
@@ -85,6 +85,7 @@ class Bench(Generic[AnyRow]):
     quality: str
     criterion: str
     scale: float
+    reference: str
 
     def percent(self, row: AnyRow) -> float:
         """The quality of a row."""
@@ -134,6 +135,7 @@ def run_bench(
         quality="accuracy" if labelled else "fidelity",
         criterion="accuracy" if labelled else f"fidelity ({kind})",
         scale=100.0,
+        reference=against(rows),
     )
 
 

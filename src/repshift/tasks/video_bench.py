@@ -14,7 +14,7 @@ from repshift.tasks.bench import Bench, Compared, measured, skipped
 from repshift.tasks.costs import Cost, measure_costs
 from repshift.tasks.published import published
 from repshift.tasks.retrieval import Retrieval
-from repshift.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
+from repshift.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant, against
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -155,6 +155,7 @@ def _bench(
         f"{task.name} on {task.data.name}: {facts['videos']} videos{skipped(left_out)}, {about}. "
         f"Vision encoder, {measured(facts)}",
         *quality,
+        against(rows),
     )
 
 
