@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from repshift.data.pixels import normalise
+from repshift.files import replacing, write_text
 from repshift.models.umt.vision import sinusoids
 from repshift.zoo.clips.language import ANSWERS, caption, question, vocabulary
 from repshift.zoo.clips.model import (
@@ -54,11 +55,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    write(VOCABULARY, lambda path: path.write_text("\n".join(vocabulary()) + "\n"))
+    write_text(VOCABULARY, "\n".join(vocabulary()) + "\n")
     checkpoint = ROOT / "runs" / f"clips-umt-{args.steps}.pt"
     weights = train(args.steps, checkpoint)
     half = {key: weight.half().contiguous() for key, weight in weights.items()}
-    write(args.out, lambda path: path.write_bytes(save(half)))
+    with replacing(args.out) as whole:
+        whole.write_bytes(save(half))
     checkpoint.unlink()  # the next call trains anew
     print(f"{args.out}: {args.out.stat().st_size:,} bytes")
 
@@ -107,7 +109,8 @@ def train(steps: int, checkpoint: Path) -> dict[str, torch.Tensor]:
         if (step + 1) % 200 == 0 or step + 1 == steps:
             state = {"model": pupil.state_dict(), "optimizer": optimizer.state_dict()}
             state["step"] = step + 1
-            write(checkpoint, lambda path, state=state: torch.save(state, path))
+            with replacing(checkpoint) as whole:
+                torch.save(state, whole)
     return {**pupil.retrieval.state_dict(), **pupil.answering.state_dict()}
 
 
@@ -230,14 +233,6 @@ def seen(encoder, video, chosen):
     for block in encoder.blocks:
         tokens = block(tokens)
     return encoder.norm(tokens)
-
-
-def write(path: Path, save) -> None:
-    """Save beside the file, then rename: it is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save(partial)
-    partial.replace(path)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from repshift.files import replacing
 from repshift.zoo.digits import (
     digits_resnet,
     digits_vim,
@@ -52,7 +53,8 @@ def main() -> None:
         key: weight.half() if weight.is_floating_point() else weight
         for key, weight in weights.items()
     }
-    write(out, lambda path: path.write_bytes(save(half)))
+    with replacing(out) as whole:
+        whole.write_bytes(save(half))
     checkpoint.unlink()  # the next call trains anew
     print(f"{out}: {out.stat().st_size:,} bytes, held-out accuracy {accuracy(args.model, out):.4f}")
 
@@ -90,7 +92,8 @@ def train(name: str, epochs: int, checkpoint: Path) -> dict[str, torch.Tensor]:
         bar.set_postfix(loss=f"{total / steps:.3f}")
         state = {part: module.state_dict() for part, module in parts.items()}
         state["epoch"] = epoch + 1
-        write(checkpoint, lambda path, state=state: torch.save(state, path))
+        with replacing(checkpoint) as whole:
+            torch.save(state, whole)
     return average.module.state_dict()
 
 
@@ -107,14 +110,6 @@ def moved(images: torch.Tensor) -> torch.Tensor:
     theta = torch.stack((cos, -sin, 0.15 * x, sin, cos, 0.15 * y), dim=1).view(-1, 2, 3)
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images + 1, grid, align_corners=False) - 1
-
-
-def write(path: Path, save) -> None:
-    """Save beside the file, then rename: it is whole or not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save(partial)
-    partial.replace(path)
 
 
 @torch.inference_mode()

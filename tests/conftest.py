@@ -55,3 +55,24 @@ def plain(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "repshift"]:
         monkeypatch.delitem(sys.modules, name)
     return importlib.import_module("repshift")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Run the command in an empty directory; gives exit status, standard output and error."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("repshift.tasks.bench.ROUNDS", 2)
+
+    def command(*arguments):
+        from repshift.cli import main
+
+        monkeypatch.setattr(sys, "argv", ["repshift", *map(str, arguments)])
+        try:
+            main()
+            status = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return command

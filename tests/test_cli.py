@@ -11,32 +11,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from repshift import Plan
-from repshift.cli import main
 from repshift.cli.options import read_plan
 
 KEYS = {
     "method", "kernel", "tokens", "gflops", "images_per_s", "speedup_vs_eager",
     "speedup_vs_fused", "fidelity", "accuracy", "peak_mb",
 }  # fmt: skip
-
-
-@pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
-    """Run the command in an empty directory; gives exit status, standard output and error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("repshift.tasks.bench.ROUNDS", 2)
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["repshift", *map(str, arguments)])
-        try:
-            main()
-            status = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return command
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from safetensors.torch import save_file
 from repshift.models.umt import config
 from repshift.models.umt.answering import AnsweringModel
 from repshift.models.umt.retrieval import RetrievalModel
-from test_cli import run  # noqa: F401  (a fixture)
 from umt_models import ANSWERING, RETRIEVAL
 from video_files import write_audio, write_video
 
@@ -58,7 +57,7 @@ def umt(tmp_path, monkeypatch):
     ]  # fmt: skip
 
 
-def test_retrieve_offline_compares_as_the_paper_does(run, tmp_path):  # noqa: F811
+def test_retrieve_offline_compares_as_the_paper_does(run, tmp_path):
     command = ["retrieve", "--compare", "--workers", 0, "--batch-size", 3, "--json", "r.json"]
     status, out, err = run(*command)
     assert status == 0, err
@@ -85,7 +84,7 @@ def test_retrieve_offline_compares_as_the_paper_does(run, tmp_path):  # noqa: F8
     }  # fmt: skip
 
 
-def test_answer_offline(run, tmp_path):  # noqa: F811
+def test_answer_offline(run, tmp_path):
     status, out, err = run("answer", "--workers", 0, "--plan", "umt-qa", "0:0.2", "--out", "o")
     assert status == 0, err
     written = json.loads((tmp_path / "o" / "answers.json").read_text())
@@ -96,7 +95,7 @@ def test_answer_offline(run, tmp_path):  # noqa: F811
     assert "accuracy" in out
 
 
-def test_retrieve_with_files_of_a_user(run, umt, tmp_path):  # noqa: F811
+def test_retrieve_with_files_of_a_user(run, umt, tmp_path):
     command = ["retrieve", "--model", "umt-b16", *umt, "--data", "msrvtt", "--compare"]
     command += ["--checkpoint", tmp_path / "umt-b16.safetensors", "--out", "o"]
     status, _, err = run(*command)
@@ -114,7 +113,7 @@ def test_retrieve_with_files_of_a_user(run, umt, tmp_path):  # noqa: F811
     assert published["random, mean of 5 seeds"] == "-"
 
 
-def test_answer_with_files_of_a_user(run, umt, tmp_path):  # noqa: F811
+def test_answer_with_files_of_a_user(run, umt, tmp_path):
     status, _, err = run(
         "answer", "--model", "umt-l16", *umt, "--data", "msrvtt-qa", "--plan", "0:0.1",
         "--checkpoint", tmp_path / "umt-l16.safetensors", "--methods", "random", "shift",
@@ -141,14 +140,14 @@ def test_answer_with_files_of_a_user(run, umt, tmp_path):  # noqa: F811
         (["--device", "tpu"], "--device tpu cannot be used here"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(run, arguments, message):  # noqa: F811
+def test_what_cannot_be_done_is_said_in_one_line(run, arguments, message):
     status, _, err = run("retrieve", *arguments)
     assert status == 2
     assert message in err
     assert "Traceback" not in err
 
 
-def test_a_wrong_checkpoint_is_named(run, umt, tmp_path):  # noqa: F811
+def test_a_wrong_checkpoint_is_named(run, umt, tmp_path):
     command = ["retrieve", "--model", "umt-b16", *umt, "--data", "msrvtt"]
     status, _, err = run(*command)
     assert (status, "umt-b16 needs --checkpoint FILE" in err) == (2, True)

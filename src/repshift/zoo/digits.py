@@ -6,23 +6,23 @@ and the weights with this package, so a real accuracy is measured without a down
 
 from __future__ import annotations
 
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
 
 from repshift.errors import InputError
+from repshift.zoo.packaged import WEIGHTS, load_packaged
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
     from timm.models.resnet import ResNet
     from timm.models.vision_transformer import VisionTransformer
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from repshift.models.vim.model import VisionMamba
+    from repshift.zoo.packaged import Model
 
-WEIGHTS = files("repshift").joinpath("zoo", "weights")
 HELD_OUT = 540  # of 1,797 pictures
 
 
@@ -85,35 +85,21 @@ def digits_resnet() -> ResNet:
 
 def load_digits_vit() -> VisionTransformer:
     """The trained ``digits_vit`` in evaluation mode, ready for ``held_out_digits``."""
-    _load("digits-vit", model := digits_vit())
-    return model
+    return _load("digits-vit", digits_vit())
 
 
 def load_digits_vim() -> VisionMamba:
     """The trained ``digits_vim`` in evaluation mode, ready for ``held_out_digits``."""
-    _load("digits-vim", model := digits_vim())
-    return model
+    return _load("digits-vim", digits_vim())
 
 
 def load_digits_resnet() -> ResNet:
     """The trained ``digits_resnet`` in evaluation mode, ready for ``held_out_digits``."""
-    _load("digits-resnet", model := digits_resnet())
-    return model
+    return _load("digits-resnet", digits_resnet())
 
 
-def _load(name: str, model: nn.Module) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    file = WEIGHTS / f"{name}.safetensors"
-    try:
-        model.load_state_dict(load(file.read_bytes()))  # float16 in the file, float32 here
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise InputError(
-            f"the weights of {name} cannot be read from {file}; install repshift again, "
-            f"or train them with scripts/train_digits.py ({error})"
-        ) from error
-    model.eval()
+def _load(name: str, model: Model) -> Model:
+    return load_packaged(model, WEIGHTS / f"{name}.safetensors", "scripts/train_digits.py")
 
 
 def _split() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

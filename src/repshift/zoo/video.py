@@ -22,7 +22,7 @@ from repshift.models.umt.retrieval import RetrievalModel
 from repshift.models.umt.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import Callable
 
 OFFLINE = "clips-umt"
 Model = TypeVar("Model", RetrievalModel, AnsweringModel)
@@ -65,57 +65,56 @@ def open_retrieval(
 ) -> VideoTask[RetrievalModel, RetrievalSet]:
     """A model and data set for retrieval; ``folder`` is where the generated clips are kept."""
     if name == OFFLINE:
-        from repshift.zoo.clips import files as clips
-        from repshift.zoo.clips import model
+        from repshift.zoo.clips.files import retrieval_clips
+        from repshift.zoo.clips.model import load_clips_retrieval
 
-        _offline(files)
-        return VideoTask(
-            name, None, None, model.load_clips_retrieval(), clips.retrieval_clips(folder),
-            model.tokenizer(), model.SAMPLING, candidates=32,
-        )  # fmt: skip
-    _known(name)
-    layout, root = _data(files, RetrievalLayout)
+        return _offline(files, load_clips_retrieval, retrieval_clips, folder)
+    layout, root = _layout(name, files, RetrievalLayout)
     data = layout.read(root, files.videos)
-    return VideoTask(
-        name, files.data, name.removeprefix("umt-"),
-        load_retrieval(name, _checkpoint(name, files), pool="all"), data, _words(name, files),
-        Sampling(files.frames, first_seconds=data.first_seconds),
-    )  # fmt: skip
+    checkpoint = _checkpoint(name, files)
+    return _published(
+        name, files, load_retrieval(name, checkpoint, pool="all"), data, data.first_seconds
+    )
 
 
 def open_answering(name: str, files: Files, folder: Path) -> VideoTask[AnsweringModel, QuestionSet]:
     """The same for question answering."""
     if name == OFFLINE:
-        from repshift.zoo.clips import files as clips
-        from repshift.zoo.clips import model
+        from repshift.zoo.clips.files import question_clips
+        from repshift.zoo.clips.model import load_clips_answering
 
-        _offline(files)
-        return VideoTask(
-            name, None, None, model.load_clips_answering(), clips.question_clips(folder),
-            model.tokenizer(), model.SAMPLING, candidates=32,
-        )  # fmt: skip
-    _known(name)
-    layout, root = _data(files, QuestionLayout)
+        return _offline(files, load_clips_answering, question_clips, folder)
+    layout, root = _layout(name, files, QuestionLayout)
     data = layout.read(root, files.videos)
-    return VideoTask(
-        name, files.data, name.removeprefix("umt-"),
-        load_answering(name, _checkpoint(name, files)), data, _words(name, files),
-        Sampling(files.frames),
-    )  # fmt: skip
+    return _published(name, files, load_answering(name, _checkpoint(name, files)), data)
 
 
-def _offline(files: Files) -> None:
+def _offline(
+    files: Files, load: Callable[[], Model], clips: Callable[[Path], Data], folder: Path
+) -> VideoTask[Model, Data]:
+    from repshift.zoo.clips.model import SAMPLING, tokenizer
+
     given = [files.checkpoint, files.vocab, files.data, files.root, files.videos]
     if any(one is not None for one in given):
         raise InputError(
             f"{OFFLINE} brings its own weights and clips; --checkpoint, --vocab, --data, --root "
             "and --videos are for umt-b16 and umt-l16"
         )
+    model, data = load(), clips(folder)
+    return VideoTask(OFFLINE, None, None, model, data, tokenizer(), SAMPLING, candidates=32)
 
 
-def _known(name: str) -> None:
-    if name not in CONFIGS:
-        raise InputError(f"unknown model {name!r}; there are {OFFLINE}, {', '.join(CONFIGS)}")
+def _published(
+    name: str, files: Files, model: Model, data: Data, first_seconds: float | None = None
+) -> VideoTask[Model, Data]:
+    if files.vocab is None:
+        raise InputError(
+            "UMT needs --vocab FILE: vocab.txt of https://huggingface.co/google-bert/"
+            "bert-base-uncased"
+        )
+    words = Tokenizer(files.vocab, CONFIGS[name].vocabulary)
+    sampling = Sampling(files.frames, first_seconds=first_seconds)
+    return VideoTask(name, files.data, name.removeprefix("umt-"), model, data, words, sampling)
 
 
 def _checkpoint(name: str, files: Files) -> Path:
@@ -127,17 +126,10 @@ def _checkpoint(name: str, files: Files) -> Path:
     return files.checkpoint
 
 
-def _words(name: str, files: Files) -> Tokenizer:
-    if files.vocab is None:
-        raise InputError(
-            "UMT needs --vocab FILE: vocab.txt of https://huggingface.co/google-bert/"
-            "bert-base-uncased"
-        )
-    return Tokenizer(files.vocab, CONFIGS[name].vocabulary)
-
-
-def _data(files: Files, kind: type[Layout]) -> tuple[Layout, Path]:
+def _layout(name: str, files: Files, kind: type[Layout]) -> tuple[Layout, Path]:
     """The layout and the directory that were asked for."""
+    if name not in CONFIGS:
+        raise InputError(f"unknown model {name!r}; there are {OFFLINE}, {', '.join(CONFIGS)}")
     known = {name: layout for name, layout in LAYOUTS.items() if isinstance(layout, kind)}
     if files.data not in known:
         raise InputError(f"--data is {files.data}; expected one of {', '.join(known)}")

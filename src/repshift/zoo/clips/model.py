@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
-from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 from repshift.data.videos import Sampling
-from repshift.errors import InputError
 from repshift.models.umt.answering import AnsweringModel
 from repshift.models.umt.config import UMTConfig
 from repshift.models.umt.retrieval import RetrievalModel
 from repshift.models.umt.tokenizer import Tokenizer
+from repshift.zoo import packaged
 from repshift.zoo.clips.language import vocabulary
 
-Model = TypeVar("Model", RetrievalModel, AnsweringModel)
+if TYPE_CHECKING:
+    from repshift.zoo.packaged import Model
+
 SAMPLING = Sampling(frames=8, size=80)  # 800 patches of 8 x 8
 CONFIG = UMTConfig(
     "clips-umt",
@@ -30,8 +30,8 @@ CONFIG = UMTConfig(
     vocabulary=len(vocabulary()),
     positions=64,
 )
-_FOLDER = Path(str(files("repshift"))) / "zoo" / "weights"
-WEIGHTS, VOCABULARY = _FOLDER / "clips-umt.safetensors", _FOLDER / "clips-vocab.txt"
+WEIGHTS = packaged.WEIGHTS / "clips-umt.safetensors"
+VOCABULARY = packaged.WEIGHTS / "clips-vocab.txt"
 
 
 def untrained_retrieval() -> RetrievalModel:
@@ -60,15 +60,4 @@ def tokenizer() -> Tokenizer:
 
 
 def _load(model: Model) -> Model:
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        weights = load(WEIGHTS.read_bytes())  # of both models; float16 in the file, float32 here
-        model.load_state_dict({key: weights[key] for key in model.state_dict()})
-    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-        raise InputError(
-            f"the weights of clips-umt cannot be read from {WEIGHTS}; install repshift again, or "
-            f"train them with scripts/train_clips.py ({error})"
-        ) from error
-    return model.eval()
+    return packaged.load_packaged(model, WEIGHTS, "scripts/train_clips.py", several=True)
