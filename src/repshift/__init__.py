@@ -3,6 +3,7 @@
 from importlib.metadata import version
 
 from repshift.adapters.spec import EncoderSpec, Pooling, ResNetSpec, Stage
+from repshift.calibration.adapt import adapt
 from repshift.calibration.calibrate import Calibration, calibrate
 from repshift.compress import compress
 from repshift.compression import Compression
@@ -60,6 +61,7 @@ __all__ = [
     "ToMe",
     "TokenMap",
     "VidTLDR",
+    "adapt",
     "calibrate",
     "compress",
     "representation_shift",

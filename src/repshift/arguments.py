@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from repshift.errors import InputError
 from repshift.tokens import follow
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from repshift.call import Call
+    from repshift.packing import Packing
 
 
 def by_name(
@@ -41,8 +43,11 @@ def followed_by(
     if not tables or (so_far := call.map_after(block - 1)) is None:
         return {}
 
+    packing = call.packing_after(block - 1)
+
     def follows(table: Tensor, layout: str) -> Tensor:
-        return follow(table, so_far.kept, call.dense, layout)
+        table = follow(table, so_far.kept, call.dense, layout)
+        return table if packing is None else end_to_end(table, layout, packing)
 
     return {
         name: tuple(follows(part, layouts[name]) for part in table)
@@ -50,6 +55,20 @@ def followed_by(
         else follows(table, layouts[name])
         for name, table in tables.items()
     }
+
+
+def end_to_end(table: Tensor, layout: str, packing: Packing) -> Tensor:
+    """A table with one entry a token, for images that lie end to end in one sequence."""
+    axis = layout.find("n")
+    if len(table) == table.shape[axis] == 1:
+        return table
+    if layout.count("n") > 1 or table.shape[axis] < packing.longest:
+        raise InputError(
+            "an adaptive budget keeps images end to end in one sequence, for which this model "
+            "takes no attention mask, and no positional table without entries for the class token "
+            "and registers; use a fixed budget"
+        )
+    return packing.pack(table.movedim(axis, 1)).movedim(1, axis)
 
 
 def padding_among(

@@ -13,12 +13,15 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from repshift.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from jaxtyping import Float
     from torch import Tensor
 
+    from repshift.packing import Packing
     from repshift.scores import Need
 
 
@@ -41,13 +44,20 @@ class WatchedAttention(TorchFunctionMode):
     """Inside, the attention of one block leaves its map or keys, and weighs keys by ``size``.
 
     ``map`` [B, H, N, N] is free of the sizes; ``keys`` [B, H, N, D] are those that queries meet.
-    ``calls`` counts the attentions that passed.
+    ``calls`` counts the attentions that passed. Where a ``packing`` tells that images lie end to
+    end, each attends to itself alone.
     """
 
-    def __init__(self, needs: Collection[Need], size: Float[Tensor, "B N"] | None) -> None:
+    def __init__(
+        self,
+        needs: Collection[Need],
+        size: Float[Tensor, "B N"] | None,
+        packing: Packing | None = None,
+    ) -> None:
         super().__init__()
         self.needs = needs
         self.size = size
+        self.packing = packing
         self.calls = 0
         self.map: Tensor | None = None
         self.keys: Tensor | None = None
@@ -66,17 +76,35 @@ class WatchedAttention(TorchFunctionMode):
 
     def _attend(self, call: _Call) -> Tensor:
         if "keys" in self.needs:
-            self.keys = call.key
+            self.keys = self._batch(call.key)
         if "attention" in self.needs:
             output, self.map = call.eager(self.size)
             return output
+        if self.packing:
+            return each_alone(call, self.packing)
         return call.fused() if self.size is None else proportional(call, self.size)
+
+    def _batch(self, keys: Float[Tensor, "P H T D"]) -> Float[Tensor, "B H K D"]:
+        if self.packing is None:
+            return keys
+        return self.packing.unpack(keys.transpose(1, 2)).transpose(1, 2)
 
     def _attend_projecting(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """nn.MultiheadAttention: projections and attention in one function, tokens [N, B, C]."""
-        _, key, _, width, heads, weight, bias = args[:7]
+        _, key, _, width, heads, weight, bias, *_, dropout, out_weight, out_bias = args[:13]
         count, batch = key.shape[:2]
         asked = dict(kwargs)
+        if self.packing:
+            # This function cannot be told that images lie end to end: its three steps one by one.
+            every = F.linear(key[:, 0], weight, bias).view(count, 3, heads, -1).permute(1, 2, 0, 3)
+            query, key, value = every[:, None]
+            masks = [asked.get(name) for name in ("attn_mask", "key_padding_mask")]
+            mask = next((mask for mask in masks if mask is not None), None)
+            call = _Call(query, key, value, mask, asked["training"] * dropout)
+            if "keys" in self.needs:
+                self.keys = self._batch(call.key)
+            output = each_alone(call, self.packing)[0].transpose(0, 1).flatten(1)
+            return F.linear(output, out_weight, out_bias)[:, None], None
         if "keys" in self.needs:
             bias = None if bias is None else bias[width : 2 * width]
             keys = F.linear(key, weight[width : 2 * width], bias)
@@ -116,6 +144,40 @@ def proportional(call: _Call, size: Float[Tensor, "B N"]) -> Float[Tensor, "B H 
     key = F.pad(torch.cat((call.key, bias), dim=-1), (0, room - 1))
     value = F.pad(call.value, (0, query.shape[-1] - width))
     return call.fused(query, key, value)[..., :width]
+
+
+def each_alone(call: _Call, packing: Packing) -> Float[Tensor, "1 H T D"]:
+    """Attention of images that lie end to end, each to itself alone, without a mask or padding."""
+    if call.mask is not None:
+        raise InputError(
+            "an adaptive budget keeps images end to end in one sequence, which an attention mask "
+            "does not know; use a fixed budget"
+        )
+    if call.query.is_cuda and call.query.itemsize == 2 and not call.dropout:
+        return in_one_kernel(call, packing)
+    parts = [part.split(packing.counts, dim=2) for part in (call.query, call.key, call.value)]
+    return torch.cat([call.fused(*image) for image in zip(*parts, strict=True)], dim=2)
+
+
+def in_one_kernel(call: _Call, packing: Packing) -> Float[Tensor, "1 H T D"]:
+    """The same by the kernel for sequences of different lengths (CUDA, half precision)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    query, key, value = (part[0].transpose(0, 1) for part in (call.query, call.key, call.value))
+    output = varlen_attn(
+        query,
+        key,
+        value,
+        cu_seq_q=packing.ends,
+        cu_seq_k=packing.ends,
+        max_q=packing.longest,
+        max_k=packing.longest,
+        scale=call.scale,
+        window_size=(-1, 0) if call.causal else (-1, -1),
+        enable_gqa=call.gqa,
+    )
+    assert isinstance(output, torch.Tensor)
+    return output.transpose(0, 1)[None]
 
 
 class _Call:

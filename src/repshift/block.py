@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional as F
 
+from repshift.adaptive import decide, levels
 from repshift.errors import InputError
 from repshift.scores import Snapshots
 
@@ -17,16 +16,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from repshift.adapters.spec import EncoderSpec
+    from repshift.adaptive import PackedStep
     from repshift.attention import WatchedAttention
+    from repshift.packing import Packing
     from repshift.plan import Plan
     from repshift.tokens import Step
 
 
 @dataclass
 class BlockRun:
-    """One block in one forward, which ``drop`` tokens shall leave.
+    """One block in one forward, which ``drop`` tokens shall leave (a share with adaptive budget).
 
-    ``size`` is how many tokens each one that entered stands for (None: itself); ``padding`` marks
+    ``size`` is how many tokens each one that entered stands for (None: itself); ``packing`` tells
+    how images of different lengths lie in the stream (None: all are of one); ``padding`` marks
     those that no query sees and ``inner`` those between the patches that never leave (None: there
     are none).
     """
@@ -34,22 +36,24 @@ class BlockRun:
     block: int
     plan: Plan
     spec: EncoderSpec
-    drop: int
+    drop: float | int
     entry: Float[Tensor, "B N C"]
     size: Float[Tensor, "B N"] | None = None
+    packing: Packing | None = None
     padding: Bool[Tensor, "B N"] | None = None
     watch: WatchedAttention | None = None
     inner: Bool[Tensor, "B N"] | None = None
     middle: Float[Tensor, "B N C"] | None = None
     activation: Float[Tensor, "B N E"] | None = None
-    step: Step | None = None
+    step: Step | PackedStep | None = None
 
-    def decide(self, tokens: Float[Tensor, "B N C"], verify: bool) -> Step:
+    def decide(self, tokens: Float[Tensor, "B N C"], verify: bool) -> Step | PackedStep:
         """The step by which tokens leave the stream ``tokens``, the middle or the exit.
 
         ``verify`` costs a synchronisation on a GPU.
         """
-        prefix, seen = self.spec.prefix_tokens, self._snapshots(tokens)
+        seen = self._snapshots(tokens)
+        tokens = seen.tokens
         if self.plan.reduction.scored:
             scores = self.plan.score(seen).detach()
             if verify and scores.sum().isnan():
@@ -57,20 +61,23 @@ class BlockRun:
                     f"block {self.block}: the score {self.plan.score} is NaN, so the activations "
                     "are; check the input and the weights"
                 )
+            if verify and self.plan.adaptive and (scores < 0).any():
+                raise InputError(
+                    "an adaptive budget counts scores as shares of their sum, but "
+                    f"{self.plan.score} gives negative ones; use another score"
+                )
         else:
             dtype = torch.promote_types(tokens.dtype, torch.float32)
             scores = torch.zeros(tokens.shape[:2], dtype=dtype, device=tokens.device)
-        if self.padding is not None and verify and self.padding[:, :prefix].any():
+        if self.padding is not None and verify and self.padding[:, : seen.prefix].any():
             raise InputError(
                 "a text begins with padding, so its first token is not where it must stay; pad on "
                 'the right (tokenizer.padding_side = "right")'
             )
-        scores = F.pad(scores[:, prefix:], (prefix, 0), value=math.inf)
-        if seen.closed is not None:
-            scores = scores.masked_fill(seen.closed, math.inf)
-        if self.padding is not None:
-            scores = scores.masked_fill(self.padding, -math.inf)
-        return self.plan.reduction(seen, scores, self.drop)
+        scores = seen.guard(scores)
+        if self.plan.adaptive:
+            return decide(seen, levels(scores, self.plan.score), self.drop, self.packing)
+        return self.plan.reduction(seen, scores, int(self.drop))
 
     def _snapshots(self, tokens: Float[Tensor, "B N C"]) -> Snapshots:
         needs, watch = self.plan.required(), self.watch
@@ -92,12 +99,15 @@ class BlockRun:
                 f"{self.plan.score} did not see the activations of block {self.block}: a fused "
                 "kernel took the place of its last projection; call model.eval() first"
             )
+        batch = self.packing.unpack if self.packing else lambda stream: stream
+        tokens, entry = batch(tokens), batch(self.entry)
+        middle = None if self.middle is None else batch(self.middle)
         return Snapshots(
             self.block,
             self.spec.prefix_tokens,
             tokens,
-            entry=self.entry if "entry" in needs else None,
-            middle=self.middle if "middle" in needs else None,
+            entry=entry if "entry" in needs else None,
+            middle=middle if "middle" in needs else None,
             exit=tokens if "exit" in needs else None,
             attention=watch.map if watch and "attention" in needs else None,
             keys=watch.keys if watch and "keys" in needs else None,

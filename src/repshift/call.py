@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from repshift.adaptive import PackedStep
 from repshift.tokens import TokenMap
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
+    from repshift.packing import Packing
     from repshift.tokens import Step
 
 
@@ -26,19 +28,26 @@ class Call:
     dense: int
     device: torch.device
     counts: dict[int, int] = field(default_factory=dict)
-    steps: dict[int, Step] = field(default_factory=dict)
+    steps: dict[int, Step | PackedStep] = field(default_factory=dict)
     sizes: dict[int, Float[Tensor, "B K"]] = field(default_factory=dict)
+    packings: dict[int, Packing] = field(default_factory=dict)
     places: dict[int, int] = field(default_factory=dict)  # memory addresses, to tell calls apart
     _maps: dict[int, TokenMap] = field(default_factory=dict)
 
     def record(
-        self, block: int, count: int, step: Step | None, size: Float[Tensor, "B N"] | None
+        self,
+        block: int,
+        count: int,
+        step: Step | PackedStep | None,
+        size: Float[Tensor, "B N"] | None,
     ) -> None:
         """``count`` tokens left ``block``, by ``step`` if any, where each stood for ``size``."""
         self.counts[block] = count
         if step is not None:
             self.steps[block] = step
-            if step.share is not None:
+            if isinstance(step, PackedStep):
+                self.packings[block] = step.packing
+            elif step.share is not None:
                 self.sizes[block] = step.resize(size)
 
     def map_after(self, block: int) -> TokenMap | None:
@@ -52,10 +61,21 @@ class Call:
             self._maps[last] = before.then(step) if before else step
         return self._maps[last]
 
+    def packing_after(self, block: int) -> Packing | None:
+        """How images of different lengths leave ``block``; None if all are of one."""
+        done = [earlier for earlier in self.packings if earlier <= block]
+        return self.packings[max(done)] if done else None
+
     def size_after(self, block: int) -> Float[Tensor, "B K"] | None:
         """How many tokens each one that leaves ``block`` stands for; None if all for themselves."""
         done = [earlier for earlier in self.sizes if earlier <= block]
         return self.sizes[max(done)] if done else None
+
+    def weights(self) -> Float[Tensor, "B K"] | None:
+        """What each token at the end counts in a mean, 0 for padding; None if all count alike."""
+        last = max(self.counts)
+        packing = self.packing_after(last)
+        return self.size_after(last) if packing is None else (~packing.padding).float()
 
     def places_of(self, tokens: Sequence[int], block: int) -> Bool[Tensor, "B K"] | None:
         """Marks those ``tokens`` of the dense sequence among all that leave ``block``."""

@@ -57,6 +57,8 @@ def _check(plan: Plan, spec: EncoderSpec) -> None:
             f"{plan.reduction} takes rows and columns out of the feature maps of a ResNet; this "
             "model is made of blocks of tokens: use prune, merge, tome or vid-tldr"
         )
+    if plan.adaptive and plan.drop:
+        _check_ends(spec)
     if missing := needs & {"branch", "stage entry", "grid"}:
         raise InputError(
             f"{plan.score} needs the {' and '.join(sorted(missing))} of a ResNet's stage, and this "
@@ -87,6 +89,20 @@ def _check(plan: Plan, spec: EncoderSpec) -> None:
                 f"{plan.reduction} acts between attention and MLP, and block {block} does not add "
                 "its MLP to the stream there; use merge or prune, which act after the block"
             )
+
+
+def _check_ends(spec: EncoderSpec) -> None:
+    """Whether images of different lengths can go through all blocks, and what follows, at once."""
+    reason = None
+    if spec.mixers or spec.inner_tokens:
+        reason = "its blocks read a sequence from end to end, where one image would reach the next"
+    elif spec.readers or not (spec.class_token or spec.pooling):
+        reason = (
+            "what reads its tokens after the last block takes the same number of every image "
+            "(neither the class token nor a mean that can leave out padding)"
+        )
+    if reason:
+        raise InputError(f"an adaptive budget does not go with this model: {reason}")
 
 
 def _check_stages(plan: Plan, spec: ResNetSpec) -> None:

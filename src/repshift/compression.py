@@ -44,15 +44,19 @@ class Compression(Hooked):
 
     @property
     def counts(self) -> list[int]:
-        """Tokens that left each block in the last call, prefix tokens included."""
-        call = self._last_call()
-        return [call.counts[block] for block in range(len(self.spec.blocks))]
+        """Tokens that left each block in the last call, prefix tokens included.
+
+        With an adaptive budget, those of the mean image, rounded; ``lengths`` has each.
+        """
+        blocks = range(len(self.spec.blocks))
+        return [round(self.lengths_after(block).float().mean().item()) for block in blocks]
 
     @property
     def kept(self) -> Int[Tensor, "B K"]:
         """Index in the dense sequence of each token that survived the last call.
 
-        Ascending, except after the matching of ToMe and vid-TLDR, which puts odd tokens last.
+        Ascending, except after the matching of ToMe and vid-TLDR, which puts odd tokens last. With
+        an adaptive budget, -1 at the end of images that kept fewer than the longest.
         """
         return self.kept_after(len(self.spec.blocks) - 1)
 
@@ -60,7 +64,7 @@ class Compression(Hooked):
     def sizes(self) -> Float[Tensor, "B K"]:
         """How many tokens of the dense sequence were merged into each survivor of the last call.
 
-        1 for a token that took up no other; pruned tokens count nowhere.
+        1 for a token that took up no other, 0 where ``kept`` is -1; pruned tokens count nowhere.
         """
         return self.sizes_after(len(self.spec.blocks) - 1)
 
@@ -69,13 +73,27 @@ class Compression(Hooked):
         call = self._last_call()
         sizes = call.size_after(block)
         if sizes is None:
-            return torch.ones(call.batch, call.counts[block], device=call.device)
+            return (self.kept_after(block) >= 0).float()
         return sizes
+
+    @property
+    def lengths(self) -> Int[Tensor, " B"]:
+        """How many tokens of each image survived the last call, prefix tokens included."""
+        return self.lengths_after(len(self.spec.blocks) - 1)
+
+    def lengths_after(self, block: int) -> Int[Tensor, " B"]:
+        """How many tokens of each image left ``block`` in the last call."""
+        call = self._last_call()
+        if packing := call.packing_after(block):
+            return packing.lengths
+        return torch.full((call.batch,), call.counts[block], device=call.device)
 
     def kept_after(self, block: int) -> Int[Tensor, "B K"]:
         """Index in the dense sequence of each token that left ``block`` in the last call."""
         call = self._last_call()
-        return (call.map_after(block) or call.identity()).kept
+        kept = (call.map_after(block) or call.identity()).kept
+        packing = call.packing_after(block)
+        return kept if packing is None else kept.masked_fill(packing.padding, -1)
 
     def restore(
         self, features: Shaped[Tensor, "B K C"], block: int | None = None
@@ -85,8 +103,10 @@ class Compression(Hooked):
         Each token that left gets the features of the survivor that stands for it.
         """
         call = self._last_call()
-        so_far = call.map_after(len(self.spec.blocks) - 1 if block is None else block)
-        return (so_far or call.identity()).restore(features)
+        block = len(self.spec.blocks) - 1 if block is None else block
+        if (packing := call.packing_after(block)) and features.shape[1] == call.counts[block]:
+            features = packing.unpack(features)
+        return (call.map_after(block) or call.identity()).restore(features)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_call": None, "_run": None, "_features": None}
@@ -108,7 +128,8 @@ class Compression(Hooked):
             # First of all hooks, so that those of others (the hidden states of transformers) see
             # what is left of the tokens, whoever came first.
             yield block.register_forward_hook(Hook(self, "_leave", index), prepend=True)
-            if plan.reduction.weighs or plan.required() & {"attention", "keys"}:
+            watches = plan.adaptive or plan.reduction.weighs
+            if watches or plan.required() & {"attention", "keys"}:
                 # The mode that watches attention must be left even where the block raises.
                 yield block.register_forward_hook(Hook(self, "_release"), always_call=True)
             if index not in plan.drop:
@@ -122,7 +143,7 @@ class Compression(Hooked):
                 yield spec.mixers[index].register_forward_pre_hook(Hook(self, "_see_activation"))
         for index, (reader, _) in enumerate(spec.readers):
             yield reader.register_forward_pre_hook(Hook(self, "_read", index), with_kwargs=True)
-        if spec.pooling and isinstance(plan.reduction, Merging):
+        if spec.pooling and (isinstance(plan.reduction, Merging) or plan.adaptive):
             yield spec.pooling.tokens.register_forward_hook(Hook(self, "_see_features"))
             yield spec.pooling.average.register_forward_pre_hook(Hook(self, "_average"))
 
@@ -130,6 +151,11 @@ class Compression(Hooked):
 
     def _start(self, block: int, args: tuple[Any, ...]) -> None:
         self._call = None
+        if self.plan.adaptive and torch.compiler.is_compiling():
+            raise InputError(
+                "how many tokens an adaptive budget keeps, only the images tell, so no graph can "
+                "be compiled or exported for it; use a fixed budget"
+            )
 
     def _enter(
         self, block: int, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -156,16 +182,21 @@ class Compression(Hooked):
         for name, reason in self.spec.refused.items():
             if given.get(name) is not None:
                 raise InputError(f"block {block} was given {name}: {reason}")
-        size = call.size_after(block - 1)
+        size, packing = call.size_after(block - 1), call.packing_after(block - 1)
         followed = followed_by(call, block, given, self.spec.positions)
         ids = self.spec.position_ids
         if ids and given.get(ids) is None and (so_far := call.map_after(block - 1)):
-            followed[ids] = so_far.kept
-        if followed or size is not None:
+            followed[ids] = packing.pack(so_far.kept) if packing else so_far.kept
+        if followed or size is not None or packing:
             check_place(call, block, tokens, again)
-        drop = self.plan.leaving(block, tokens.shape[1] - self.spec.staying)
-        self._run = run = BlockRun(block, self.plan, self.spec, drop, tokens, size)
-        if drop:
+        if self.plan.adaptive:
+            drop = self.plan.drop.get(block, 0)
+        else:
+            drop = self.plan.leaving(block, tokens.shape[1] - self.spec.staying)
+        self._run = run = BlockRun(block, self.plan, self.spec, drop, tokens, size, packing)
+        if packing:
+            run.padding = packing.padding
+        elif drop:
             run.padding = padding_among(given | followed, self.spec.positions, tokens)
             run.inner = call.places_of(self.spec.inner_tokens, block - 1)
         self._watch(run)
@@ -203,6 +234,12 @@ class Compression(Hooked):
                 "block did not call scaled_dot_product_attention; load a Hugging Face model with "
                 'attn_implementation="sdpa", or merge with attention="plain"'
             )
+        if run.packing and run.watch and run.watch.calls == 0:
+            raise InputError(
+                f"with an adaptive budget the images of a batch meet in block {block}, which did "
+                "not call scaled_dot_product_attention, where they are kept apart; load a Hugging "
+                'Face model with attn_implementation="sdpa", or use a fixed budget'
+            )
         if run.drop and not self.plan.before_mlp:
             run.step = run.decide(tokens, self._verify(tokens))
         step = run.step
@@ -211,7 +248,10 @@ class Compression(Hooked):
         if not recomputing():
             call.record(block, reduced.shape[1], step, run.size)
         self._release(block, args, output)
-        if step is None:
+        last = block == len(self.spec.blocks) - 1
+        if last and (packing := call.packing_after(block)):
+            reduced = packing.unpack(reduced)
+        if reduced is tokens:
             return None
         return (reduced, *output[1:]) if isinstance(output, tuple) else reduced
 
@@ -234,10 +274,10 @@ class Compression(Hooked):
 
     def _average(self, _: int, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         features, self._features = self._features, None
-        sizes = self._call.size_after(len(self.spec.blocks) - 1) if self._call else None
-        if features is None or sizes is None or self.spec.pooling is None:
+        weights = self._call.weights() if self._call else None
+        if features is None or weights is None or self.spec.pooling is None:
             return None
-        weights = sizes[:, self.spec.pooling.skipped :, None]
+        weights = weights[:, self.spec.pooling.skipped :, None]
         summed = (features[:, self.spec.pooling.skipped :] * weights).sum(1)
         mean = (summed / weights.sum(1)).to(features.dtype)
         # A class token may come before the mean.
@@ -256,15 +296,15 @@ class Compression(Hooked):
     def _watch(self, run: BlockRun) -> None:
         needs = self.plan.required() & {"attention", "keys"} if run.drop else frozenset()
         size = run.size if self.plan.reduction.weighs else None
-        acts = needs or size is not None or (run.drop and self.plan.before_mlp)
+        acts = needs or size is not None or run.packing or (run.drop and self.plan.before_mlp)
         if acts and replays(self.spec.blocks[run.block]):
             raise InputError(
                 "gradient checkpointing of transformers runs a block again without its hooks, so "
                 f"{self.plan.method} would not act there; train with a score that reads no "
                 "attention and prune, or without gradient checkpointing"
             )
-        if needs or size is not None:
-            run.watch = WatchedAttention(needs, size)
+        if needs or size is not None or run.packing:
+            run.watch = WatchedAttention(needs, size, run.packing)
             run.watch.__enter__()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from repshift.errors import InputError
 from repshift.method import from_dict, from_label
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from repshift.scores import Need
 
 Key = TypeVar("Key", int, str)
+Budget = Literal["fixed", "adaptive"]
 
 
 @dataclass(frozen=True)
@@ -35,11 +36,17 @@ class Plan:
 
     A plan without a score takes the one its reduction is used with: ``Shift()``, and
     ``Shift("block")`` for lines.
+
+    With an ``adaptive`` budget every image keeps what it needs: the lowest scores leave as far as
+    they sum to the share that ``drop`` names, a share of the image's total score.
+    ``repshift.adapt`` finds the shares at which as many tokens leave on average as by a plan whose
+    budget is ``fixed``.
     """
 
     drop: Mapping[int, float | int]
     score: Score = None  # type: ignore[assignment]  # the reduction's usual one
     reduction: Reduction = field(default_factory=Prune)
+    budget: Budget = "fixed"
 
     def __post_init__(self) -> None:
         for block, amount in self.drop.items():
@@ -52,15 +59,26 @@ class Plan:
                 f"a plan takes a Score and a Reduction, got {type(self.score).__name__} and "
                 f"{type(self.reduction).__name__}; write for example Plan(drop, score=Shift())"
             )
+        if self.budget not in get_args(Budget):
+            raise InputError(f"budget is {self.budget!r}; expected fixed or adaptive")
+        if self.adaptive:
+            self._check_adaptive()
 
     def __hash__(self) -> int:
-        return hash((tuple(self.drop.items()), self.score, self.reduction))
+        return hash((tuple(self.drop.items()), self.score, self.reduction, self.budget))
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the scores decide how many tokens of an image leave."""
+        return self.budget == "adaptive"
 
     @property
     def method(self) -> str:
         """The label of score and reduction: ``shift(mlp, l2) + merge``; a score alone prunes."""
         if not self.reduction.scored:
             return str(self.reduction)
+        if self.adaptive:
+            return f"{self.score}, adaptive"
         return f"{self.score} + {self.reduction}" if self.reduction != Prune() else str(self.score)
 
     def required(self) -> frozenset[Need]:
@@ -80,6 +98,8 @@ class Plan:
 
     def leaving(self, block: int, patches: int, what: str = "patch tokens at block") -> int:
         """How many of ``patches`` patch tokens, or of what is named, leave after ``block``."""
+        if self.adaptive:
+            raise InputError("how many tokens leave by an adaptive plan, only its images tell")
         amount = self.drop.get(block, 0)
         count = math.floor(amount * patches) if isinstance(amount, float) else amount
         if self.reduction.at_most_half:
@@ -185,12 +205,13 @@ class Plan:
             "drop": {str(block): amount for block, amount in self.drop.items()},
             "score": self.score.to_dict(),
             "reduction": self.reduction.to_dict(),
+            "budget": self.budget,
         }
         return json.dumps(form, indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read a plan; ``score`` and ``reduction`` may be left out.
+        """Read a plan; ``score``, ``reduction`` and ``budget`` may be left out.
 
         ``provenance`` may tell how the plan was found (``repshift plan`` writes it); it changes
         nothing.
@@ -201,10 +222,10 @@ class Plan:
             raise InputError(f"the plan is not JSON: {error}") from None
         if not isinstance(form, dict) or not isinstance(form.get("drop"), dict):
             raise InputError('a plan is a JSON object with "drop", such as {"drop": {"0": 0.2}}')
-        if extra := form.keys() - {"drop", "score", "reduction", "provenance"}:
+        if extra := form.keys() - {"drop", "score", "reduction", "budget", "provenance"}:
             raise InputError(
                 f"the plan has unknown keys {', '.join(sorted(extra))}; "
-                "it takes drop, score and reduction"
+                "it takes drop, score, reduction and budget"
             )
         drop = _unique([(_block(key), amount) for key, amount in form["drop"].items()])
         parts: dict[str, Any] = {"drop": drop}
@@ -212,6 +233,8 @@ class Plan:
             parts["score"] = from_dict(SCORES, form["score"])
         if "reduction" in form:
             parts["reduction"] = from_dict(REDUCTIONS, form["reduction"])
+        if "budget" in form:
+            parts["budget"] = form["budget"]
         return cls(**parts)
 
     @classmethod
@@ -239,6 +262,21 @@ class Plan:
                 ) from None
             drop.append((_block(block), value))
         return cls(_unique(drop))
+
+    def _check_adaptive(self) -> None:
+        if self.reduction != Prune():
+            raise InputError(f"an adaptive budget prunes; it does not go with {self.reduction}")
+        if "attention" in self.required():
+            raise InputError(
+                "with an adaptive budget images lie end to end in one sequence, which has no "
+                f"attention map for {self.score}; use a score that reads none, such as shift"
+            )
+        for block, amount in self.drop.items():
+            if amount and not isinstance(amount, float):
+                raise InputError(
+                    f"block {block} drops {amount}; with an adaptive budget a share of the total "
+                    "score leaves, below 1 (repshift.adapt finds it)"
+                )
 
 
 def _check(block: object, amount: object) -> None:

@@ -42,6 +42,7 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
         prefix_tokens=1,
         class_token=True,
         positions={"attn_mask": "bhnn"},
+        readers=[] if tower.attn_pool is None else [(tower.attn_pool, {})],
         pooling=Pooling(tokens=blocks[-1], average=tower.ln_post, skipped=1) if averages else None,
     )
 

@@ -98,6 +98,7 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
         positions={"rope": "bhnd", "attn_mask": "bhnn"},
         mlp=[getattr(block, "mlp", None) for block in blocks],
         pooling=_pooling(model),
+        readers=[] if pool is None else [(pool, {})],
     )
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from repshift.calibration.adapt import adapt
 from repshift.calibration.judge import Judge, Objective
 from repshift.calibration.memo import Memo
 from repshift.calibration.search import METHODS, Search, Trial
@@ -16,7 +17,7 @@ from repshift.compress import compress
 from repshift.errors import InputError
 from repshift.measure.digest import digest
 from repshift.measure.environment import processor, versions
-from repshift.plan import Plan
+from repshift.plan import Budget, Plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,6 +56,11 @@ class Calibration:
             f"{kept['loss']:.4f} (on those it saw: {facts['promised']['fidelity']:.4f}, "
             f"{facts['promised']['loss']:.4f})",
         ]
+        if fixed := facts.get("held_out, fixed budget"):
+            lines.append(
+                "with the same number of tokens in every image: fidelity "
+                f"{fixed['fidelity']:.4f}, {unlike} {fixed['loss']:.4f}"
+            )
         if target == "speedup":
             lines.append(f"{facts['measured_speedup']:.2f}x measured, {value:.2f}x promised")
         return "\n".join(lines)
@@ -74,6 +80,7 @@ def calibrate(
     fidelity: float | None = None,
     objective: Objective = "kl",
     methods: Sequence[str] | None = None,
+    budget: Budget = "fixed",
     seed: int = 0,
     batch_size: int = 16,
     spec: EncoderSpec | None = None,
@@ -88,6 +95,9 @@ def calibrate(
     and no label is read. ``objective`` is ``kl`` for a model that gives logits and ``cosine`` for
     one that gives a pooled feature. ``methods`` are labels as in ``Plan.from_method``; if left out,
     a short list without those that the model does not allow.
+
+    With an ``adaptive`` budget the plan that was found is given levels by ``adapt``, so that every
+    image keeps what it needs and as many tokens leave on average; methods that prune are searched.
 
     Half of the ``images``, drawn by ``seed``, are searched on; the other half only checks the
     result: what the search made of the best closed form is kept if it holds there. ``state`` is a
@@ -128,7 +138,7 @@ def calibrate(
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
-    plans = _starts(model, spec, methods)
+    plans = _starts(model, spec, methods, budget)
     memo = Memo(state, facts | {"methods": [plan.method for plan in plans]})
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     seen, unseen = images[order[len(images) // 2 :]], images[order[: len(images) // 2]]
@@ -154,13 +164,18 @@ def calibrate(
     ]
     # Exchanges that do not hold on images which the search never saw were chance.
     best = min(range(len(rivals)), key=lambda at: kept[at][0])
-    trial, (loss, agreement) = rivals[best], kept[best]
-    plan = trial.plan
+    plan = rivals[best].plan
     figures: dict[str, Any] = {
         "flops": counted.measure(plan),
-        "promised": {"loss": trial.loss, "fidelity": trial.fidelity},
-        "held_out": {"loss": loss, "fidelity": agreement},
+        "promised": {"loss": rivals[best].loss, "fidelity": rivals[best].fidelity},
+        "held_out": dict(zip(("loss", "fidelity"), kept[best], strict=True)),
     }
+    if budget == "adaptive":
+        plan = adapt(model, plan, seen, batch_size=batch_size, spec=spec)
+        figures["held_out, fixed budget"] = figures["held_out"]
+        figures["flops"] = counted.mean(plan, unseen.split(batch_size))
+        for name, images_of in (("promised", judge), ("held_out", check)):
+            figures[name] = dict(zip(("loss", "fidelity"), images_of.rate(plan), strict=True))
     if timed is not None:
         figures["promised"]["speedup"] = speedup
         figures["measured_speedup"] = 1 / timed.measure(plan)
@@ -184,15 +199,22 @@ def _target(flops: float | None, speedup: float | None, fidelity: float | None) 
     return target
 
 
-def _starts(model: nn.Module, spec: EncoderSpec, methods: Sequence[str] | None) -> list[Plan]:
-    """The methods as plans; of the default ones, those that the model allows."""
+def _starts(
+    model: nn.Module, spec: EncoderSpec, methods: Sequence[str] | None, budget: Budget
+) -> list[Plan]:
+    """The methods as plans; of the default ones, those that the model and the budget allow."""
     if methods is not None:
-        return [Plan.from_method(label, {}) for label in methods]
+        plans = [Plan.from_method(label, {}) for label in methods]
+        for plan in plans:
+            replace(plan, budget=budget)
+        return plans
     plans = []
     for label in METHODS:
         plan = Plan.from_method(label, {})
         try:
             compress(model, replace(plan, drop={0: 1}), spec).detach()
+            if budget == "adaptive":
+                compress(model, replace(plan, drop={0: 0.5}, budget=budget), spec).detach()
         except InputError:
             continue
         plans.append(plan)

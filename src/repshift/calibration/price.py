@@ -16,7 +16,7 @@ from repshift.plan import Plan
 from repshift.scores import Random
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from jaxtyping import Float
     from torch import Tensor, nn
@@ -117,6 +117,15 @@ class Flops(Price):
     def meets(self, plan: Plan, share: float) -> bool:
         """At most the share asked for, and less by no more than about a token."""
         return share - 1.5 / self.patches <= self.measure(plan) <= share
+
+    def mean(self, plan: Plan, batches: Iterable[Tensor]) -> float:
+        """The share over many images, for a plan by which every image costs something else."""
+        cost, images = 0.0, 0
+        with compress(self.model, plan, self.spec):
+            for batch in batches:
+                cost += count_flops(lambda batch=batch: self.model(batch))[0]
+                images += len(batch)
+        return cost / images / (self.dense / len(self.images))
 
     def _each(self, counts: list[int], run: Callable[[int], object]) -> list[float]:
         return [count_flops(lambda count=count: run(count))[0] for count in counts]

@@ -34,6 +34,7 @@ class Recording:
             {block: count for block, count in call.counts.items() if block < first},
             {block: step for block, step in call.steps.items() if block < first},
             {block: size for block, size in call.sizes.items() if block < first},
+            {block: packing for block, packing in call.packings.items() if block < first},
         )
 
 

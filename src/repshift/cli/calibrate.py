@@ -28,6 +28,8 @@ class Calibrate:
     """Images to use, drawn by the seed: half to search on, half to check the result."""
     methods: tuple[str, ...] = ()
     """Labels of the methods to try, such as 'redundancy(keys)' tome; a short list if left out."""
+    budget: Literal["fixed", "adaptive"] = "fixed"
+    """adaptive: every image keeps what it needs, with as many tokens on average."""
     seed: int = 0
     """Draws the images and their halves."""
     batch_size: int = 16
@@ -68,6 +70,7 @@ class Calibrate:
             fidelity=self.fidelity,
             objective="kl" if loaded.classes else "cosine",
             methods=self.methods or None,
+            budget=self.budget,
             seed=self.seed,
             batch_size=self.batch_size,
             name=loaded.name,

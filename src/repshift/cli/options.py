@@ -29,6 +29,11 @@ def read_plan(text: str) -> Plan:
 
 def with_method(plan: Plan, method: str | None) -> Plan:
     """The plan, by another method where one is named."""
+    if plan.adaptive and method is not None:
+        raise InputError(
+            f"the levels of an adaptive plan are those of its own score, {plan.score}; leave "
+            f"--method {method} out"
+        )
     return plan if method is None else Plan.from_method(method, plan.drop)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from matplotlib.figure import Figure
@@ -13,7 +13,7 @@ from repshift.adapters.spec import ResNetSpec
 from repshift.compress import compress
 from repshift.plan import Plan
 from repshift.reductions.base import Merging
-from repshift.scores import Need, Score, Snapshots
+from repshift.scores.watched import Watched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,26 +23,10 @@ if TYPE_CHECKING:
 
     from repshift.adapters.spec import EncoderSpec
     from repshift.compression import Compression
+    from repshift.scores import Score, Snapshots
     from repshift.zoo.load import LoadedModel
 
 GREY = 0.82  # what a token that left is painted with
-
-
-@dataclass(frozen=True)
-class _Recorded(Score):
-    """Another score that keeps what it gave, by block."""
-
-    name: ClassVar[str] = "recorded"
-    inner: Score
-    given: dict[int, Tensor]
-
-    def required(self) -> frozenset[Need]:
-        return self.inner.required()
-
-    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
-        scores = self.inner(seen)
-        self.given[seen.block] = scores.float().cpu()
-        return scores
 
 
 def pictures(
@@ -83,10 +67,10 @@ def token_pictures(
     patches = _patches(spec, loaded.grid)
     with torch.inference_mode():
         dense = draw(_tokens(model, images))
-        with compress(model, replace(plan, score=_Recorded(plan.score, given)), spec) as done:
+        with compress(model, replace(plan, score=_watched(plan.score, given)), spec) as done:
             tokens = _tokens(model, images)
             kept = {block: done.kept_after(block).cpu() for block in blocks}
-            counts = done.counts
+            lengths = {block: done.lengths_after(block).tolist() for block in blocks}
             groups = {block: _groups(done, block)[:, patches] for block in blocks}
             restored = draw(done.restore(tokens))
     figures = []
@@ -101,7 +85,7 @@ def token_pictures(
                 left = _blend(photo, groups[block][row], loaded.grid)
             else:
                 left = _paint(photo, kept[block][row], patches, loaded.grid)
-            panels.append((f"{counts[block]} tokens after block {block}", left, {}))
+            panels.append((f"{lengths[block][row]} tokens after block {block}", left, {}))
         for title, maps in (("dense output", dense), ("restored output", restored)):
             if maps is not None:
                 panels.append((title, maps[row], {"cmap": "gray", "vmin": 0, "vmax": 1}))
@@ -121,7 +105,7 @@ def line_pictures(
     Grey is what left, in the full grid of the stage (see ``LineCompression.kept_after``).
     """
     given: dict[int, Tensor] = {}
-    recorded = replace(plan, score=_Recorded(plan.score, given))
+    recorded = replace(plan, score=_watched(plan.score, given))
     with torch.inference_mode():
         with compress(loaded.model, Plan({}), spec) as dense:
             _tokens(loaded.model, images)
@@ -143,6 +127,15 @@ def line_pictures(
             panels.append((f"{rows} x {columns} after stage {stage}", left, {}))
         figures.append(_strip(panels))
     return figures
+
+
+def _watched(score: Score, given: dict[int, Tensor]) -> Watched:
+    """The score, keeping what it gave, by block."""
+
+    def tell(seen: Snapshots, scores: Tensor) -> None:
+        given[seen.block] = scores.float().cpu()
+
+    return Watched(score, tell)
 
 
 def _tokens(model: torch.nn.Module, images: Tensor) -> Tensor:

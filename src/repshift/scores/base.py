@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
+
+from torch.nn import functional as F
 
 from repshift.method import Method
 
@@ -52,6 +55,13 @@ class Snapshots:
     stage_entry: Float[Tensor, "B N D"] | None = None
     grid: tuple[int, int] | None = None
 
+    def guard(self, scores: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
+        """The scores, inf for what never leaves and -inf for padding, which leaves first."""
+        scores = F.pad(scores[:, self.prefix :], (self.prefix, 0), value=math.inf)
+        if self.closed is not None:
+            scores = scores.masked_fill(self.closed, math.inf)
+        return scores if self.padding is None else scores.masked_fill(self.padding, -math.inf)
+
 
 @dataclass(frozen=True)
 class Score(Method):
@@ -62,6 +72,11 @@ class Score(Method):
     def required(self) -> frozenset[Need]:
         """What must be captured for this score with its settings."""
         return self.needs
+
+    @property
+    def absolute(self) -> bool:
+        """Whether a value means the same in every image, so that images can be compared by it."""
+        return False
 
     def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
         """Scores of all tokens, prefix tokens included (their scores are not used)."""

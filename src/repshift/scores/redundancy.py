@@ -21,10 +21,10 @@ Direction = Literal["keys", "mlp", "block"]
 class Redundancy(Score):
     """Keep the tokens at odd places; of the others, those least like any of them.
 
-    Minus the largest cosine of a token at an even place to one at an odd place, as ToMe matches
-    (arXiv 2210.09461), but without merging. ``keys`` compares the keys, ``mlp`` the updates that
-    the MLP makes, ``block`` those of the whole block. At most half of the tokens should leave at
-    once: beyond that, those at odd places go in no order of merit.
+    One minus the largest cosine of a token at an even place to one at an odd place, as ToMe matches
+    (arXiv 2210.09461), but without merging; 2 at odd places. ``keys`` compares the keys, ``mlp``
+    the updates that the MLP makes, ``block`` those of the whole block. At most half of the tokens
+    should leave at once: beyond that, those at odd places go in no order of merit.
     """
 
     name: ClassVar[str] = "redundancy"
@@ -44,6 +44,10 @@ class Redundancy(Score):
         }
         return needs[self.of]
 
+    @property
+    def absolute(self) -> bool:
+        return True
+
     def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
         if self.of == "keys":
             assert seen.keys is not None
@@ -59,6 +63,6 @@ class Redundancy(Score):
             likeness = likeness.masked_fill(seen.closed[:, None, 1::2], -1)
         closed = seen.prefix // 2  # odd places among the prefix tokens stand for no other
         likeness = likeness[..., closed:].amax(-1)
-        scores = direction.new_full(direction.shape[:2], 1.0)
-        scores[:, 0::2] = -likeness
+        scores = direction.new_full(direction.shape[:2], 2.0)
+        scores[:, 0::2] = 1 - likeness
         return scores

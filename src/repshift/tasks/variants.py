@@ -116,6 +116,9 @@ def variants(
     labels = methods or default_methods(spec)
     chosen = [fitted(Plan.from_method(label, {}), spec) for label in labels]
     for name, plan in plans:
+        if plan.adaptive:  # its levels are those of its own score
+            rows.append(_variant(name, plan))
+            continue
         tried = [replace(method, drop=plan.drop) for method in chosen]
         if plan not in tried and plan != fitted(Plan(plan.drop), spec):
             tried.append(plan)

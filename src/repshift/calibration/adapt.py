@@ -1,0 +1,77 @@
+"""``repshift.adapt``: a budget per image that costs, on average, what a fixed plan costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from repshift.adaptive import levels
+from repshift.compress import compress
+from repshift.errors import InputError
+from repshift.scores.watched import Watched
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Float
+    from torch import Tensor, nn
+
+    from repshift.adapters.spec import EncoderSpec
+    from repshift.plan import Plan
+    from repshift.scores import Snapshots
+
+
+def adapt(
+    model: nn.Module,
+    plan: Plan,
+    images: Float[Tensor, "N ..."],
+    *,
+    batch_size: int = 16,
+    spec: EncoderSpec | None = None,
+) -> Plan:
+    """The adaptive plan by which as many tokens leave on average over ``images`` as by ``plan``.
+
+    Block after block, ``drop`` becomes the level up to which that many leave (see ``Plan``). The
+    images, ready for the model, need no labels; some dozens do.
+
+    Raises ``InputError`` if ``plan`` is adaptive already, merges, or does not fit the model.
+    """
+    if plan.adaptive:
+        raise InputError("adapt takes a plan with a fixed budget; this one is adaptive already")
+    found: dict[int, float] = {}
+    left = None
+    for block in plan.drop:
+        watching = replace(plan, drop={**found, block: 0.5}, budget="adaptive")
+        level = _levels_at(block, watching, model, images.split(batch_size), spec)
+        if left is None:  # the highest of every image never leaves, and is not among the levels
+            left = len(level) // len(images) + 1
+        leaving = plan.leaving(block, left)
+        left -= leaving
+        if leaving:
+            # Between the last that leaves and the first that stays.
+            found[block] = level[leaving * len(images) - 1 :][:2].mean().item()
+    return replace(plan, drop=found, budget="adaptive")
+
+
+def _levels_at(
+    block: int,
+    plan: Plan,
+    model: nn.Module,
+    batches: Sequence[Tensor],
+    spec: EncoderSpec | None,
+) -> Float[Tensor, " M"]:
+    """The levels at ``block`` of all tokens that may leave there, of all images, in order."""
+    seen: list[Tensor] = []
+
+    def tell(shown: Snapshots, scores: Tensor) -> None:
+        if shown.block == block:
+            seen.append(levels(shown.guard(scores), plan.score).flatten().cpu())
+
+    watched = replace(plan, score=Watched(plan.score, tell))
+    with compress(model, watched, spec), torch.inference_mode():
+        for batch in batches:
+            model(batch)
+    level = torch.cat(seen)
+    return level[level.isfinite()].sort().values

@@ -1,0 +1,291 @@
+"""A budget per image: packed runs against runs image by image, rules against slow ones."""
+
+import json
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+import torchvision
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from models import FAMILIES, build, images
+from repshift import (
+    ClassAttention,
+    InputError,
+    KeyNorm,
+    Merge,
+    Plan,
+    Random,
+    Redundancy,
+    Reverse,
+    Shift,
+    adapt,
+    calibrate,
+    compress,
+)
+from repshift.adaptive import decide, levels
+from repshift.attention import _Call, each_alone, in_one_kernel
+from repshift.packing import Packing
+from repshift.reductions import Prune
+from repshift.scores import Snapshots
+
+# Those whose pooling takes the same number of tokens of every image.
+REFUSED = ("siglip", "pe core", "pe lang")
+SHARES = {0: 0.15, 2: 0.3}
+
+
+def unlike(count, dtype=torch.float64, side=(40, 56)):
+    """Photos of which more and more is black, so that they need fewer and fewer tokens."""
+    photos = torch.randn(count, 3, *side, dtype=dtype)
+    for number, photo in enumerate(photos):
+        photo[:, :, : number * side[1] // (count + 1)] = 0
+    return photos
+
+
+def adaptive(score, drop=None):
+    return Plan(drop or SHARES, score, budget="adaptive")
+
+
+def slow_levels(scores, absolute):
+    """Row by row, as the docstring says it."""
+    result = []
+    for row in scores.tolist():
+        finite = [(value, -place) for place, value in enumerate(row) if math.isfinite(value)]
+        total = sum(value for value, _ in finite)
+        level = list(row)
+        for value, place in finite:
+            held = sum(other[0] for other in finite if other <= (value, place))
+            level[-place] = value if absolute else held / total if total > 0 else 1.0
+        if finite:
+            level[-max(finite)[1]] = math.inf
+        result.append(level)
+    return torch.tensor(result)
+
+
+rows = st.lists(
+    st.sampled_from([0.0, 0.25, 0.5, 1.0, 3.0, math.inf, -math.inf]), min_size=6, max_size=6
+).filter(lambda row: any(map(math.isfinite, row)))
+
+
+@given(st.lists(rows, min_size=1, max_size=4), st.booleans())
+def test_levels_are_what_they_say(table, absolute):
+    scores = torch.tensor(table)
+    score = Redundancy() if absolute else Shift()
+    torch.testing.assert_close(levels(scores, score), slow_levels(scores, absolute))
+
+
+def test_levels_do_not_depend_on_padding():
+    scores = torch.rand(3, 50)
+    padded = F.pad(scores, (0, 13), value=-math.inf)
+    assert torch.equal(levels(padded, Shift())[:, :50], levels(scores, Shift()))
+
+
+@given(st.lists(st.integers(1, 6), min_size=1, max_size=5))
+def test_packing_is_undone_by_unpacking(lengths):
+    packing = Packing(torch.tensor(lengths))
+    batch = torch.rand(len(lengths), max(lengths), 3)
+    batch[packing.padding] = 0
+    sequence = packing.pack(batch)
+    assert torch.equal(
+        sequence[0], torch.cat([row[:n] for row, n in zip(batch, lengths, strict=True)])
+    )
+    assert torch.equal(packing.unpack(sequence), batch)
+    assert packing.ends.tolist() == [sum(lengths[:n]) for n in range(len(lengths) + 1)]
+
+
+@given(st.integers(0, 9), st.lists(st.integers(2, 9), min_size=1, max_size=4))
+def test_a_step_is_that_of_each_image_alone(seed, lengths):
+    torch.manual_seed(seed)
+    packing = Packing(torch.tensor(lengths))
+    tokens = torch.randn(len(lengths), max(lengths), 4)
+    padding = packing.padding
+    tokens[padding] = 0
+    seen = Snapshots(0, 1, tokens, closed=padding, padding=padding)
+    scores = seen.guard(torch.rand(tokens.shape[:2]))
+    step = decide(seen, levels(scores, Shift()), 0.4, packing)
+    left = step.packing.unpack(step.apply(packing.pack(tokens), None))
+    for row, count in enumerate(lengths):
+        alone = Snapshots(0, 1, tokens[row : row + 1, :count])
+        stays = int(step.packing.lengths[row])
+        own = scores[row : row + 1, :count].masked_fill(torch.arange(count) < 1, math.inf)
+        slow = Prune()(alone, own, count - stays)
+        assert torch.equal(step.map.kept[row, :stays], slow.kept[0])
+        assert torch.equal(step.map.home[row, :count], slow.map.home[0])
+        assert torch.equal(left[row, :stays], slow.apply(alone.tokens, None)[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_each_image_runs_as_it_does_alone(family):
+    model, photos = build(family, torch.float64), unlike(4)
+    fixed = Plan({0: 0.2, 2: 0.3}, Redundancy("block"))
+    if family in REFUSED or getattr(model, "rope", None) is not None:
+        with pytest.raises(InputError, match="adaptive budget"):
+            adapt(model, fixed, photos)
+        return
+    plan = adapt(model, fixed, photos)
+    with compress(model, plan) as compression, torch.no_grad():
+        together, features = model(photos), model.forward_features(photos)
+        kept, lengths = compression.kept, compression.lengths.tolist()
+        counts = compression.counts
+        restored = compression.restore(features)
+    assert len(set(lengths)) > 1
+    assert counts[-1] == round(sum(lengths) / 4)
+    for row in range(4):
+        with compress(model, plan) as compression, torch.no_grad():
+            alone = model(photos[row : row + 1])
+            drops = [
+                int(compression.lengths_after(block - 1)) - int(compression.lengths_after(block))
+                for block in (1, 2)
+            ]
+            first = model.num_prefix_tokens + 35 - int(compression.lengths_after(0))
+            own = compression.kept
+        torch.testing.assert_close(together[row : row + 1], alone)
+        assert torch.equal(kept[row, : lengths[row]], own[0])
+        assert (kept[row, lengths[row] :] == -1).all()
+        # The slow truth: the fixed plan that drops as many of this image.
+        assert drops[0] == 0
+        fixed = Plan({0: first, 2: drops[1]}, plan.score)
+        with compress(model, fixed) as compression, torch.no_grad():
+            torch.testing.assert_close(alone, model(photos[row : row + 1]))
+            assert torch.equal(compression.kept, own)
+            whole = compression.restore(model.forward_features(photos[row : row + 1]))
+        torch.testing.assert_close(restored[row : row + 1], whole)
+
+
+@pytest.mark.parametrize("score", [Redundancy("keys"), KeyNorm(), Random()], ids=str)
+def test_an_image_does_not_depend_on_its_neighbours(score):
+    model, photos = build("deit", img_size=(96, 96)), unlike(4, torch.float32, (96, 96))
+    with compress(model, adaptive(score)) as compression, torch.no_grad():
+        features, lengths = model.forward_features(photos), compression.lengths.tolist()
+        for some in ([1, 3], [2, 0, 1]):
+            fewer = model.forward_features(photos[some])
+            assert compression.lengths.tolist() == [lengths[row] for row in some]
+            for place, row in enumerate(some):
+                count = lengths[row]
+                assert torch.equal(fewer[place, :count], features[row, :count])
+
+
+@pytest.mark.parametrize("score", [Shift(), Redundancy("keys")], ids=str)
+def test_multihead_attention_keeps_images_apart(score):
+    model = torchvision.models.VisionTransformer(40, 8, 4, 2, 32, 64, num_classes=7).eval().double()
+    torch.nn.init.normal_(model.heads.head.weight)
+    photos = unlike(3, side=(40, 40))
+    with compress(model, adaptive(score)) as compression, torch.no_grad():
+        together, lengths = model(photos), compression.lengths.tolist()
+        assert len(set(lengths)) > 1
+        alone = torch.cat([model(photo[None]) for photo in photos])
+    torch.testing.assert_close(together, alone)
+
+
+def test_one_kernel_for_all_lengths_is_told_the_same(monkeypatch):
+    """The CUDA kernel is another's; what it is handed must mean what the loop computes."""
+
+    def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, **rest):
+        assert rest == {"enable_gqa": False}
+        assert torch.equal(cu_seq_q, cu_seq_k)
+        ends = cu_seq_q.tolist()
+        assert max_q == max_k == max(b - a for a, b in pairwise(ends))
+        parts = [
+            F.scaled_dot_product_attention(
+                *(part[a:b].transpose(0, 1) for part in (query, key, value)),
+                scale=scale,
+                is_causal=window_size == (-1, 0),
+            ).transpose(0, 1)
+            for a, b in pairwise(ends)
+        ]
+        return torch.cat(parts)
+
+    varlen = pytest.importorskip("torch.nn.attention.varlen")
+    monkeypatch.setattr(varlen, "varlen_attn", kernel)
+    packing = Packing(torch.tensor([3, 7, 1]))
+    for causal in (False, True):
+        call = _Call(*torch.randn(3, 1, 2, 11, 4).double(), is_causal=causal, scale=0.3)
+        torch.testing.assert_close(in_one_kernel(call, packing), each_alone(call, packing))
+
+
+def test_gradients_pass_and_checkpointing_gives_the_same():
+    model, photos = build("deit", torch.float64).train(), unlike(3)
+
+    def learn():
+        model.zero_grad()
+        model(photos).square().sum().backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    plan = adapt(model, Plan({0: 0.2, 2: 0.3}, Redundancy("block")), photos)
+    with compress(model, plan) as compression:
+        plain, lengths = learn(), compression.lengths
+        assert len(lengths.unique()) > 1
+        model.set_grad_checkpointing()
+        torch.testing.assert_close(learn(), plain)
+        assert torch.equal(compression.lengths, lengths)
+
+
+def test_a_plan_whose_levels_nothing_reaches_leaves_the_output_as_it_is():
+    model, photos = build("deit"), images(3)
+    with torch.no_grad():
+        dense = model(photos)
+        with compress(model, adaptive(Shift(), {1: 1e-9})) as compression:
+            torch.testing.assert_close(model(photos), dense)
+    assert compression.counts == [36] * 4
+
+
+def test_adapt_lets_as_many_leave_on_average():
+    model, photos = build("deit"), unlike(12, torch.float32)
+    for score, alike in ((Shift(), True), (Redundancy("keys"), False)):
+        fixed = Plan({0: 0.2, 1: 0.01, 2: 6}, score)
+        plan = adapt(model, fixed, photos, batch_size=5)
+        assert (plan.score, plan.budget, list(plan.drop)) == (score, "adaptive", [0, 2])
+        assert Plan.from_json(plan.to_json()) == plan
+        with torch.no_grad(), compress(model, fixed) as compression:
+            model(photos)
+            counts = compression.counts
+        with torch.no_grad(), compress(model, plan) as compression:
+            model(photos)
+            assert compression.counts == counts
+            assert (len(compression.lengths.unique()) == 1) is alike
+
+
+def test_a_search_may_end_in_a_budget_per_image():
+    model, photos = build("deit"), images(8)
+    found = calibrate(model, photos, flops=0.8, budget="adaptive", batch_size=4)
+    assert found.plan.adaptive
+    facts = json.loads(found.to_json())["provenance"]
+    assert facts["flops"] == pytest.approx(0.8, abs=0.05)
+    assert facts["held_out, fixed budget"].keys() == facts["held_out"].keys()
+    assert "with the same number of tokens in every image" in found.summary()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Plan({0: 5}, budget="adaptive"), "a share of the total score leaves, below 1"),
+        (lambda: Plan({0: 0.2}, reduction=Merge(), budget="adaptive"), "does not go with merge"),
+        (lambda: adaptive(ClassAttention()), "no attention map for class-attention"),
+        (lambda: adapt(build("deit"), adaptive(Shift()), images()), "adaptive already"),
+        (lambda: adaptive(Shift()).entering(4, 35), "only its images tell"),
+    ],
+)
+def test_what_cannot_be_is_refused(make, message):
+    with pytest.raises(InputError, match=message):
+        make()
+
+
+def test_an_unknown_budget_is_named(plain):
+    with pytest.raises(plain.InputError, match="budget is 'often'; expected fixed or adaptive"):
+        plain.Plan.from_json('{"drop": {}, "budget": "often"}')
+
+
+def test_negative_scores_have_no_shares():
+    model = build("deit")
+    with compress(model, adaptive(Reverse(Shift()))), pytest.raises(InputError, match="negative"):
+        model(images())
+
+
+def test_an_adaptive_model_is_not_compiled():
+    model = build("deit")
+    refused = pytest.raises(Exception, match="no graph can be compiled or exported")
+    with compress(model, adaptive(Shift())), torch.no_grad(), refused:
+        torch.export.export(model, (images(),))
