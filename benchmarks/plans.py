@@ -1,24 +1,24 @@
-"""Found plans against closed forms on a labelled image set, at equal FLOPs; the paper's ablations.
+"""Found plans against closed forms at equal FLOPs on a real task; the paper's ablations.
 
     python benchmarks/plans.py --checkpoint W --calibration DIR --test DIR --out docs/results/caltech-plans
 
 calibrates without labels, once for each budget (``plan-BUDGET.json`` beside the results;
-a plan that is there already is used), and reports accuracy, agreement and KL on the test images.
+a plan that is there already is used), and reports quality and fidelity on what the search never
+saw. ``--subject`` takes another model: digits, saliency (with images), clips or minilm.
 ``--ablations`` adds figure 5 (site, metric and definition at single blocks) and table 8 (the top
 half kept, or the bottom half) on part of the test images, ``--speed`` times the plans of each
 budget in turn with the dense model. A stopped run goes on where it was.
 """  # noqa: E501
 
 import argparse
-import platform
 from pathlib import Path
 
-import timm
 import torch
 from tqdm import tqdm
 
 from repshift import (
     ClassAttention,
+    ColumnAttention,
     Plan,
     Prune,
     Random,
@@ -28,45 +28,50 @@ from repshift import (
     ToMe,
     calibrate,
 )
-from repshift.adapters import describe
 from repshift.calibration.judge import Judge
 from repshift.calibration.memo import Memo
 from repshift.calibration.price import Flops
 from repshift.calibration.search import Search, closed_forms
-from repshift.data.batches import draw
 from repshift.files import write_text
-from repshift.measure.fidelity import accuracy, logit_fidelity
+from repshift.measure.environment import environment
 from repshift.schedules import late
 from repshift.tasks.costs import measure_costs
 from repshift.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
-from repshift.zoo.load import load_model, open_source
+from subjects import clips, labelled, saliency, sentences
 
-HEAD = "| {} | plan | FLOPs | accuracy | agreement | KL |\n|---|---|---:|---:|---:|---:|"
+HEAD = "| {} | plan | FLOPs | {} | {} | {} |\n|---|---|---:|---:|---:|---:|"
 
 
 class Bench:
-    """A model, its test images and what is known of plans on them."""
+    """A subject, and what is known of plans on its test inputs."""
 
-    def __init__(self, loaded, directory, count, batch, dtype, memo, device):
-        self.model = loaded.model.to(device, dtype)
-        self.spec = describe(self.model)
-        drawn = draw(open_source(loaded, directory, True), count, 0)
-        self.labels, images = drawn.labels, drawn.images.to(device, dtype)
-        self.judge = Judge(self.model, self.spec, images, "kl", batch)
-        self.price = Flops(self.model, self.spec, images[:1], memo)
+    def __init__(self, subject, batch, dtype, memo, device):
+        self.subject, self.spec = subject, subject.spec
+        self.model = subject.model.to(device, dtype)
+
+        def place(inputs):
+            return inputs.to(device, dtype if inputs.is_floating_point() else None)
+
+        self.seen, test = place(subject.calibration), place(subject.test)
+        self.judge = Judge(self.model, self.spec, test, subject.objective, batch)
+        self.price = Flops(self.model, self.spec, test[:1], memo)
         self.search = Search(self.judge, self.price, memo, tqdm(disable=True))
         self.memo = memo
         paper, constant, _ = closed_forms(len(self.spec.blocks))
         self.paper, self.constant = paper, constant
+        kl = subject.logits
+        self.names = (
+            subject.quality_name,
+            *(("agreement", "KL") if kl else ("cosine", "1 - cosine")),
+        )
 
     def rate(self, plan, batches=None):
-        """Share of the FLOPs, accuracy, agreement, KL."""
+        """Share of the FLOPs, quality, fidelity and loss; the quality on all batches alone."""
 
         def rate():
             output = self.judge.outputs(plan, batches)
-            fidelity = logit_fidelity(self.judge.dense[: len(output)], output)
-            right = accuracy(output, self.labels[: len(output)])
-            return [self.price.measure(plan), right, fidelity.value, fidelity.kl]
+            loss, fidelity = self.judge.compare(output)
+            return [self.price.measure(plan), self.subject.quality(output, plan), fidelity, loss]
 
         return self.memo(f"{plan.method} at {plan.schedule} on {batches or 'all'}", rate)
 
@@ -80,19 +85,20 @@ def mean(rows):
 
 
 def line(label, schedule, row):
-    share, right, agreement, kl = row
+    share, quality, fidelity, loss = row
     return (
-        f"| {label} | {schedule} | {100 * share:.1f} % | {100 * right:.1f} % | "
-        f"{100 * agreement:.1f} % | {kl:.4f} |"
+        f"| {label} | {schedule} | {100 * share:.1f} % | {quality:.1f} | {100 * fidelity:.1f} % | "
+        f"{loss:.4f} |"
     )
 
 
 def contenders(bench, budget, found, seeds):
     """Label and plans at one budget; several plans are averaged."""
     late_shape = late(len(bench.spec.blocks), 1)
+    attention = ClassAttention() if bench.spec.class_token else ColumnAttention()
     rows = [
         ("random, paper's blocks", [(bench.paper, Random(seed)) for seed in range(seeds)]),
-        ("class attention, paper's blocks", [(bench.paper, ClassAttention())]),
+        (f"{attention}, paper's blocks", [(bench.paper, attention)]),
         ("ToMe, paper's blocks", [(bench.paper, Shift(), ToMe())]),
         ("ToMe, constant", [(bench.constant, Shift(), ToMe())]),
         ("shift, paper's blocks", [(bench.paper, Shift())]),
@@ -107,7 +113,7 @@ def contenders(bench, budget, found, seeds):
 
 
 def budget_table(bench, budget, found, seeds):
-    lines = [HEAD.format(f"at most {budget:g} of the FLOPs")]
+    lines = [HEAD.format(f"at most {budget:g} of the FLOPs", *bench.names)]
     lines.append(line("dense", "", bench.rate(Plan({}))))
     for label, plans in contenders(bench, budget, found, seeds):
         label += f", mean of {len(plans)} seeds" if len(plans) > 1 else ""
@@ -116,7 +122,7 @@ def budget_table(bench, budget, found, seeds):
 
 
 def single_blocks(bench, batches):
-    """Figure 5: the lowest fifth leaves at one block; accuracy and KL."""
+    """Figure 5: the lowest fifth leaves at one block; quality and loss."""
     scores = [
         Shift(site, metric, definition)
         for site in ("mlp", "attention")
@@ -137,7 +143,7 @@ def one_block_table(bench, batches, blocks, share, scores):
     lines = [f"| score | {heads} |", "|---|" + "---:|" * len(blocks)]
     for score in scores:
         rows = [bench.rate(Plan({block: share}, score), batches) for block in blocks]
-        cells = " | ".join(f"{100 * right:.1f} % ({kl:.3f})" for _, right, _, kl in rows)
+        cells = " | ".join(f"{quality:.1f} ({loss:.3f})" for _, quality, _, loss in rows)
         lines.append(f"| {score} | {cells} |")
     return lines
 
@@ -157,17 +163,16 @@ def speed_table(bench, budget, found, seeds, batch, rounds):
     return lines
 
 
-def found_plan(arguments, loaded, budget, dtype):
-    path = arguments.out.parent / f"{arguments.out.name}-plan-{budget:g}.json"
+def found_plan(bench, budget, out):
+    path = out.parent / f"{out.name}-plan-{budget:g}.json"
     if not path.is_file():
-        images = draw(
-            open_source(loaded, arguments.calibration, False), arguments.samples, 0
-        ).images
         found = calibrate(
-            loaded.model.to(arguments.device, dtype),
-            images.to(arguments.device, dtype),
+            bench.model,
+            bench.seen,
             flops=budget,
-            name=loaded.name,
+            objective=bench.subject.objective,
+            spec=bench.spec,
+            name=bench.subject.name,
             state=path.with_suffix(".search.json"),
         )
         write_text(path, found.to_json())
@@ -176,14 +181,17 @@ def found_plan(arguments, loaded, budget, dtype):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="timm:vit_small_patch14_dinov2")
+    parser.add_argument(
+        "--subject", choices=["timm", "digits", "saliency", "clips", "minilm"], default="timm"
+    )
+    parser.add_argument("--model", default="timm:vit_small_patch14_dinov2", help="of timm")
     parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--calibration", type=Path, required=True, help="images, without labels")
-    parser.add_argument("--test", type=Path, required=True, help="images with labels.csv")
+    parser.add_argument("--calibration", type=Path, help="images, without labels")
+    parser.add_argument("--test", type=Path, help="images, of timm with labels.csv")
     parser.add_argument("--out", type=Path, default=Path("runs/plans"))
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.65, 0.5, 0.75])
-    parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--samples", type=int, default=128, help="calibration images")
+    parser.add_argument("--images", type=int, default=500, help="test inputs")
+    parser.add_argument("--samples", type=int, default=128, help="calibration inputs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--device", default="cpu")
@@ -192,24 +200,28 @@ def main():
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    dtype = getattr(torch, arguments.dtype)
-    environment = {
-        "model": arguments.model,
-        "test images": arguments.images,
+    if arguments.subject in ("timm", "saliency") and not (arguments.test and arguments.calibration):
+        parser.error(f"--subject {arguments.subject} needs --calibration DIR and --test DIR")
+    count = arguments.samples, arguments.images
+    folders = arguments.calibration, arguments.test
+    subject = {
+        "timm": lambda: labelled(arguments.model, arguments.checkpoint, *folders, *count),
+        "digits": lambda: labelled("digits-vit", None, None, None, *count),
+        "saliency": lambda: saliency(*folders, *count),
+        "clips": lambda: clips(*count),
+        "minilm": lambda: sentences(*count),
+    }[arguments.subject]()
+    device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
+    facts = {
+        "model": subject.name,
+        "test inputs": len(subject.test),
         "batch": arguments.batch,
-        "device": platform.machine() if arguments.device == "cpu" else arguments.device,
-        "threads": torch.get_num_threads(),
-        "dtype": arguments.dtype,
-        "torch": torch.__version__,
-        "timm": timm.__version__,
+        **environment(device, dtype, "timm"),
     }
-    loaded = load_model(arguments.model, arguments.checkpoint)
-    memo = Memo(arguments.out.with_suffix(".json"), environment)
-    plans = {b: found_plan(arguments, loaded, b, dtype) for b in arguments.budgets}
-    bench = Bench(
-        loaded, arguments.test, arguments.images, arguments.batch, dtype, memo, arguments.device
-    )
-    text = [", ".join(f"{name} {value}" for name, value in environment.items())]
+    memo = Memo(arguments.out.with_suffix(".json"), facts)
+    bench = Bench(subject, arguments.batch, dtype, memo, device)
+    plans = {b: found_plan(bench, b, arguments.out) for b in arguments.budgets}
+    text = [", ".join(f"{name} {value}" for name, value in facts.items())]
 
     def add(title, lines):
         text.extend(["", f"## {title}", "", *lines])
@@ -220,7 +232,7 @@ def main():
         lines = budget_table(bench, budget, plan, arguments.seeds)
         add(f"{100 * budget:g} % of the FLOPs", lines)
     if arguments.ablations:
-        on = f"({arguments.ablations * arguments.batch} images: accuracy, KL)"
+        on = f"({arguments.ablations * arguments.batch} images: {bench.names[0]}, {bench.names[2]})"
         add(f"Table 8: half leave at one block {on}", halves(bench, arguments.ablations))
         add(
             f"Figure 5: a fifth leaves at one block {on}", single_blocks(bench, arguments.ablations)

@@ -51,7 +51,10 @@ class Judge:
 
     def rate(self, plan: Plan, batches: int | None = None) -> tuple[float, float]:
         """Loss and fidelity (top-1 agreement, or feature cosine) on the first ``batches``."""
-        output = self.outputs(plan, batches)
+        return self.compare(self.outputs(plan, batches))
+
+    def compare(self, output: Float[Tensor, "N K"]) -> tuple[float, float]:
+        """Loss and fidelity of outputs for the first images."""
         dense = self.dense[: len(output)]
         if self.objective == "kl":
             fidelity = logit_fidelity(dense, output)

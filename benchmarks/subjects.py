@@ -1,0 +1,178 @@
+"""What plans are compared on: a model, what it sees, and how well it does its task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from repshift import EncoderSpec, Plan, compress
+from repshift.adapters import describe
+from repshift.data.batches import draw
+from repshift.data.pixels import normalise
+from repshift.measure.fidelity import accuracy
+from repshift.zoo.load import load_model, open_source
+from repshift.zoo.saliency_vit import load_saliency_vit
+
+
+@dataclass
+class Subject:
+    """A model that gives logits or features [B, K], and its inputs.
+
+    ``quality`` rates the outputs for all test inputs under a plan, in the unit its name says.
+    """
+
+    name: str
+    model: nn.Module
+    spec: EncoderSpec
+    calibration: Tensor
+    test: Tensor
+    quality_name: str
+    quality: Callable[[Tensor, Plan], float]
+    logits: bool = True
+
+    @property
+    def objective(self):
+        return "kl" if self.logits else "cosine"
+
+
+def labelled(name, checkpoint, calibration, test, samples, count):
+    """A classifier of images in directories, or one with samples of its own; top-1 accuracy."""
+    loaded = load_model(name, checkpoint)
+    spec = describe(loaded.model)
+    if test is None:
+        images = draw(open_source(loaded, None, True), samples + count, 0)
+        seen, shown = images.images[:samples], images.images[samples:]
+        labels = images.labels[samples:]
+    else:
+        seen = draw(open_source(loaded, calibration, False), samples, 0).images
+        drawn = draw(open_source(loaded, test, True), count, 0)
+        shown, labels = drawn.images, drawn.labels
+    return Subject(
+        loaded.name, loaded.model, spec, seen, shown, "accuracy, %",
+        lambda output, plan: 100 * accuracy(output, labels),
+    )  # fmt: skip
+
+
+class Encoder(nn.Module):
+    """The class token of saliency-vit-s14, which a plan is searched by."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return self.model.encode(images)[:, 0]
+
+
+def saliency(calibration, test, samples, count):
+    """saliency-vit-s14; mean difference of the restored map from the dense one, in percent."""
+    loaded = load_model("saliency-vit-s14")
+    whole = load_saliency_vit().eval()
+    model = Encoder(whole).eval()
+    seen = draw(open_source(loaded, calibration, False), samples, 0).images
+    shown = draw(open_source(loaded, test, False), count, 0).images
+    spec = describe(whole.encoder)
+
+    @torch.inference_mode()
+    def maps(plan):
+        with compress(model, plan, spec) as compression:
+            return torch.cat(
+                [whole.decode(compression.restore(whole.encode(x))) for x in shown.split(25)]
+            )
+
+    dense = maps(Plan({}))
+
+    def difference(_, plan):
+        return 100 * (maps(plan) - dense).abs().mean().item()
+
+    return Subject(
+        "saliency-vit-s14", model, spec, seen, shown, "map difference, %", difference, logits=False
+    )
+
+
+class Clips(nn.Module):
+    """Videos of clips-umt as the vectors that are compared with texts."""
+
+    def __init__(self, retrieval):
+        super().__init__()
+        self.retrieval = retrieval
+
+    def forward(self, videos):
+        _, pooled = self.retrieval.encode_video(videos)
+        return F.normalize(self.retrieval.vision_proj(pooled), dim=-1).mean(1)
+
+
+def clips(samples, count):
+    """clips-umt, first stage of retrieval; mean R@1 of both directions."""
+    from repshift.zoo.clips.files import clip_scenes
+    from repshift.zoo.clips.language import caption
+    from repshift.zoo.clips.model import SAMPLING, load_clips_retrieval, tokenizer
+    from repshift.zoo.clips.render import render
+    from repshift.zoo.clips.scene import draw_scene
+
+    model = load_clips_retrieval()
+    times = (np.arange(SAMPLING.frames) + 0.5) / SAMPLING.frames
+
+    def videos(scenes):
+        frames = np.stack([render(scene, times, SAMPLING.size) for scene in scenes])
+        return normalise(torch.from_numpy(frames))
+
+    generator = np.random.default_rng([1])
+    unseen, scenes = [draw_scene(generator) for _ in range(samples)], clip_scenes()[:count]
+    captions = [caption(scene, np.random.default_rng(scene.seed)) for scene in scenes]
+    ids, mask = tokenizer().captions(captions, 26)
+    with torch.inference_mode():
+        texts = F.normalize(model.text_proj(model.encode_text(ids, mask)[:, 0]), dim=-1)
+
+    def recall(output, plan):
+        ranked = output @ texts.T
+        own = torch.arange(len(output))
+        both = [(ranked.argmax(axis) == own).double().mean().item() for axis in (0, 1)]
+        return 50 * sum(both)
+
+    return Subject(
+        "clips-umt", Clips(model).eval(), describe(model), videos(unseen), videos(scenes),
+        "mean R@1", recall, logits=False,
+    )  # fmt: skip
+
+
+class Sentences(nn.Module):
+    """Embeddings of texts of one length by MiniLM; the mean token, as it is used."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids):
+        tokens = self.model.encoder(input_ids=ids).last_hidden_state
+        return F.normalize(tokens.mean(1), dim=-1)
+
+
+def sentences(samples, count):
+    """MiniLM on the first 64 tokens of docstrings; how many are found by their first line, %."""
+    from repshift.zoo.minilm import load_minilm
+    from text import docstrings
+
+    model = load_minilm()
+    model.tokenizer.no_padding()
+    model.tokenizer.enable_truncation(64)
+    pairs = [(first, model.tokenizer.encode(rest).ids) for first, rest in docstrings()]
+    pairs = [(first, ids) for first, ids in pairs if len(ids) == 64][: samples + count]
+    ids = torch.tensor([ids for _, ids in pairs])
+    model.tokenizer.enable_padding()
+    with torch.inference_mode():
+        questions = model(*model.tokenize([first for first, _ in pairs[samples:]]))
+
+    def found(output, plan):
+        own = torch.arange(len(output))
+        return 100 * ((questions @ output.T).argmax(1) == own).double().mean().item()
+
+    return Subject(
+        "minilm", Sentences(model).eval(), describe(model.encoder), ids[:samples], ids[samples:],
+        "found, %", found, logits=False,
+    )  # fmt: skip
