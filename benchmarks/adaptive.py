@@ -26,7 +26,7 @@ from repshift import Plan, Prune, Random, Redundancy, Shift, adapt, compress
 from repshift.attention import WatchedAttention
 from repshift.calibration.memo import Memo
 from repshift.files import write_text
-from repshift.measure.environment import environment
+from repshift.measure.environment import environment, in_words
 from repshift.measure.speed import interleave
 from repshift.packing import Packing
 from subjects import labelled
@@ -198,7 +198,7 @@ def main():
         arguments.samples, arguments.images,
     )  # fmt: skip
     bench = Bench(subject, 25, torch.float32, memo, torch.device("cpu"))
-    text = [", ".join(f"{name} {value}" for name, value in (settings | facts).items()), ""]
+    text = [in_words(settings | facts), ""]
     text += fidelity_table(bench, arguments.share, arguments.batch, arguments.rounds)
     for name, spread in (("vit_small_patch16_224", 26), ("vit_base_patch16_224", 26)):
         text += ["", *ways_table(name, arguments.batch, 128, spread, arguments.rounds)]

@@ -19,7 +19,6 @@ import argparse
 import csv
 import io
 import json
-import platform
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -45,6 +44,7 @@ from repshift import (
     compress,
 )
 from repshift.files import write_text
+from repshift.measure.environment import environment, in_words
 from repshift.measure.fidelity import accuracy
 from repshift.measure.flops import count_flops
 
@@ -315,12 +315,11 @@ def verdict(rows, method, figure):
     return f"- {method}: {'; '.join(parts)}"
 
 
-def report(environment, rows):
-    facts = ", ".join(f"{name} {value}" for name, value in environment.items())
+def report(facts, rows):
     figures = ["accuracy", *(["fine-tuned"] if "fine-tuned" in rows[0] else [])]
     methods = dict.fromkeys(row["method"] for row in rows if row["reduction"])
     lines = [
-        facts,
+        in_words(facts),
         "",
         "ResNets of pytorch_resnet_cifar10 on CIFAR-10. Rows and as many columns leave after the "
         "first + the second stage, for each image by itself; 4 + 2 are the paper's shares. "
@@ -356,25 +355,22 @@ def main():
     torch.set_num_threads(arguments.threads)
     models = [load_resnet(path) for path in arguments.weights]
     images, labels = load_images(arguments.images, arguments.count)
-    environment = {
-        "device": platform.machine(),
-        "threads": arguments.threads,
-        "torch": torch.__version__,
+    facts = environment(torch.device("cpu"), torch.float32) | {
         "images": len(images),
         "epochs of fine-tuning": arguments.finetune,
     }
     figures, rows = arguments.out.with_suffix(".json"), []
     if figures.exists():
         earlier = json.loads(figures.read_text())
-        if earlier["environment"] != environment:
+        if earlier["environment"] != facts:
             raise InputError(f"{figures} holds another run ({earlier['environment']}); move it")
         rows = earlier["rows"]
 
     def save():
-        write_text(figures, json.dumps({"environment": environment, "rows": rows}, indent=1))
+        write_text(figures, json.dumps({"environment": facts, "rows": rows}, indent=1))
 
     measure(models, images, labels, arguments.finetune, rows, save)
-    text = report(environment, rows)
+    text = report(facts, rows)
     write_text(arguments.out.with_suffix(".md"), text)
     sheet = io.StringIO()
     writer = csv.DictWriter(sheet, list(rows[0]), lineterminator="\n")

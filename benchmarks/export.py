@@ -8,7 +8,6 @@ them:
 
 import argparse
 import json
-import platform
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -21,6 +20,7 @@ from tqdm import trange
 
 from repshift import Merge, Plan, Random, Shift, ToMe, compress
 from repshift.files import write_text
+from repshift.measure.environment import environment, in_words
 from repshift.measure.flops import count_flops
 from repshift.tasks.export import export_onnx
 
@@ -88,18 +88,12 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
-    environment = {
-        "device": platform.machine(),
-        "threads": arguments.threads,
-        "batch": arguments.batch,
-        "onnxruntime": onnxruntime.__version__,
-        "torch": torch.__version__,
-        "rounds": arguments.rounds,
-    }
+    facts = {"batch": arguments.batch, "rounds": arguments.rounds}
+    facts |= environment(torch.device("cpu"), torch.float32, "onnxruntime")
     rows = []
     for name in arguments.models:
         rows += measure(name, arguments.batch, arguments.rounds, arguments.threads)
-    lines = [", ".join(f"{key} {value}" for key, value in environment.items()), "", HEADS]
+    lines = [in_words(facts), "", HEADS]
     lines += ["|" + "---|" * (HEADS.count("|") - 1)]
     lines += [
         f"| {row['model']} | {row['method']} | {row['gflops']:.2f} | {row['mb']:.0f} | "
@@ -107,7 +101,7 @@ def main():
         for row in rows
     ]
     write_text(arguments.out.with_suffix(".md"), "\n".join([*lines, ""]))
-    form = {"rows": rows, "environment": environment}
+    form = {"rows": rows, "environment": facts}
     write_text(arguments.out.with_suffix(".json"), json.dumps(form, indent=1))
     print("\n".join(lines))
 

@@ -22,7 +22,7 @@ from plans import Bench, mean
 from repshift import Merge, Plan, Prune, Random, Redundancy, Shift, ToMe, VidTLDR
 from repshift.calibration.memo import Memo
 from repshift.files import write_text
-from repshift.measure.environment import environment
+from repshift.measure.environment import environment, in_words
 from repshift.scores import Score
 from repshift.tokens import gather
 from subjects import labelled
@@ -230,7 +230,7 @@ def main():
                 rows[at] += f" | {cells} |"
     schedules = [Plan(drop).schedule for drop in drops]
     text = [
-        ", ".join(f"{name} {value}" for name, value in settings.items()),
+        in_words(settings),
         "",
         f"Left: {schedules[0]}. Right: {schedules[1]}.",
         "",

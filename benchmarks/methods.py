@@ -7,7 +7,6 @@ machine. The deit plan leaves 102 of 197 tokens, ToMe's constant schedule (8 in 
 """
 
 import argparse
-import platform
 from dataclasses import asdict
 from pathlib import Path
 
@@ -58,17 +57,12 @@ def main():
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    environment = {
-        "device": platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "rounds": arguments.rounds,
-    }
+    facts = {"rounds": arguments.rounds}
+    facts |= environment(torch.device("cpu"), torch.float32, "timm")
     rows = []
     for name in arguments.models:
         rows += measure(name, arguments.batch, arguments.rounds)
-        text = write_results(arguments.out, environment, rows)
+        text = write_results(arguments.out, facts, rows)
     print(text)
 
 

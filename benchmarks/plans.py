@@ -19,6 +19,7 @@ from tqdm import tqdm
 from repshift import (
     ClassAttention,
     ColumnAttention,
+    InputError,
     Plan,
     Prune,
     Random,
@@ -27,13 +28,14 @@ from repshift import (
     Shift,
     ToMe,
     calibrate,
+    compress,
 )
 from repshift.calibration.judge import Judge
 from repshift.calibration.memo import Memo
 from repshift.calibration.price import Flops
 from repshift.calibration.search import Search, closed_forms
 from repshift.files import write_text
-from repshift.measure.environment import environment
+from repshift.measure.environment import environment, in_words
 from repshift.schedules import late
 from repshift.tasks.costs import measure_costs
 from repshift.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
@@ -75,6 +77,13 @@ class Bench:
 
         return self.memo(f"{plan.method} at {plan.schedule} on {batches or 'all'}", rate)
 
+    def takes(self, plan):
+        try:
+            compress(self.model, plan, self.spec).detach()
+        except InputError:
+            return False
+        return True
+
     def fit(self, shape, budget, *method):
         """The closed form at the budget; None where it does not reach it."""
         return self.search.fit(Plan({}, *method), shape, budget)
@@ -106,6 +115,8 @@ def contenders(bench, budget, found, seeds):
         ("redundancy(keys), paper's blocks", [(bench.paper, Redundancy("keys"), Prune())]),
     ]
     for label, tries in rows:
+        if not bench.takes(Plan({0: 1}, *tries[0][1:])):
+            continue
         plans = [bench.fit(shape, budget, *method) for shape, *method in tries]
         if None not in plans:
             yield label, plans
@@ -221,7 +232,7 @@ def main():
     memo = Memo(arguments.out.with_suffix(".json"), facts)
     bench = Bench(subject, arguments.batch, dtype, memo, device)
     plans = {b: found_plan(bench, b, arguments.out) for b in arguments.budgets}
-    text = [", ".join(f"{name} {value}" for name, value in facts.items())]
+    text = [in_words(facts)]
 
     def add(title, lines):
         text.extend(["", f"## {title}", "", *lines])

@@ -9,7 +9,6 @@ all figures (JSON):
 
 import argparse
 import json
-import platform
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torchvision
 from repshift import Border, Lines, LineTokens, Plan, Random, Shift
 from repshift.adapters import describe
 from repshift.files import write_text
+from repshift.measure.environment import environment, in_words
 from repshift.tasks.costs import measure_costs
 from repshift.tasks.variants import DENSE, Variant
 
@@ -68,15 +68,7 @@ def main():
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    cuda = device.type == "cuda"
-    environment = {
-        "device": torch.cuda.get_device_name(device) if cuda else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "rounds": arguments.rounds,
-    }
-    facts = ", ".join(f"{name} {value}" for name, value in environment.items())
+    facts = {"rounds": arguments.rounds} | environment(device, torch.float32, "torchvision")
     rows = []
     for name in arguments.models:
         for layout in arguments.layouts:
@@ -85,9 +77,9 @@ def main():
                 arguments.seconds, device,
             )  # fmt: skip
             rule = "|" + "---|" * (HEADS.count("|") - 1)
-            text = "\n".join([facts, "", HEADS, rule, *map(line, rows), ""])
+            text = "\n".join([in_words(facts), "", HEADS, rule, *map(line, rows), ""])
             write_text(arguments.out.with_suffix(".md"), text)
-            form = {"rows": rows, "environment": environment}
+            form = {"rows": rows, "environment": facts}
             write_text(arguments.out.with_suffix(".json"), json.dumps(form, indent=1))
     print(text)
 

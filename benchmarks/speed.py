@@ -8,7 +8,6 @@ the same machine. Writes a table (Markdown) and all figures (JSON):
 
 import argparse
 import json
-import platform
 from dataclasses import asdict
 from pathlib import Path
 
@@ -18,6 +17,7 @@ import torch
 from repshift import ClassAttention, ColumnAttention, Plan, Random, Shift
 from repshift.adapters import describe
 from repshift.files import write_text
+from repshift.measure.environment import environment, in_words
 from repshift.tasks.costs import measure_costs
 from repshift.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
 
@@ -60,17 +60,16 @@ def line(row):
     )
 
 
-def table(environment, rows):
-    facts = ", ".join(f"{name} {value}" for name, value in environment.items())
+def table(facts, rows):
     rule = "|" + "---|" * (HEADS.count("|") - 1)
-    return "\n".join([facts, "", HEADS, rule, *map(line, rows), ""])
+    return "\n".join([in_words(facts), "", HEADS, rule, *map(line, rows), ""])
 
 
-def write_results(out, environment, rows):
+def write_results(out, facts, rows):
     """Table and figures beside each other; returns the table."""
-    text = table(environment, rows)
+    text = table(facts, rows)
     write_text(out.with_suffix(".md"), text)
-    form = {"rows": rows, "environment": environment}
+    form = {"rows": rows, "environment": facts}
     write_text(out.with_suffix(".json"), json.dumps(form, indent=1))
     return text
 
@@ -85,21 +84,14 @@ def main():
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
-    cuda = device.type == "cuda"
-    environment = {
-        "device": torch.cuda.get_device_name(device) if cuda else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "dtype": arguments.dtype,
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "rounds": arguments.rounds,
-    }
+    dtype = getattr(torch, arguments.dtype)
+    facts = {"rounds": arguments.rounds} | environment(device, dtype, "timm")
     rows = []
     for case in arguments.cases:
         for batch in arguments.batches:
             dtype = getattr(torch, arguments.dtype)
             rows += measure(case, batch, arguments.rounds, device, dtype)
-            text = write_results(arguments.out, environment, rows)
+            text = write_results(arguments.out, facts, rows)
     print(text)
 
 

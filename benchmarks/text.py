@@ -10,14 +10,12 @@ questions do not. Writes tables (Markdown) and all figures (JSON):
 import argparse
 import ast
 import json
-import platform
 import re
 import sysconfig
 import time
 from pathlib import Path
 
 import torch
-import transformers
 from tqdm import tqdm
 
 from repshift import (
@@ -33,6 +31,7 @@ from repshift import (
     compress,
 )
 from repshift.files import write_text
+from repshift.measure.environment import environment, in_words
 from repshift.zoo.minilm import load_minilm
 
 SEEDS = range(3)
@@ -151,13 +150,12 @@ def table(rows):
     return lines
 
 
-def report(environment, equal, padded):
-    facts = ", ".join(f"{name} {value}" for name, value in environment.items())
+def report(facts, equal, padded):
     blocks = " and ".join(map(str, BLOCKS))
     pruning = [label for label in METHODS if label.endswith("prune") and "random" not in label]
     return "\n".join(
         [
-            facts,
+            in_words(facts),
             "",
             f"MiniLM-L6, {equal['texts']} docstrings of {EQUAL.start} to {EQUAL.stop - 1} tokens, "
             "in batches of one length. The share leaves after each of blocks "
@@ -195,17 +193,11 @@ def main():
     with torch.inference_mode(), tqdm(total=runs) as progress:
         equal = measure(model, batches_of(model, pairs, EQUAL, 0), SHARES, METHODS, progress)
         padded = measure(model, batches_of(model, pairs, MIXED, 16), (0.3,), METHODS, progress)
-    environment = {
-        "device": platform.machine(),
-        "threads": arguments.threads,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "seconds": round(time.perf_counter() - started),
-    }
-    text = report(environment, equal, padded)
+    facts = environment(torch.device("cpu"), torch.float32, "transformers")
+    facts["seconds"] = round(time.perf_counter() - started)
+    text = report(facts, equal, padded)
     write_text(arguments.out.with_suffix(".md"), text)
-    form = {"environment": environment, "equal": equal, "padded": padded}
+    form = {"environment": facts, "equal": equal, "padded": padded}
     write_text(arguments.out.with_suffix(".json"), json.dumps(form, indent=1))
     print(text)
 

@@ -154,6 +154,25 @@ def test_plan_writes_a_plan_that_every_command_takes(run, photos, tmp_path):
     assert status == 0, err
 
 
+def test_an_adaptive_plan_goes_through_bench_and_show(run, photos, tmp_path):
+    status, out, err = run(
+        "plan", "--model", "digits-vit", "--flops", 0.8, "--samples", 8, "--batch-size", 4,
+        "--budget", "adaptive", "--methods", "redundancy(mlp)", "--out", "plan.json",
+    )  # fmt: skip
+    assert status == 0, err
+    assert "with the same number of tokens in every image" in out
+    assert read_plan("plan.json").adaptive
+    status, out, err = run("bench", "--model", "digits-vit", "--plan", "plan.json", "--out", "b")
+    assert status == 0, err
+    rows = json.loads((tmp_path / "b/bench.json").read_text())["rows"]
+    assert [row["method"] for row in rows][2:] == ["redundancy(mlp), adaptive"]
+    assert rows[2]["gflops"] < rows[1]["gflops"]
+    show = ["show", photos / "0.png", "--model", "digits-vit", "--plan", "plan.json"]
+    assert run(*show)[0] == 0
+    status, _, err = run(*show, "--method", "tome")
+    assert (status, "levels of an adaptive plan are those of its own score" in err) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 def environment(device: torch.device, dtype: torch.dtype, *libraries: str) -> dict[str, Any]:
@@ -18,6 +21,13 @@ def environment(device: torch.device, dtype: torch.dtype, *libraries: str) -> di
         "threads": torch.get_num_threads(),
         "versions": versions(*libraries),
     }
+
+
+def in_words(facts: Mapping[str, Any]) -> str:
+    """Such facts in a line."""
+    flat = {name: value for name, value in facts.items() if name != "versions"}
+    flat |= facts.get("versions", {})
+    return ", ".join(f"{name} {value}" for name, value in flat.items())
 
 
 def processor(device: torch.device) -> str:
