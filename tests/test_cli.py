@@ -218,10 +218,13 @@ def test_a_plan_that_cannot_be_made_is_one_line(run, tmp_path, arguments, says):
         (["--model", "timm:deit_smal_patch16_224"], "timm:deit_small_patch16_224"),
         (["--model", "timm:swin_tiny_patch4_window7_224", "--random-weights"], "fixed windows"),
         (["--model", "timm:vit_tiny_patch16_224", "--checkpoint", "no.safetensors"], "not a file"),
-        (["--model", "timm:vit_tiny_patch16_224", "--checkpoint", "bad.json"], "cannot be read"),
+        (
+            ["--model", "timm:vit_tiny_patch16_224", "--checkpoint", "bad.json"],
+            "bad.json is damaged",
+        ),
         (
             ["--model", "timm:vit_tiny_patch16_224", "--checkpoint", "few.safetensors"],
-            "keys missing",
+            "few.safetensors is not vit_tiny_patch16_224: ",
         ),
         (["--random-weights"], "brings its own weights"),
     ],

@@ -66,6 +66,12 @@ class Call:
         done = [earlier for earlier in self.packings if earlier <= block]
         return self.packings[max(done)] if done else None
 
+    def mean_after(self, block: int) -> int:
+        """How many tokens of an image leave ``block``, on average."""
+        packing = self.packing_after(block)
+        count = self.counts[block]
+        return count if packing is None else round(count / len(packing.counts))
+
     def size_after(self, block: int) -> Float[Tensor, "B K"] | None:
         """How many tokens each one that leaves ``block`` stands for; None if all for themselves."""
         done = [earlier for earlier in self.sizes if earlier <= block]

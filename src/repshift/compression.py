@@ -48,8 +48,8 @@ class Compression(Hooked):
 
         With an adaptive budget, those of the mean image, rounded; ``lengths`` has each.
         """
-        blocks = range(len(self.spec.blocks))
-        return [round(self.lengths_after(block).float().mean().item()) for block in blocks]
+        call = self._last_call()
+        return [call.mean_after(block) for block in range(len(self.spec.blocks))]
 
     @property
     def kept(self) -> Int[Tensor, "B K"]:

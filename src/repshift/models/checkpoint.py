@@ -23,12 +23,13 @@ Weights = dict[str, "Tensor"]
 def read_state_dict(path: Path | str) -> Weights:
     """The weights of a file, floating ones in float32.
 
-    Takes a state dict or a training checkpoint that holds one as ``model``, saved by PyTorch or as
-    safetensors. Nothing but tensors and plain values is ever unpickled.
+    Takes a state dict or a training checkpoint that holds one as ``model`` or ``state_dict``, saved
+    by PyTorch or as safetensors. Nothing but tensors and plain values is ever unpickled.
     """
     content = _read(Path(path))
-    if isinstance(content, dict) and isinstance(content.get("model"), dict):
-        content = content["model"]
+    for key in ("model", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
     if (
         not isinstance(content, dict)
         or not content
@@ -42,9 +43,16 @@ def read_state_dict(path: Path | str) -> Weights:
 
 
 def check(
-    ours: Mapping[str, Tensor], theirs: Weights, path: Path | str, wanted: str, seen: str
+    ours: Mapping[str, Tensor],
+    theirs: Weights,
+    path: Path | str,
+    wanted: str,
+    seen: str | None = None,
 ) -> None:
-    """Refuse ``theirs`` unless it has the keys and shapes of ``ours``, saying what is ``seen``."""
+    """Refuse ``theirs`` unless it has the keys and shapes of ``ours``.
+
+    The message says what was ``wanted``, and what the file looks like where that can be ``seen``.
+    """
     shapes = [key for key in ours.keys() & theirs.keys() if ours[key].shape != theirs[key].shape]
     wrong = {
         "missing": ours.keys() - theirs.keys(),
@@ -53,7 +61,7 @@ def check(
     }
     if any(wrong.values()):
         raise InputError(
-            f"{path} is not {wanted}; it looks like {seen}: "
+            f"{path} is not {wanted}{f'; it looks like {seen}' if seen else ''}: "
             + "; ".join(f"{len(k)} {what} ({_few(k)})" for what, k in wrong.items() if k)
         )
 
@@ -88,5 +96,5 @@ def _read(path: Path) -> object:
 
 def _reason(error: Exception) -> str:
     """What a reader says first; PyTorch puts it behind advice of its own."""
-    text = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
+    text = (str(error).partition("WeightsUnpickler error: ")[2] or str(error)).strip()
     return f"{type(error).__name__}: {text.partition(chr(10))[0].partition('. ')[0]}"

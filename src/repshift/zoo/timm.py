@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import difflib
 import os
-import pickle
 import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
 from repshift.errors import InputError
+from repshift.models.checkpoint import check, read_state_dict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-    from torch import Tensor, nn
+    from torch import nn
 
 
 def load_timm(name: str, checkpoint: Path | None, random_weights: bool) -> nn.Module:
@@ -52,7 +51,7 @@ def load_timm(name: str, checkpoint: Path | None, random_weights: bool) -> nn.Mo
 def _from_file(name: str, path: Path) -> nn.Module:
     import timm
 
-    weights = _read(path)
+    weights = read_state_dict(path)
     settings: dict[str, Any] = {}
     if (head := weights.get("head.weight")) is not None:
         settings["num_classes"] = head.shape[0]
@@ -63,53 +62,9 @@ def _from_file(name: str, path: Path) -> nn.Module:
         patches = filed.shape[1] - (table.shape[1] - model.patch_embed.num_patches)
         side = round(patches**0.5) * model.patch_embed.patch_size[0]
         model = timm.create_model(name, img_size=side, **settings)
-    ours = model.state_dict()
-    missing, extra = ours.keys() - weights.keys(), weights.keys() - ours.keys()
-    shapes = [key for key in ours.keys() & weights.keys() if ours[key].shape != weights[key].shape]
-    if missing or extra or shapes:
-        raise InputError(
-            f"{path} does not fit {name}: "
-            + "; ".join(
-                f"{len(keys)} {what} ({', '.join(sorted(keys)[:5])}{', ...' if keys[5:] else ''})"
-                for what, keys in (
-                    ("keys missing", sorted(missing)),
-                    ("keys too many", sorted(extra)),
-                    ("tensors of another shape", sorted(shapes)),
-                )
-                if keys
-            )
-        )
+    check(model.state_dict(), weights, path, name)
     model.load_state_dict(weights)
     return model.eval()
-
-
-def _read(path: Path) -> Mapping[str, Tensor]:
-    import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise InputError(f"the checkpoint {path} is not a file")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        SafetensorError,
-        RuntimeError,
-        OSError,
-        EOFError,
-        ValueError,
-        pickle.UnpicklingError,
-    ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"the checkpoint {path} cannot be read: {reason}") from None
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not all(hasattr(v, "shape") for v in content.values()):
-        raise InputError(f"the checkpoint {path} does not hold a state dict")
-    return content
 
 
 def _fail_fast_offline() -> None:
