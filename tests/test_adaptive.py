@@ -117,6 +117,14 @@ def test_a_step_is_that_of_each_image_alone(seed, lengths):
         assert torch.equal(left[row, :stays], slow.apply(alone.tokens, None)[0])
 
 
+def test_what_is_nan_stays():
+    tokens = torch.randn(2, 6, 4)
+    scores = torch.rand(2, 6)
+    scores[1, 3] = math.nan
+    step = decide(Snapshots(0, 0, tokens), levels(scores, Shift()), 0.9, None)
+    assert 3 in step.map.kept[1, : step.packing.lengths[1]]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_image_runs_as_it_does_alone(family):
     model, photos = build(family, torch.float64), unlike(4)

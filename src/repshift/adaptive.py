@@ -44,7 +44,7 @@ def decide(
 
     ``packing`` is that of the stream, None where all images are of one length.
     """
-    stays = levels > drop
+    stays = ~(levels <= drop)  # what is NaN stays, and turns the output to NaN
     after = Packing(stays.sum(1))
     # Survivors, what leaves, padding, each in the order of the sequence.
     order = (levels.isneginf().int() - stays.int()).argsort(dim=1, stable=True)
