@@ -36,6 +36,8 @@ def measure(name, task, batch, arguments):
     plan, data = TASKS[task]
     tldr = f"vid-tldr/{data}-{name.removeprefix('umt-')}"
     rows = paper_variants(spec, plan, Plan.paper(plan), tldr, Plan.paper(tldr))
+    if arguments.methods:
+        rows = [row for row in rows if not row.plans or row.label in arguments.methods]
     with torch.inference_mode():
         costs = measure_costs(model, spec, rows, video, rounds=arguments.rounds)
     return [
@@ -50,6 +52,7 @@ def main():
     parser.add_argument("--models", nargs="+", choices=CONFIGS, default=list(CONFIGS))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
+    parser.add_argument("--methods", nargs="+", help="only these beside the dense models")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")

@@ -38,8 +38,9 @@ class Plan:
     ``Shift("block")`` for lines.
 
     With an ``adaptive`` budget every image keeps what it needs: the lowest scores leave as far as
-    they sum to the share that ``drop`` names, a share of the image's total score.
-    ``repshift.adapt`` finds the shares at which as many tokens leave on average as by a plan whose
+    they sum to the share that ``drop`` names, a share of the image's total score. By a score that
+    means the same in every image (``Redundancy``), those up to the value that ``drop`` names leave.
+    ``repshift.adapt`` finds the levels at which as many tokens leave on average as by a plan whose
     budget is ``fixed``.
     """
 
