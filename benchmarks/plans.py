@@ -200,7 +200,7 @@ def main():
     parser.add_argument("--calibration", type=Path, help="images, without labels")
     parser.add_argument("--test", type=Path, help="images, of timm with labels.csv")
     parser.add_argument("--out", type=Path, default=Path("runs/plans"))
-    parser.add_argument("--budgets", nargs="+", type=float, default=[0.65, 0.5, 0.75])
+    parser.add_argument("--budgets", nargs="*", type=float, default=[0.65, 0.5, 0.75])
     parser.add_argument("--images", type=int, default=500, help="test inputs")
     parser.add_argument("--samples", type=int, default=128, help="calibration inputs")
     parser.add_argument("--seeds", type=int, default=3)
