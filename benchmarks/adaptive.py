@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
 from plans import Bench
+from plans import mean as average
 from repshift import Plan, Prune, Random, Redundancy, Shift, adapt, compress
 from repshift.attention import WatchedAttention
 from repshift.calibration.memo import Memo
@@ -76,7 +77,7 @@ def fidelity_table(bench, share, count, rounds):
             bench.memo(f"{plan.method} at {plan.schedule}", lambda plan=plan: quality(bench, plan))
             for plan in plans
         ]
-        qualities.append([sum(column) / len(column) for column in zip(*seen, strict=True)])
+        qualities.append(average(seen))
     ways = {"dense": nullcontext} | {
         str(at): lambda plan=row[3][0]: compress(bench.model, plan, bench.spec)
         for at, row in enumerate(rows)

@@ -72,7 +72,7 @@ class Encoder(nn.Module):
 def saliency(calibration, test, samples, count):
     """saliency-vit-s14; mean difference of the restored map from the dense one, in percent."""
     loaded = load_model("saliency-vit-s14")
-    whole = load_saliency_vit().eval()
+    whole = load_saliency_vit().eval()  # with its decoder
     model = Encoder(whole).eval()
     seen = draw(open_source(loaded, calibration, False), samples, 0).images
     shown = draw(open_source(loaded, test, False), count, 0).images
@@ -80,10 +80,12 @@ def saliency(calibration, test, samples, count):
 
     @torch.inference_mode()
     def maps(plan):
+        like = next(whole.parameters())
         with compress(model, plan, spec) as compression:
-            return torch.cat(
-                [whole.decode(compression.restore(whole.encode(x))) for x in shown.split(25)]
-            )
+            drawn = [
+                whole.decode(compression.restore(whole.encode(x.to(like)))) for x in shown.split(25)
+            ]
+        return torch.cat(drawn).float().cpu()
 
     dense = maps(Plan({}))
 

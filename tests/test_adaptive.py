@@ -2,11 +2,13 @@
 
 import json
 import math
+import pickle
 from itertools import pairwise
 
 import pytest
 import torch
 import torchvision
+import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
@@ -26,7 +28,7 @@ from repshift import (
     calibrate,
     compress,
 )
-from repshift.adaptive import decide, levels
+from repshift.adaptive import leave_by_level, levels
 from repshift.attention import _Call, each_alone, in_one_kernel
 from repshift.packing import Packing
 from repshift.reductions import Prune
@@ -67,7 +69,7 @@ def slow_levels(scores, absolute):
 
 rows = st.lists(
     st.sampled_from([0.0, 0.25, 0.5, 1.0, 3.0, math.inf, -math.inf]), min_size=6, max_size=6
-).filter(lambda row: any(map(math.isfinite, row)))
+)
 
 
 @given(st.lists(rows, min_size=1, max_size=4), st.booleans())
@@ -105,7 +107,7 @@ def test_a_step_is_that_of_each_image_alone(seed, lengths):
     tokens[padding] = 0
     seen = Snapshots(0, 1, tokens, closed=padding, padding=padding)
     scores = seen.guard(torch.rand(tokens.shape[:2]))
-    step = decide(seen, levels(scores, Shift()), 0.4, packing)
+    step = leave_by_level(seen, levels(scores, Shift()), 0.4, packing)
     left = step.packing.unpack(step.apply(packing.pack(tokens), None))
     for row, count in enumerate(lengths):
         alone = Snapshots(0, 1, tokens[row : row + 1, :count])
@@ -121,7 +123,7 @@ def test_what_is_nan_stays():
     tokens = torch.randn(2, 6, 4)
     scores = torch.rand(2, 6)
     scores[1, 3] = math.nan
-    step = decide(Snapshots(0, 0, tokens), levels(scores, Shift()), 0.9, None)
+    step = leave_by_level(Snapshots(0, 0, tokens), levels(scores, Shift()), 0.9, None)
     assert 3 in step.map.kept[1, : step.packing.lengths[1]]
 
 
@@ -192,7 +194,7 @@ def test_one_kernel_for_all_lengths_is_told_the_same(monkeypatch):
     """The CUDA kernel is another's; what it is handed must mean what the loop computes."""
 
     def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, **rest):
-        assert rest == {"enable_gqa": False}
+        assert rest == {"enable_gqa": False, "num_splits": 1}
         assert torch.equal(cu_seq_q, cu_seq_k)
         ends = cu_seq_q.tolist()
         assert max_q == max_k == max(b - a for a, b in pairwise(ends))
@@ -269,7 +271,7 @@ def test_a_search_may_end_in_a_budget_per_image():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Plan({0: 5}, budget="adaptive"), "a share of the total score leaves, below 1"),
+        (lambda: Plan({0: 5}, budget="adaptive"), "a level below 1, such as the share"),
         (lambda: Plan({0: 0.2}, reduction=Merge(), budget="adaptive"), "does not go with merge"),
         (lambda: adaptive(ClassAttention()), "no attention map for class-attention"),
         (lambda: adapt(build("deit"), adaptive(Shift()), images()), "adaptive already"),
@@ -290,6 +292,67 @@ def test_negative_scores_have_no_shares():
     model = build("deit")
     with compress(model, adaptive(Reverse(Shift()))), pytest.raises(InputError, match="negative"):
         model(images())
+
+
+@pytest.mark.parametrize("pool", ["max", "avgmax"])
+def test_heads_that_would_read_padding_are_refused(pool):
+    model = build("deit", global_pool=pool)
+    with pytest.raises(InputError, match="after the last block"):
+        compress(model, adaptive(Shift()))
+
+
+@torch.no_grad()
+def test_outputs_of_transformers_are_reduced_too():
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=4, num_attention_heads=2, intermediate_size=64,
+        image_size=40, patch_size=8,
+    )  # fmt: skip
+    model = transformers.ViTModel(config).eval().double()
+    photos = unlike(3, side=(40, 40))
+    plan = adapt(model, Plan({0: 0.2, 2: 0.3}, Redundancy("block")), photos)
+    with compress(model, plan) as compression:
+        together, lengths = model(photos), compression.lengths.tolist()
+        assert len(set(lengths)) > 1
+        for row, photo in enumerate(photos):
+            alone = model(photo[None])
+            tokens = together.last_hidden_state[row, : lengths[row]]
+            torch.testing.assert_close(tokens, alone.last_hidden_state[0])
+            torch.testing.assert_close(together.pooler_output[row], alone.pooler_output[0])
+
+
+@torch.no_grad()
+def test_a_pickled_copy_works_in_bfloat16():
+    model, photos = build("deit", torch.bfloat16), unlike(3, torch.bfloat16)
+    compress(model, adaptive(Redundancy("keys"), {0: 0.3, 2: 0.3}))
+    output = model(photos)
+    assert output.isfinite().all()
+    assert torch.equal(pickle.loads(pickle.dumps(model))(photos), output)
+
+
+@torch.no_grad()
+def test_an_empty_batch_stays_empty():
+    model = build("deit")
+    with compress(model, adaptive(Shift())):
+        assert model(images(0)).shape == (0, 7)
+    with pytest.raises(InputError, match="an image or more"):
+        adapt(model, Plan({0: 0.2}), images(0))
+
+
+def test_adapt_says_where_a_score_does_not_rank_enough():
+    with pytest.raises(InputError, match="more than redundancy.keys. tells apart"):
+        adapt(build("deit"), Plan({0: 0.7}, Redundancy("keys")), images(4))
+
+
+@torch.no_grad()
+def test_one_patch_that_is_left_is_like_none():
+    model = build("deit distilled")
+    with compress(model, adaptive(Redundancy("keys"), dict.fromkeys(range(4), 0.99))):
+        assert model(torch.zeros(2, 3, 40, 56)).isfinite().all()
+
+
+def test_a_search_learns_at_once_that_the_model_does_not_take_it():
+    with pytest.raises(InputError, match="adaptive budget"):
+        calibrate(build("dinov3"), images(4), flops=0.8, budget="adaptive")
 
 
 def test_an_adaptive_model_is_not_compiled():

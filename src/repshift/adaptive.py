@@ -37,17 +37,17 @@ class PackedStep:
         return tokens.flatten(0, 1).index_select(0, self.rows)[None]
 
 
-def decide(
-    seen: Snapshots, levels: Float[Tensor, "B N"], drop: float, packing: Packing | None
+def leave_by_level(
+    seen: Snapshots, level: Float[Tensor, "B N"], drop: float, packing: Packing | None
 ) -> PackedStep:
     """Let all tokens leave whose level is at most ``drop``; -inf is padding.
 
     ``packing`` is that of the stream, None where all images are of one length.
     """
-    stays = ~(levels <= drop)  # what is NaN stays, and turns the output to NaN
+    stays = ~(level <= drop)  # what is NaN stays, and turns the output to NaN
     after = Packing(stays.sum(1))
     # Survivors, what leaves, padding, each in the order of the sequence.
-    order = (levels.isneginf().int() - stays.int()).argsort(dim=1, stable=True)
+    order = (level.isneginf().int() - stays.int()).argsort(dim=1, stable=True)
     shortest = min(after.counts)
     kept, others = order[:, : after.longest], order[:, shortest:]
     # Among the survivors: what is padding, and what stands for no other.
@@ -81,5 +81,4 @@ def levels(scores: Float[Tensor, "B N"], score: Score) -> Float[Tensor, "B N"]:
         share = (held / held[:, -1:]).where(held[:, -1:] > 0, 1)
         level = torch.empty_like(held).scatter(1, order, share)
     highest = order.gather(1, (counted.sum(1, keepdim=True) - 1).clamp_min(0))
-    level = level.where(counted, scores)
-    return level.scatter(1, highest, torch.inf)
+    return level.scatter(1, highest, torch.inf).where(counted, scores)

@@ -91,10 +91,15 @@ class WatchedAttention(TorchFunctionMode):
 
     def _attend_projecting(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """nn.MultiheadAttention: projections and attention in one function, tokens [N, B, C]."""
-        _, key, _, width, heads, weight, bias, *_, dropout, out_weight, out_bias = args[:13]
+        _, key, _, width, heads, weight, bias, *added, dropout, out_weight, out_bias = args[:13]
         count, batch = key.shape[:2]
         asked = dict(kwargs)
         if self.packing:
+            if any(part is not None and part is not False for part in added):
+                raise InputError(
+                    "an adaptive budget does not go with the keys that nn.MultiheadAttention adds "
+                    "(add_bias_kv, add_zero_attn); use a fixed budget"
+                )
             # This function cannot be told that images lie end to end: its three steps one by one.
             every = F.linear(key[:, 0], weight, bias).view(count, 3, heads, -1).permute(1, 2, 0, 3)
             query, key, value = every[:, None]
@@ -153,10 +158,20 @@ def each_alone(call: _Call, packing: Packing) -> Float[Tensor, "1 H T D"]:
             "an adaptive budget keeps images end to end in one sequence, which an attention mask "
             "does not know; use a fixed budget"
         )
-    if call.query.is_cuda and call.query.itemsize == 2 and not call.dropout:
+    if _one_kernel_takes(call):
         return in_one_kernel(call, packing)
-    parts = [part.split(packing.counts, dim=2) for part in (call.query, call.key, call.value)]
-    return torch.cat([call.fused(*image) for image in zip(*parts, strict=True)], dim=2)
+    parts = [part.split(packing.counts, dim=-2) for part in (call.query, call.key, call.value)]
+    return torch.cat([call.fused(*image) for image in zip(*parts, strict=True)], dim=-2)
+
+
+def _one_kernel_takes(call: _Call) -> bool:
+    """Whether the kernel for sequences of different lengths computes this attention."""
+    query = call.query
+    if not query.is_cuda or query.itemsize != 2 or query.ndim != 4 or call.dropout:
+        return False
+    same = query.shape[-1] == call.key.shape[-1] == call.value.shape[-1]
+    capable = torch.cuda.get_device_capability(query.device) >= (8, 0)
+    return same and query.shape[-1] % 8 == 0 and capable and torch.__version__ >= "2.12"
 
 
 def in_one_kernel(call: _Call, packing: Packing) -> Float[Tensor, "1 H T D"]:
@@ -175,6 +190,7 @@ def in_one_kernel(call: _Call, packing: Packing) -> Float[Tensor, "1 H T D"]:
         scale=call.scale,
         window_size=(-1, 0) if call.causal else (-1, -1),
         enable_gqa=call.gqa,
+        num_splits=1,  # so that an image does not depend on the longest beside it
     )
     assert isinstance(output, torch.Tensor)
     return output.transpose(0, 1)[None]

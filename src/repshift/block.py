@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from repshift.adaptive import decide, levels
+from repshift.adaptive import leave_by_level, levels
 from repshift.errors import InputError
 from repshift.scores import Snapshots
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class BlockRun:
-    """One block in one forward, which ``drop`` tokens shall leave (a share with adaptive budget).
+    """One block in one forward, which ``drop`` tokens shall leave, or all up to that level.
 
     ``size`` is how many tokens each one that entered stands for (None: itself); ``packing`` tells
     how images of different lengths lie in the stream (None: all are of one); ``padding`` marks
@@ -61,7 +61,8 @@ class BlockRun:
                     f"block {self.block}: the score {self.plan.score} is NaN, so the activations "
                     "are; check the input and the weights"
                 )
-            if verify and self.plan.adaptive and (scores < 0).any():
+            shared = self.plan.adaptive and not self.plan.score.absolute
+            if verify and shared and (scores < 0).any():
                 raise InputError(
                     "an adaptive budget counts scores as shares of their sum, but "
                     f"{self.plan.score} gives negative ones; use another score"
@@ -76,7 +77,7 @@ class BlockRun:
             )
         scores = seen.guard(scores)
         if self.plan.adaptive:
-            return decide(seen, levels(scores, self.plan.score), self.drop, self.packing)
+            return leave_by_level(seen, levels(scores, self.plan.score), self.drop, self.packing)
         return self.plan.reduction(seen, scores, int(self.drop))
 
     def _snapshots(self, tokens: Float[Tensor, "B N C"]) -> Snapshots:

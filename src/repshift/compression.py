@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from repshift.adaptive import PackedStep
 from repshift.arguments import by_name, followed_by, padding_among, replaced
 from repshift.attention import WatchedAttention
 from repshift.block import BlockRun
@@ -190,11 +191,11 @@ class Compression(Hooked):
         if followed or size is not None or packing:
             check_place(call, block, tokens, again)
         if self.plan.adaptive:
-            drop = self.plan.drop.get(block, 0)
+            drop = self.plan.drop.get(block, 0) if len(tokens) else 0
         else:
             drop = self.plan.leaving(block, tokens.shape[1] - self.spec.staying)
         self._run = run = BlockRun(block, self.plan, self.spec, drop, tokens, size, packing)
-        if packing:
+        if drop and packing:
             run.padding = packing.padding
         elif drop:
             run.padding = padding_among(given | followed, self.spec.positions, tokens)
@@ -248,8 +249,8 @@ class Compression(Hooked):
         if not recomputing():
             call.record(block, reduced.shape[1], step, run.size)
         self._release(block, args, output)
-        last = block == len(self.spec.blocks) - 1
-        if last and (packing := call.packing_after(block)):
+        packing = step.packing if isinstance(step, PackedStep) else run.packing
+        if packing and block == len(self.spec.blocks) - 1:
             reduced = packing.unpack(reduced)
         if reduced is tokens:
             return None
@@ -301,7 +302,7 @@ class Compression(Hooked):
             raise InputError(
                 "gradient checkpointing of transformers runs a block again without its hooks, so "
                 f"{self.plan.method} would not act there; train with a score that reads no "
-                "attention and prune, or without gradient checkpointing"
+                "attention, prune and a fixed budget, or without gradient checkpointing"
             )
         if needs or size is not None or run.packing:
             run.watch = WatchedAttention(needs, size, run.packing)

@@ -48,11 +48,11 @@ class Packing:
         return torch.nn.functional.pad(self.lengths.cumsum(0), (1, 0)).int()
 
     def pack(self, batch: Shaped[Tensor, "B K ..."]) -> Shaped[Tensor, "1 T ..."]:
-        """A padded batch as one sequence."""
+        """A batch padded at the end as one sequence."""
         return batch.flatten(0, 1).index_select(0, self.rows)[None]
 
     def unpack(self, sequence: Shaped[Tensor, "1 T ..."]) -> Shaped[Tensor, "B K ..."]:
-        """The sequence as a batch, zero where an image has no token."""
+        """The sequence as a batch, zero at the end of images shorter than the longest."""
         shape = (len(self.counts) * self.longest, *sequence.shape[2:])
         batch = sequence.new_zeros(shape).index_copy(0, self.rows, sequence[0])
         return batch.unflatten(0, (len(self.counts), self.longest))

@@ -240,7 +240,10 @@ class Plan:
 
     @classmethod
     def from_method(cls, label: str, drop: Mapping[int, float | int]) -> Plan:
-        """Inverse of ``method``; a reduction alone takes the default score, if it asks one."""
+        """Inverse of ``method`` where the budget is fixed.
+
+        A reduction alone takes the default score, if it asks one.
+        """
         score, _, reduction = (part.strip() for part in label.partition("+"))
         if reduction:
             return cls(drop, from_label(SCORES, score), from_label(REDUCTIONS, reduction))
@@ -275,8 +278,8 @@ class Plan:
         for block, amount in self.drop.items():
             if amount and not isinstance(amount, float):
                 raise InputError(
-                    f"block {block} drops {amount}; with an adaptive budget a share of the total "
-                    "score leaves, below 1 (repshift.adapt finds it)"
+                    f"block {block} drops {amount}; with an adaptive budget it is a level below 1, "
+                    "such as the share of the total score that leaves (repshift.adapt finds it)"
                 )
 
 

@@ -34,5 +34,7 @@ def representation_shift(
         case "l1":
             return (after - before).abs().sum(-1, dtype=dtype)
         case "cosine":
-            return 1 - F.cosine_similarity(after.to(dtype), before.to(dtype), dim=-1)
+            # Rounding takes the cosine of equal vectors a little above 1.
+            cosine = F.cosine_similarity(after.to(dtype), before.to(dtype), dim=-1)
+            return (1 - cosine).clamp_min(0)
     raise InputError(f"metric {metric!r} is not one of l2, l1, cosine")

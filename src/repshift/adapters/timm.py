@@ -98,7 +98,7 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
         positions={"rope": "bhnd", "attn_mask": "bhnn"},
         mlp=[getattr(block, "mlp", None) for block in blocks],
         pooling=_pooling(model),
-        readers=[] if pool is None else [(pool, {})],
+        readers=[(part, {}) for part in _whole_readers(model)],
     )
 
 
@@ -127,6 +127,13 @@ def _pooling(model: Any) -> Pooling | None:
         return None
     skipped = 0 if getattr(model, "pool_include_prefix", False) else int(model.num_prefix_tokens)
     return Pooling(tokens=model.norm, average=model.fc_norm, skipped=skipped)
+
+
+def _whole_readers(model: Any) -> list[nn.Module]:
+    """What reads all tokens after the blocks, other than a mean."""
+    if (pool := getattr(model, "attn_pool", None)) is not None:
+        return [pool]
+    return [model.norm] if model.global_pool in ("max", "avgmax") else []
 
 
 def _is_resnet(model: nn.Module) -> bool:

@@ -40,6 +40,8 @@ def adapt(
     """
     if plan.adaptive:
         raise InputError("adapt takes a plan with a fixed budget; this one is adaptive already")
+    if not len(images):
+        raise InputError("adapt needs an image or more, got none")
     found: dict[int, float] = {}
     left = None
     for block in plan.drop:
@@ -52,6 +54,11 @@ def adapt(
         if leaving:
             # Between the last that leaves and the first that stays.
             found[block] = level[leaving * len(images) - 1 :][:2].mean().item()
+            if found[block] >= 1:
+                raise InputError(
+                    f"the plan drops {leaving} of {left + leaving} patch tokens at block {block}, "
+                    f"more than {plan.score} tells apart; let at most half leave at once"
+                )
     return replace(plan, drop=found, budget="adaptive")
 
 

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+import torch.nn.attention.varlen  # the counter knows its FLOPs from then on
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 if TYPE_CHECKING:

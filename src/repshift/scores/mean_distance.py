@@ -27,4 +27,4 @@ class MeanDistance(Score):
             # The sum without padding points where the mean does.
             patches = patches.masked_fill(seen.padding[:, seen.prefix :, None], 0)
         mean = patches.mean(1, keepdim=True)
-        return 1 - F.cosine_similarity(tokens, mean, dim=-1)
+        return (1 - F.cosine_similarity(tokens, mean, dim=-1)).clamp_min(0)

@@ -62,7 +62,8 @@ class Redundancy(Score):
         if seen.closed is not None:
             likeness = likeness.masked_fill(seen.closed[:, None, 1::2], -1)
         closed = seen.prefix // 2  # odd places among the prefix tokens stand for no other
-        likeness = likeness[..., closed:].amax(-1)
+        # Where no odd place is left to be like, a token is like none.
+        likeness = F.pad(likeness[..., closed:], (0, 1), value=-1).amax(-1)
         scores = direction.new_full(direction.shape[:2], 2.0)
         scores[:, 0::2] = 1 - likeness
         return scores

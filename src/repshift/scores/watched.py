@@ -21,6 +21,9 @@ class Watched(Score):
     inner: Score
     tell: Callable[[Snapshots, Float[Tensor, "B N"]], None]
 
+    def __str__(self) -> str:
+        return str(self.inner)
+
     @property
     def absolute(self) -> bool:
         return self.inner.absolute
