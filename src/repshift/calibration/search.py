@@ -25,6 +25,7 @@ METHODS = (
     "shift(mlp, l2)",
     "shift(mlp, l2, update)",
     "redundancy(keys)",
+    "redundancy(keys) + merge",
     "redundancy(mlp) + merge",
     "shift(mlp, l2) + vid-tldr",
     "tome",
