@@ -90,6 +90,7 @@ def main():
     arguments = parser.parse_args()
     facts = {"batch": arguments.batch, "rounds": arguments.rounds}
     facts |= environment(torch.device("cpu"), torch.float32, "onnxruntime")
+    facts["threads"] = arguments.threads  # of onnxruntime, which alone is timed
     rows = []
     for name in arguments.models:
         rows += measure(name, arguments.batch, arguments.rounds, arguments.threads)

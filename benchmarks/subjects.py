@@ -40,6 +40,17 @@ class Subject:
         return "kl" if self.logits else "cosine"
 
 
+class Read(nn.Module):
+    """A model as one that gives what ``read`` makes of it and its inputs."""
+
+    def __init__(self, model, read):
+        super().__init__()
+        self.model, self.read = model, read
+
+    def forward(self, inputs):
+        return self.read(self.model, inputs)
+
+
 def labelled(name, checkpoint, calibration, test, samples, count):
     """A classifier of images in directories, or one with samples of its own; top-1 accuracy."""
     loaded = load_model(name, checkpoint)
@@ -58,22 +69,12 @@ def labelled(name, checkpoint, calibration, test, samples, count):
     )  # fmt: skip
 
 
-class Encoder(nn.Module):
-    """The class token of saliency-vit-s14, which a plan is searched by."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images):
-        return self.model.encode(images)[:, 0]
-
-
 def saliency(calibration, test, samples, count):
     """saliency-vit-s14; mean difference of the restored map from the dense one, in percent."""
     loaded = load_model("saliency-vit-s14")
     whole = load_saliency_vit().eval()  # with its decoder
-    model = Encoder(whole).eval()
+    # The search goes by the class token.
+    model = Read(whole, lambda whole, images: whole.encode(images)[:, 0]).eval()
     seen = draw(open_source(loaded, calibration, False), samples, 0).images
     shown = draw(open_source(loaded, test, False), count, 0).images
     spec = describe(whole.encoder)
@@ -95,18 +96,6 @@ def saliency(calibration, test, samples, count):
     return Subject(
         "saliency-vit-s14", model, spec, seen, shown, "map difference, %", difference, logits=False
     )
-
-
-class Clips(nn.Module):
-    """Videos of clips-umt as the vectors that are compared with texts."""
-
-    def __init__(self, retrieval):
-        super().__init__()
-        self.retrieval = retrieval
-
-    def forward(self, videos):
-        _, pooled = self.retrieval.encode_video(videos)
-        return F.normalize(self.retrieval.vision_proj(pooled), dim=-1).mean(1)
 
 
 def clips(samples, count):
@@ -137,22 +126,14 @@ def clips(samples, count):
         both = [(ranked.argmax(axis) == own).double().mean().item() for axis in (0, 1)]
         return 50 * sum(both)
 
+    def vectors(model, videos):
+        _, pooled = model.encode_video(videos)
+        return F.normalize(model.vision_proj(pooled), dim=-1).mean(1)
+
     return Subject(
-        "clips-umt", Clips(model).eval(), describe(model), videos(unseen), videos(scenes),
+        "clips-umt", Read(model, vectors).eval(), describe(model), videos(unseen), videos(scenes),
         "mean R@1", recall, logits=False,
     )  # fmt: skip
-
-
-class Sentences(nn.Module):
-    """Embeddings of texts of one length by MiniLM; the mean token, as it is used."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, ids):
-        tokens = self.model.encoder(input_ids=ids).last_hidden_state
-        return F.normalize(tokens.mean(1), dim=-1)
 
 
 def sentences(samples, count):
@@ -174,7 +155,12 @@ def sentences(samples, count):
         own = torch.arange(len(output))
         return 100 * ((questions @ output.T).argmax(1) == own).double().mean().item()
 
+    def embeddings(model, ids):
+        # The mean token, as it is used; the texts are of one length.
+        return F.normalize(model.encoder(input_ids=ids).last_hidden_state.mean(1), dim=-1)
+
     return Subject(
-        "minilm", Sentences(model).eval(), describe(model.encoder), ids[:samples], ids[samples:],
+        "minilm", Read(model, embeddings).eval(), describe(model.encoder),
+        ids[:samples], ids[samples:],
         "found, %", found, logits=False,
     )  # fmt: skip

@@ -106,9 +106,7 @@ class WatchedAttention(TorchFunctionMode):
             masks = [asked.get(name) for name in ("attn_mask", "key_padding_mask")]
             mask = next((mask for mask in masks if mask is not None), None)
             call = _Call(query, key, value, mask, asked["training"] * dropout)
-            if "keys" in self.needs:
-                self.keys = self._batch(call.key)
-            output = each_alone(call, self.packing)[0].transpose(0, 1).flatten(1)
+            output = self._attend(call)[0].transpose(0, 1).flatten(1)
             return F.linear(output, out_weight, out_bias)[:, None], None
         if "keys" in self.needs:
             bias = None if bias is None else bias[width : 2 * width]

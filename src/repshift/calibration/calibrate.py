@@ -220,9 +220,7 @@ def _starts(
     for label in METHODS:
         plan = Plan.from_method(label, {})
         try:
-            compress(model, replace(plan, drop={0: 1}), spec).detach()
-            if budget == "adaptive":
-                compress(model, replace(plan, drop={0: 0.5}, budget=budget), spec).detach()
+            compress(model, replace(plan, drop={0: 0.5}, budget=budget), spec).detach()
         except InputError:
             continue
         plans.append(plan)
