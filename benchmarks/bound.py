@@ -1,18 +1,22 @@
-"""How much of the FLOP-implied speed-up could any reduction reach at batch 1?
+"""How much of the FLOP-implied speed-up could any reduction reach?
 
 Beside the shift, the same blocks with the first tokens cut off by a slice: no score, no choice, no
-copy, which no reduction can undercut.
+copy, which no reduction can undercut. Eager and under ``torch.compile``, whose freezing packs the
+weights once.
 
     python benchmarks/bound.py --out docs/results/bound-cpu.md
 """
 
 import argparse
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 
 import timm
 import torch
+from tqdm import tqdm
 
 from repshift import Plan, compress
 from repshift.files import write_text
@@ -23,60 +27,76 @@ MODELS = {"DeiT-S": "deit_small_patch16_224", "DeiT-B": "deit_base_patch16_224"}
 LEFT = {0: 158, 3: 127, 6: 102}
 
 
-@contextmanager
-def slicing(model):
-    hooks = [
+def dense(model):
+    pass
+
+
+def a_slice(model):
+    for block, left in LEFT.items():
         model.blocks[block].register_forward_hook(lambda _, __, x, left=left: x[:, :left])
-        for block, left in LEFT.items()
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-def measure(name, rounds):
+def shift(model):
+    compress(model, Plan.paper("deit"))
+
+
+WAYS: dict[str, Callable] = {"dense": dense, "a slice": a_slice, "shift(mlp, l2)": shift}
+
+
+def compiled(model):
+    # Hooks count: of two models of one class, the second would get the code of the first.
+    torch._dynamo.config.skip_nnmodule_hook_guards = False
+    return torch.compile(model, options={"freezing": True})
+
+
+def measure(name, batch, compiler, rounds):
     torch.manual_seed(0)
-    model, image = timm.create_model(MODELS[name]).eval(), torch.randn(1, 3, 224, 224)
+    images, models, flops = torch.randn(batch, 3, 224, 224), {}, {}
+    for way, attach in WAYS.items():
+        model = timm.create_model(MODELS[name]).eval()
+        attach(model)
+        flops[way] = count_flops(partial(model, images))[0]
+        models[way] = compiled(model) if compiler else model
+    current = models["dense"]
 
-    def run():
-        return model(image)
+    @contextmanager
+    def taking(way):
+        nonlocal current
+        current = models[way]
+        yield
 
-    ways = {
-        "dense": nullcontext,
-        "a slice": lambda: slicing(model),
-        "shift(mlp, l2)": lambda: compress(model, Plan.paper("deit")),
-    }
-    flops = {}
-    for way, attached in ways.items():
-        with attached():
-            flops[way] = count_flops(run)[0]
-    times = interleave(ways, run, rounds=rounds, seconds=0.5)
-    for way in ways:
+    contenders = {way: partial(taking, way) for way in WAYS}
+    with tqdm(total=rounds * len(WAYS), desc=f"{name}, batch {batch}") as bar:
+        times = interleave(
+            contenders, lambda: current(images), rounds=rounds, seconds=0.5, progress=bar.update
+        )
+    for way in WAYS:
         speedup = median(d / t for d, t in zip(times["dense"], times[way], strict=True))
         share = speedup * flops[way] / flops["dense"]
         yield (
-            f"| {name} | {way} | {1e3 * median(times[way]):.1f} | {speedup:.2f} | "
-            f"{100 * share:.0f} % |"
+            f"| {name} | {batch} | {'compiled' if compiler else 'eager'} | {way} "
+            f"| {1e3 * median(times[way]):.1f} | {speedup:.2f} | {100 * share:.0f} % |"
         )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/bound.md"))
+    parser.add_argument("--batches", nargs="*", type=int, default=[1, 8])
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     lines = [
-        f"Batch 1, {torch.get_num_threads()} threads, PyTorch {torch.__version__}, timm "
+        f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, timm "
         f"{timm.__version__}, {arguments.rounds} rounds in turn.",
         "",
-        "| model | tokens leave by | ms | vs dense | of FLOPs' gain |",
-        "|---|---|---|---|---|",
+        "| model | batch | run | tokens leave by | ms | vs dense | of FLOPs' gain |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name in MODELS:
-        lines += measure(name, arguments.rounds)
-    write_text(arguments.out, "\n".join([*lines, ""]))
+        for batch in arguments.batches:
+            for compiler in (False, True):
+                lines += measure(name, batch, compiler, arguments.rounds)
+                write_text(arguments.out, "\n".join([*lines, ""]))
     print("\n".join(lines))
 
 

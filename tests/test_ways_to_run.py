@@ -160,6 +160,19 @@ def test_the_whole_forward_compiles_to_one_graph(family, plain):
             assert compression.counts == counts
 
 
+def test_code_compiled_for_a_dense_twin_is_an_error_that_says_what_to_do(plain):
+    dense, model, photos = build("vit"), build("vit"), images(2)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        torch.compile(dense, backend="eager")(photos)
+        with plain.compress(model, plain.Plan.paper("deit")):
+            with pytest.raises(plain.InputError, match=r"torch\._dynamo\.reset\(\)"):
+                torch.compile(model, backend="eager")(photos)
+            torch._dynamo.reset()
+            expected = model(photos)
+            assert torch.equal(torch.compile(model, backend="eager")(photos), expected)
+
+
 @each_family
 def test_export_with_a_dynamic_batch_runs_at_any_batch_size(family, plain):
     model, plan = build(family), plain.Plan.from_json(plan_for(family).to_json())

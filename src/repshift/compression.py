@@ -290,7 +290,9 @@ class Compression(Hooked):
         if ran < len(self.spec.blocks):
             raise InputError(
                 f"only {ran} of {len(self.spec.blocks)} blocks ran in this forward; the plan did "
-                "not take effect as written (is the model calling its blocks in another way?)"
+                "not take effect as written (is the model calling its blocks in another way? Under "
+                "torch.compile, code made before compress, or for a model of this class without a "
+                "plan, has no hooks: compress first, and call torch._dynamo.reset() between them)"
             )
         self._verified = True
 
