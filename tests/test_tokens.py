@@ -145,14 +145,14 @@ KEPT = torch.tensor([[0, 1, 4], [0, 3, 6]])  # of 7 tokens, the first a prefix
 def test_a_table_follows_along_its_tokens(shape):
     table = torch.randn(shape)
     dense = table.expand(2, 2, 7, 4)
-    assert_equal_by_image(follow(table, KEPT, 7, "bhnd"), lambda b, rows: dense[b, :, rows])
+    assert_equal_by_image(follow(table, KEPT, 7, "bhnr"), lambda b, rows: dense[b, :, rows])
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (2, 6, 4), (1, 2, 6, 4)])
 def test_a_table_without_prefix_tokens_follows_the_patches(shape):
     table = torch.randn(shape)
     dense = table.expand(2, 2, 6, 4)
-    found = follow(table, KEPT, 7, "bhnd")
+    found = follow(table, KEPT, 7, "bhnr")
     assert_equal_by_image(found, lambda b, rows: dense[b, :, [row - 1 for row in rows[1:]]])
 
 
@@ -173,7 +173,7 @@ def test_an_axis_that_broadcasts_is_left_alone():
 @pytest.mark.parametrize("length", [8, 4, 3])
 def test_a_table_that_cannot_belong_to_the_tokens_is_refused(length):
     with pytest.raises(InputError, match=f"{length} entries for 7 tokens"):
-        follow(torch.randn(length, 4), KEPT, 7, "bhnd")
+        follow(torch.randn(length, 4), KEPT, 7, "bhnr")
 
 
 def assert_equal_by_image(found, expected):

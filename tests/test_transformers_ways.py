@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from repshift import ClassAttention, InputError, Merge, Plan, ToMe, compress
+from repshift import ClassAttention, InputError, Merge, Plan, Redundancy, ToMe, adapt, compress
 from transformers_models import AVERAGES, FAMILIES, HEADS, REFUSED, build, first, inputs, run
 
 PLAN = Plan({0: 0.3, 1: 3})
@@ -146,3 +146,28 @@ def test_class_attention_asks_for_fused_attention():
     assert compression.counts == [23] * 4
     with compress(eager, plan), pytest.raises(InputError, match='attn_implementation="sdpa"'):
         run(eager)
+
+
+# Those that take the same number of tokens of every image after the last block.
+EVEN = {"ijepa", "siglip", "siglip 2", "aimv2", "videomae", "vjepa 2"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_with_a_budget_per_image_each_runs_as_it_does_alone(family):
+    model = build(FAMILIES[family], torch.float64)
+    [photos] = list(inputs(model, batch=4).values())[:1]
+    for number, photo in enumerate(photos):
+        photo[..., photo.shape[-1] * (4 - number) // 4 :] = 0
+    fixed = Plan({0: 0.3, 1: 0.3}, Redundancy("block"))
+    if family in EVEN:
+        with pytest.raises(InputError, match="adaptive budget"):
+            adapt(model, fixed, photos)
+        return
+    with compress(model, adapt(model, fixed, photos)) as compression, torch.no_grad():
+        together, kept = first(model(photos)), compression.kept
+        lengths = compression.lengths.tolist()
+        assert len(set(lengths)) > 1
+        for row, length in enumerate(lengths):
+            alone = first(model(photos[row : row + 1]))[0]
+            assert torch.equal(kept[row, :length], compression.kept[0])
+            torch.testing.assert_close(together[row][: len(alone)], alone)

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from repshift.call import Call
     from repshift.packing import Packing
 
+# What turns no token: sine 0, cosine 1. One rotary table holds sines, then cosines; a tuple of two
+# holds cosines and sines.
+SIN_COS, COS_SIN = (0.0, 1.0), ((1.0,), (0.0,))
+
 
 def by_name(
     names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -45,30 +49,43 @@ def followed_by(
 
     packing = call.packing_after(block - 1)
 
-    def follows(table: Tensor, layout: str) -> Tensor:
+    def follows(table: Tensor, layout: str, unturned: Sequence[float]) -> Tensor:
         table = follow(table, so_far.kept, call.dense, layout)
-        return table if packing is None else end_to_end(table, layout, packing)
+        return table if packing is None else end_to_end(table, layout, packing, unturned)
 
     return {
-        name: tuple(follows(part, layouts[name]) for part in table)
+        name: tuple(
+            follows(part, layouts[name], turn) for part, turn in zip(table, COS_SIN, strict=False)
+        )
         if isinstance(table, tuple)
-        else follows(table, layouts[name])
+        else follows(table, layouts[name], SIN_COS)
         for name, table in tables.items()
     }
 
 
-def end_to_end(table: Tensor, layout: str, packing: Packing) -> Tensor:
-    """A table with one entry a token, for images that lie end to end in one sequence."""
+def end_to_end(
+    table: Tensor, layout: str, packing: Packing, unturned: Sequence[float]
+) -> Tensor:
+    """A table with one entry a token, for images that lie end to end in one sequence.
+
+    A rotary table may have no entries for the prefix tokens, of which the model then turns none of
+    the first image's; those of the others get ``unturned``, once for each half of the channels.
+    """
     axis = layout.find("n")
     if len(table) == table.shape[axis] == 1:
         return table
-    if layout.count("n") > 1 or table.shape[axis] < packing.longest:
+    missing = packing.longest - table.shape[axis]
+    if layout.count("n") > 1 or (missing and not layout.endswith("r")):
         raise InputError(
             "an adaptive budget keeps images end to end in one sequence, for which this model "
-            "takes no attention mask, and no positional table without entries for the class token "
-            "and registers; use a fixed budget"
+            "takes no attention mask; use a fixed budget"
         )
-    return packing.pack(table.movedim(axis, 1)).movedim(1, axis)
+    table = table.movedim(axis, 1)
+    if missing:
+        row = table.new_tensor(unturned).repeat_interleave(table.shape[-1] // len(unturned))
+        prefix = row.expand(len(table), missing, *table.shape[2:])
+        table = torch.cat((prefix, table), dim=1)
+    return packing.pack(table)[:, missing:].movedim(1, axis)
 
 
 def padding_among(

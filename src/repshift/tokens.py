@@ -125,10 +125,10 @@ def follow(
     """Give a positional table or a mask the same survivors as the tokens.
 
     ``layout`` names its axes, leading ones may be missing: b (image) first, then h (head), n
-    (token) and d (channel) as they come: ``bhnd`` and ``bnd`` for rotary tables, ``bhnn`` for
-    attention masks, ``bn`` for position ids and padding masks. It is gathered along every n. An n
-    shorter than the ``dense`` sequence has no entries for the prefix tokens, which never leave; one
-    of length 1 broadcasts and stays. Returns a table with all axes of ``layout``.
+    (token) and r (channel of a rotation) as they come: ``bhnr`` and ``bnr`` for rotary tables,
+    ``bhnn`` for attention masks, ``bn`` for position ids and padding masks. It is gathered along
+    every n. An n shorter than the ``dense`` sequence has no entries for the prefix tokens, which
+    never leave; one of length 1 broadcasts and stays. Returns a table with all axes of ``layout``.
     """
     table = table[(None,) * (len(layout) - table.ndim)]
     for dim, axis in enumerate(layout):

@@ -79,7 +79,7 @@ class EncoderSpec:
     the projection that ends it; its input are the mixer's activations.
 
     ``positions`` names arguments of the blocks that hold one entry a token, with their layout (see
-    ``repshift.tokens.follow``): ``{"rope": "bhnd", "attn_mask": "bhnn"}``; with the axes ``nn`` it
+    ``repshift.tokens.follow``): ``{"rope": "bhnr", "attn_mask": "bhnn"}``; with the axes ``nn`` it
     is an attention mask, which also tells the padding. ``position_ids`` names an argument that
     takes the place of every token [B, N] in the dense sequence and stands for all of them when left
     out. ``readers`` are modules that run once after all blocks, such as a pooling, with the layout

@@ -95,7 +95,7 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
         norm2=[_NORM2[kind](block) for block, kind in zip(blocks, kinds, strict=True) if kind],
         prefix_tokens=int(model.num_prefix_tokens),  # type: ignore[arg-type]
         class_token=getattr(model, "cls_token", None) is not None,
-        positions={"rope": "bhnd", "attn_mask": "bhnn"},
+        positions={"rope": "bhnr", "attn_mask": "bhnn"},
         mlp=[getattr(block, "mlp", None) for block in blocks],
         pooling=_pooling(model),
         readers=[(part, {}) for part in _whole_readers(model)],

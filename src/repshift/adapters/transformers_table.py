@@ -60,9 +60,9 @@ class Head:
 _VIT = Layer("layernorm_after", "mlp", "attention")
 _CLIP = Layer("layer_norm2", "mlp", "self_attn")
 _BERT = Layer("intermediate", "", "attention")
-_ROPE = {"position_embeddings": "bhnd"}
+_ROPE = {"position_embeddings": "bhnr"}
 _DINO = Layer("norm2", "mlp", "attention")
-_TURNED = {"position_embeddings": "bnd"}
+_TURNED = {"position_embeddings": "bnr"}
 _TURNED_BERT = Layer("mlp", "", "self_attn", _TURNED)
 LAYERS = {
     "ViTLayer": _VIT,
