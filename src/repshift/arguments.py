@@ -63,9 +63,7 @@ def followed_by(
     }
 
 
-def end_to_end(
-    table: Tensor, layout: str, packing: Packing, unturned: Sequence[float]
-) -> Tensor:
+def end_to_end(table: Tensor, layout: str, packing: Packing, unturned: Sequence[float]) -> Tensor:
     """A table with one entry a token, for images that lie end to end in one sequence.
 
     A rotary table may have no entries for the prefix tokens, of which the model then turns none of
