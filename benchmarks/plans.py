@@ -7,13 +7,15 @@ a plan that is there already is used), and reports quality and fidelity on what 
 saw. ``--subject`` takes another model: digits, saliency (with images), clips or minilm.
 ``--ablations`` adds figure 5 (site, metric and definition at single blocks) and table 8 (the top
 half kept, or the bottom half) on part of the test images, ``--speed`` times the plans of each
-budget in turn with the dense model. A stopped run goes on where it was.
+budget in turn with the dense model and draws quality against speed. A stopped run goes on where it
+was.
 """  # noqa: E501
 
 import argparse
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from repshift import (
@@ -34,14 +36,14 @@ from repshift.calibration.judge import Judge
 from repshift.calibration.memo import Memo
 from repshift.calibration.price import Flops
 from repshift.calibration.search import Search, closed_forms
-from repshift.files import write_text
+from repshift.files import replacing, write_text
 from repshift.measure.environment import environment, in_words
 from repshift.schedules import late
 from repshift.tasks.costs import measure_costs
-from repshift.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
+from repshift.tasks.variants import DENSE_FUSED, Variant
 from subjects import clips, labelled, saliency, sentences
 
-HEAD = "| {} | plan | FLOPs | {} | {} | {} |\n|---|---|---:|---:|---:|---:|"
+TIMED = 8  # images in a batch whose speed is measured
 
 
 class Bench:
@@ -93,14 +95,6 @@ def mean(rows):
     return [sum(column) / len(column) for column in zip(*rows, strict=True)]
 
 
-def line(label, schedule, row):
-    share, quality, fidelity, loss = row
-    return (
-        f"| {label} | {schedule} | {100 * share:.1f} % | {quality:.1f} | {100 * fidelity:.1f} % | "
-        f"{loss:.4f} |"
-    )
-
-
 def contenders(bench, budget, found, seeds):
     """Label and plans at one budget; several plans are averaged."""
     late_shape = late(len(bench.spec.blocks), 1)
@@ -123,13 +117,70 @@ def contenders(bench, budget, found, seeds):
     yield f"found: {found.method}", [found]
 
 
-def budget_table(bench, budget, found, seeds):
-    lines = [HEAD.format(f"at most {budget:g} of the FLOPs", *bench.names)]
-    lines.append(line("dense", "", bench.rate(Plan({}))))
-    for label, plans in contenders(bench, budget, found, seeds):
-        label += f", mean of {len(plans)} seeds" if len(plans) > 1 else ""
-        lines.append(line(label, plans[0].schedule, mean([bench.rate(plan) for plan in plans])))
+def rows_at(bench, budget, found, seeds, rounds):
+    """Label, schedule, what is known of it, and its speed if ``rounds``."""
+    plans = {"dense": [Plan({})], **dict(contenders(bench, budget, found, seeds))}
+    speeds = speedups(bench, {label: same[0] for label, same in plans.items()}, rounds)
+    for label, same in plans.items():
+        label += f", mean of {len(same)} seeds" if len(same) > 1 else ""
+        yield label, same[0].schedule, mean([bench.rate(plan) for plan in same]), next(speeds, None)
+
+
+def speedups(bench, plans, rounds):
+    """Images a second over those of the dense model on fused attention, timed in turn."""
+    if not rounds:
+        return iter(())
+
+    def measured():
+        rows = [
+            Variant(DENSE_FUSED) if label == "dense" else Variant(label, plan.schedule, (plan,))
+            for label, plan in plans.items()
+        ]
+        images = bench.judge.batches[0][:TIMED]
+        costs = measure_costs(bench.model, bench.spec, rows, images, rounds=rounds, seconds=0.5)
+        return [cost.speedup_vs_fused for cost in costs.values()]
+
+    names = ", ".join(f"{plan.method} at {plan.schedule}" for plan in plans.values())
+    return iter(bench.memo(f"speed in turn: {names}", measured))
+
+
+def budget_table(bench, budget, rows):
+    timed = any(speed for *_, speed in rows)
+    quality, fidelity, loss = bench.names
+    lines = [
+        f"| at most {budget:g} of the FLOPs | plan | FLOPs | {quality} | {fidelity} | {loss} |"
+        + " vs fused |" * timed,
+        "|---|---|---:|---:|---:|---:|" + "---:|" * timed,
+    ]
+    for label, schedule, (share, quality, fidelity, loss), speed in rows:
+        lines.append(
+            f"| {label} | {schedule} | {100 * share:.1f} % | {quality:.1f} | "
+            f"{100 * fidelity:.1f} % | {loss:.4f} |" + (f" {speed:.2f}x |" if timed else "")
+        )
     return lines
+
+
+def draw(bench, tables, path):
+    """Quality against measured speed, a line for each way to choose plans (PNG)."""
+    lines = {}
+    for rows in tables:
+        for label, _, (_, quality, *_), speed in rows:
+            lines.setdefault(label.partition(":")[0], []).append((speed, quality))
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for label, points in lines.items():
+        strong = {"linewidth": 3, "color": "black"} if label == "found" else {}
+        axes.plot(*zip(*sorted(set(points)), strict=True), marker="o", label=label, **strong)
+    axes.set(
+        xlabel=f"speed-up over dense on fused attention, batch {TIMED}, "
+        f"threads {torch.get_num_threads()}",
+        ylabel=bench.names[0],
+        title=bench.subject.name,
+    )
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=110)
 
 
 def single_blocks(bench, batches):
@@ -156,21 +207,6 @@ def one_block_table(bench, batches, blocks, share, scores):
         rows = [bench.rate(Plan({block: share}, score), batches) for block in blocks]
         cells = " | ".join(f"{quality:.1f} ({loss:.3f})" for _, quality, _, loss in rows)
         lines.append(f"| {score} | {cells} |")
-    return lines
-
-
-def speed_table(bench, budget, found, seeds, batch, rounds):
-    rows = [Variant(DENSE_EAGER), Variant(DENSE_FUSED)]
-    for label, plans in contenders(bench, budget, found, seeds):
-        rows.append(Variant(label, plans[0].schedule, (plans[0],)))
-    images = bench.judge.batches[0][:batch]
-    costs = measure_costs(bench.model, bench.spec, rows, images, rounds=rounds, seconds=0.5)
-    lines = ["| method | images/s | vs fused | of FLOPs' gain |", "|---|---:|---:|---:|"]
-    for row, cost in costs.items():
-        lines.append(
-            f"| {row.label} | {cost.images_per_s:.3g} | {cost.speedup_vs_fused:.2f}x | "
-            f"{100 * cost.flop_share:.0f} % |"
-        )
     return lines
 
 
@@ -239,18 +275,18 @@ def main():
         write_text(arguments.out.with_suffix(".md"), "\n".join([*text, ""]))
         print("\n".join(lines), flush=True)
 
+    rounds, tables = arguments.speed and arguments.rounds, []
     for budget, plan in plans.items():
-        lines = budget_table(bench, budget, plan, arguments.seeds)
-        add(f"{100 * budget:g} % of the FLOPs", lines)
+        tables.append(list(rows_at(bench, budget, plan, arguments.seeds, rounds)))
+        add(f"{100 * budget:g} % of the FLOPs", budget_table(bench, budget, tables[-1]))
+    if arguments.speed:
+        draw(bench, tables, arguments.out.with_suffix(".png"))
     if arguments.ablations:
         on = f"({arguments.ablations * arguments.batch} images: {bench.names[0]}, {bench.names[2]})"
         add(f"Table 8: half leave at one block {on}", halves(bench, arguments.ablations))
         add(
             f"Figure 5: a fifth leaves at one block {on}", single_blocks(bench, arguments.ablations)
         )
-    for budget, plan in plans.items() if arguments.speed else ():
-        rows = speed_table(bench, budget, plan, 1, arguments.batch, arguments.rounds)
-        add(f"Speed at {100 * budget:g} % of the FLOPs", rows)
 
 
 if __name__ == "__main__":
