@@ -166,7 +166,7 @@ def draw(bench, tables, path):
     for rows in tables:
         for label, _, (_, quality, *_), speed in rows:
             lines.setdefault(label.partition(":")[0], []).append((speed, quality))
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
     for label, points in lines.items():
         strong = {"linewidth": 3, "color": "black"} if label == "found" else {}
@@ -178,7 +178,7 @@ def draw(bench, tables, path):
         title=bench.subject.name,
     )
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(loc="outside right upper", fontsize=8)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=110)
 
