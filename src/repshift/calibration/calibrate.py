@@ -176,19 +176,24 @@ def calibrate(
     figures: dict[str, Any] = {
         "flops": counted.measure(plan),
         "promised": {"loss": rivals[best].loss, "fidelity": rivals[best].fidelity},
-        "held_out": dict(zip(("loss", "fidelity"), kept[best], strict=True)),
+        "held_out": _named(kept[best]),
     }
     if budget == "adaptive":
         plan = adapt(model, plan, seen, batch_size=batch_size, spec=spec)
         figures["held_out, fixed budget"] = figures["held_out"]
         figures["flops"] = counted.mean(plan, unseen.split(batch_size))
         for kind, on in (("promised", judge), ("held_out", check)):
-            figures[kind] = dict(zip(("loss", "fidelity"), on.rate(plan), strict=True))
+            figures[kind] = _named(on.rate(plan))
     if timed is not None:
         figures["promised"]["speedup"] = speedup
         figures["measured_speedup"] = 1 / timed.measure(plan)
     memo.forget()
     return Calibration(plan, search.tried, facts | figures)
+
+
+def _named(rate: Sequence[float]) -> dict[str, float]:
+    loss, fidelity = rate
+    return {"loss": loss, "fidelity": fidelity}
 
 
 def _target(flops: float | None, speedup: float | None, fidelity: float | None) -> dict[str, float]:
