@@ -7,7 +7,7 @@ Reads what the commands below wrote and measures nothing itself:
     repshift answer --compare --batch-size 8 --json docs/results/clips-answers.json
     python benchmarks/video.py --models umt-b16 --batches 1 --out docs/results/video-b-cpu
     python benchmarks/video.py --models umt-l16 --batches 1 --tasks retrieval --out docs/results/video-l-cpu
-    python benchmarks/cifar.py --weights WEIGHTS... --images NPZ --out docs/results/cifar
+    python benchmarks/cifar.py --threads 1 --count 2000 --weights WEIGHTS... --images NPZ --out docs/results/cifar
     repshift bench --model digits-resnet --batch-size 60 --threads 1 --json docs/results/digits-resnet.json
     repshift bench --model digits-vim --batch-size 60 --threads 1 --json docs/results/digits-vim.json
 
