@@ -155,7 +155,7 @@ def budget_table(bench, budget, rows):
     for label, schedule, (share, quality, fidelity, loss), speed in rows:
         lines.append(
             f"| {label} | {schedule} | {100 * share:.1f} % | {quality:.1f} | "
-            f"{100 * fidelity:.1f} % | {loss:.4f} |" + (f" {speed:.2f}x |" if timed else "")
+            f"{100 * fidelity:.1f} % | {loss:z.4f} |" + (f" {speed:.2f}x |" if timed else "")
         )
     return lines
 
