@@ -295,6 +295,26 @@ def test_a_speed_is_met_by_measuring(small, monkeypatch):
     assert len(shares) < 15  # a measurement takes seconds
 
 
+def test_a_method_that_is_too_slow_for_the_target_makes_way(small, monkeypatch):
+    model, photos = small
+
+    def run(price, plan):
+        """A machine on which a merging step costs more than it can save."""
+        if not plan.drop:
+            return 1.0, 4 * 0.035
+        share = price(plan) / price.factors.get(plan.method, 1)
+        return share + 0.5 * plan.reduction.weighs * len(plan.drop), 1.0
+
+    monkeypatch.setattr(Seconds, "_each", lambda price, counts, run: [c / 1000 for c in counts])
+    monkeypatch.setattr(Seconds, "_run", run)
+    methods = ["shift(mlp, l2, update) + merge", "shift(mlp, l2, update)"]
+    found = calibrate(model, photos, speedup=1.3, methods=methods, batch_size=4)
+    assert found.plan.method == methods[1]
+    assert found.provenance["measured_speedup"] == pytest.approx(1.3, rel=0.031)
+    with pytest.raises(InputError, match=r"no plan ran at 0\.77 .* the fastest that was tried"):
+        calibrate(model, photos, speedup=1.3, methods=methods[:1], batch_size=4)
+
+
 def test_features_are_compared_by_their_cosine(small):
     model, photos = small
     model.head = nn.Identity()

@@ -71,6 +71,10 @@ class Price:
         """Whether the measured share is what was asked for."""
         raise NotImplementedError
 
+    def reaches(self, plan: Plan, share: float) -> bool:
+        """Whether the measured share is at most what was asked for."""
+        return self.measure(plan) <= share
+
     def _block(self, patches: int) -> float:
         """What a block costs, between the two nearest counts of the table."""
         above = min(max(bisect_left(self.counts, patches), 1), len(self.counts) - 1)
@@ -148,6 +152,10 @@ class Seconds(Price):
     def meets(self, plan: Plan, share: float) -> bool:
         """Within 3 % of the share asked for."""
         return abs(self.measure(plan) / share - 1) <= self.tolerance
+
+    def reaches(self, plan: Plan, share: float) -> bool:
+        """At most 3 % more than the share asked for."""
+        return self.measure(plan) <= share * (1 + self.tolerance)
 
     def _each(self, counts: list[int], run: Callable[[int], object]) -> list[float]:
         at = counts[0]
