@@ -27,8 +27,11 @@ def paths(tmp_path):
 
 
 def children():
-    """The processes that are still there, once those that end have had the time to."""
-    for _ in range(100):
+    """The processes that are still there, once those that end have had the time to.
+
+    One that is ended while it starts still imports the package first: seconds on a slow disk.
+    """
+    for _ in range(600):
         if not (alive := multiprocessing.active_children()):
             return []
         time.sleep(0.05)
