@@ -68,6 +68,22 @@ def test_a_worker_that_is_killed_is_an_error_and_the_others_end(paths):
     assert not children()
 
 
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "reset")])
+def test_a_clip_that_a_dead_worker_keeps_is_the_same_error(paths, monkeypatch, error):
+    def gone(self):
+        raise error
+
+    monkeypatch.setattr(
+        torch.utils.data.dataloader._MultiProcessingDataLoaderIter, "_get_data", gone
+    )
+    with pytest.raises(RuntimeError, match=r"died while it read .*0\.mp4 or one of the 1 after"):
+        next(iter(Clips(paths, CLIP, workers=1)))
+
+
+def test_a_fault_in_a_worker_is_no_death():
+    assert not clips._died(OSError("Caught OSError in DataLoader worker process 0.\nTraceback"))
+
+
 def test_stopping_early_ends_the_workers(paths):
     for _ in Clips(paths, CLIP, workers=1):
         assert multiprocessing.active_children()

@@ -67,15 +67,26 @@ class Clips:
         for index in range(len(self)):
             try:
                 clip = next(loader)
-            except RuntimeError as error:
-                if "DataLoader worker (pid" not in str(error):
+            except (RuntimeError, EOFError, OSError) as error:
+                if not _died(error):
                     raise
+                # The loader ends its other processes when nothing holds it, nor a traceback.
+                del loader
+                error.__traceback__ = None
                 raise RuntimeError(
                     f"a process that decodes videos died while it read {self.paths[index]} or one "
                     f"of the {workers * _AHEAD - 1} after it: {error}"
                 ) from None
             # A copy: shared memory is scarce in containers, and each piece holds a file open.
             yield index, clip if isinstance(clip, VideoError) else clip.clone()
+
+
+def _died(error: Exception) -> bool:
+    """Whether a worker is gone, not a fault of what it ran, which the loader raises anew."""
+    if isinstance(error, RuntimeError):
+        return "DataLoader worker (pid" in str(error)
+    # The memory of a clip is fetched from its worker, which no longer answers.
+    return "in DataLoader worker process" not in str(error)
 
 
 @dataclass
