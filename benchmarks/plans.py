@@ -12,7 +12,9 @@ was.
 """  # noqa: E501
 
 import argparse
+from contextlib import nullcontext
 from pathlib import Path
+from statistics import median
 
 import torch
 from matplotlib.figure import Figure
@@ -38,9 +40,8 @@ from repshift.calibration.price import Flops
 from repshift.calibration.search import Search, closed_forms
 from repshift.files import replacing, write_text
 from repshift.measure.environment import environment, in_words
+from repshift.measure.speed import interleave
 from repshift.schedules import late
-from repshift.tasks.costs import measure_costs
-from repshift.tasks.variants import DENSE_FUSED, Variant
 from subjects import clips, labelled, saliency, sentences
 
 TIMED = 8  # images in a batch whose speed is measured
@@ -132,13 +133,19 @@ def speedups(bench, plans, rounds):
         return iter(())
 
     def measured():
-        rows = [
-            Variant(DENSE_FUSED) if label == "dense" else Variant(label, plan.schedule, (plan,))
-            for label, plan in plans.items()
-        ]
         images = bench.judge.batches[0][:TIMED]
-        costs = measure_costs(bench.model, bench.spec, rows, images, rounds=rounds, seconds=0.5)
-        return [cost.speedup_vs_fused for cost in costs.values()]
+        ways = {
+            label: lambda plan=plan: compress(bench.model, plan, bench.spec)
+            for label, plan in plans.items()
+        } | {"dense": nullcontext}
+        with tqdm(total=rounds * len(ways), desc="speed, in turn", leave=False) as bar:
+            times = interleave(
+                ways, lambda: bench.model(images), rounds=rounds, seconds=0.5, progress=bar.update
+            )
+        return [
+            median(dense / own for dense, own in zip(times["dense"], times[way], strict=True))
+            for way in plans
+        ]
 
     names = ", ".join(f"{plan.method} at {plan.schedule}" for plan in plans.values())
     return iter(bench.memo(f"speed in turn: {names}", measured))

@@ -7,9 +7,11 @@ from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
 
 from repshift import InputError, Prune, TokenMap
+from repshift.arguments import followed_by
+from repshift.call import Call
 from repshift.scores import Snapshots
 from repshift.similarity import most_similar
-from repshift.tokens import follow
+from repshift.tokens import Step, follow
 
 
 @st.composite
@@ -174,6 +176,17 @@ def test_an_axis_that_broadcasts_is_left_alone():
 def test_a_table_that_cannot_belong_to_the_tokens_is_refused(length):
     with pytest.raises(InputError, match=f"{length} entries for 7 tokens"):
         follow(torch.randn(length, 4), KEPT, 7, "bhnr")
+
+
+def test_all_tables_of_a_tuple_follow():
+    call = Call(1, 4, torch.device("cpu"))
+    step = Step(torch.tensor([[0, 1, 3]]), torch.tensor([[2]]), torch.tensor([[1]]))
+    call.record(0, 3, step, None)
+    tables = tuple(torch.randn(1, 4, 2) for _ in range(3))
+    found = followed_by(call, 1, {"bias": tables}, {"bias": "bnd"})["bias"]
+    assert len(found) == 3
+    for table, left in zip(tables, found, strict=True):
+        assert torch.equal(left, table[:, [0, 1, 3]])
 
 
 def assert_equal_by_image(found, expected):

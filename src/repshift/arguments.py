@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from repshift.call import Call
     from repshift.packing import Packing
 
-# What turns no token: sine 0, cosine 1. One rotary table holds sines, then cosines; a tuple of two
-# holds cosines and sines.
+# What turns no token: sine 0, cosine 1. One rotary table holds sines, then cosines; a tuple of them
+# holds cosines and sines in turn.
 SIN_COS, COS_SIN = (0.0, 1.0), ((1.0,), (0.0,))
 
 
@@ -55,7 +55,7 @@ def followed_by(
 
     return {
         name: tuple(
-            follows(part, layouts[name], turn) for part, turn in zip(table, COS_SIN, strict=False)
+            follows(part, layouts[name], COS_SIN[place % 2]) for place, part in enumerate(table)
         )
         if isinstance(table, tuple)
         else follows(table, layouts[name], SIN_COS)

@@ -58,8 +58,8 @@ class Search:
     def at_cost(self, methods: Sequence[Plan], share: float) -> list[Trial]:
         """At ``share`` of the dense cost: the best closed form, and what exchanges made of it."""
         start = self._best_start(methods, share)
-        better = self._settled(self._exchange(start, share), share)
-        return [start, better] if self._reaches(better, share) else [start]
+        better = self._settled(self._exchange(start, share).plan, share)
+        return [start, better] if self.price.reaches(better.plan, share) else [start]
 
     def least_cost(self, methods: Sequence[Plan], fidelity: float) -> Trial:
         """The cheapest plan whose fidelity is at least ``fidelity``."""
@@ -75,18 +75,14 @@ class Search:
             if fitted is not None:
                 self.rate(fitted)
 
-    def _settled(self, trial: Trial, share: float) -> Trial:
+    def _settled(self, plan: Plan, share: float) -> Trial:
         """The same shape with as many tokens as the measured cost asks for."""
         for _ in range(3):
-            if self.price.meets(trial.plan, share):
+            if self.price.meets(plan, share):
                 break
-            self.price.correct(trial.plan)
-            trial = self.rate(self.fit(trial.plan, self._shape(trial.plan), share) or trial.plan)
-        return trial
-
-    def _reaches(self, trial: Trial, share: float) -> bool:
-        """Whether a measured cost is as low as asked; counted ones are low enough by their fit."""
-        return self.price.quick or self.price.reaches(trial.plan, share)
+            self.price.correct(plan)
+            plan = self.fit(plan, self._shape(plan), share) or plan
+        return self.rate(plan)
 
     def _cheapest(self, plan: Plan, fidelity: float) -> Trial:
         shape = self._shape(plan)
@@ -161,10 +157,8 @@ class Search:
         ranked = sorted(plans, key=lambda plan: self.rate(plan, quarter).loss)
         finalists: list[Trial] = []
         for plan in ranked:
-            trial = self.rate(plan)
-            if not self.price.quick:
-                trial = self._settled(trial, target)
-            if self._reaches(trial, target):
+            trial = self.rate(plan) if self.price.quick else self._settled(plan, target)
+            if self.price.reaches(trial.plan, target):
                 finalists.append(trial)
             if len(finalists) == max(2, len(plans) // 4):
                 break

@@ -75,7 +75,7 @@ class Clips:
                 error.__traceback__ = None
                 raise RuntimeError(
                     f"a process that decodes videos died while it read {self.paths[index]} or one "
-                    f"of the {workers * _AHEAD - 1} after it: {error}"
+                    f"of the {workers * _AHEAD - 1} after it: {str(error) or type(error).__name__}"
                 ) from None
             # A copy: shared memory is scarce in containers, and each piece holds a file open.
             yield index, clip if isinstance(clip, VideoError) else clip.clone()
