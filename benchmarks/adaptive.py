@@ -28,7 +28,7 @@ from repshift.attention import WatchedAttention
 from repshift.calibration.memo import Memo
 from repshift.files import write_text
 from repshift.measure.environment import environment, in_words
-from repshift.measure.speed import interleave
+from repshift.measure.speed import interleave, speedup
 from repshift.packing import Packing
 from subjects import labelled
 
@@ -100,7 +100,7 @@ def fidelity_table(bench, share, count, rounds):
     for at, ((label, blocks, budget, _), row) in enumerate(zip(rows, qualities, strict=True)):
         cost, tokens, spread, right, agreement, kl = row
         taken = times[str(at)]
-        gain = median(a / b for a, b in zip(times["dense"], taken, strict=True))
+        gain = speedup(taken, times["dense"])
         lines.append(
             f"| {label} | {blocks} | {budget} | {100 * cost:.1f} % | {tokens:.0f} ± {spread:.0f} | "
             f"{right:.1f} % | {100 * agreement:.1f} % | {kl:.4f} | "
@@ -173,7 +173,7 @@ def ways_table(name, count, mean, spread, rounds):
         "| way | ms | of the bound's speed |", "|---|---:|---:|",
     ]  # fmt: skip
     for label, taken in times.items():
-        share = median(b / t for b, t in zip(bound, taken, strict=True))
+        share = speedup(taken, bound)
         lines.append(f"| {label} | {1000 * median(taken):.0f} | {100 * share:.0f} % |")
     return lines
 

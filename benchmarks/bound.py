@@ -21,7 +21,7 @@ from tqdm import tqdm
 from repshift import Plan, compress
 from repshift.files import write_text
 from repshift.measure.flops import count_flops
-from repshift.measure.speed import interleave
+from repshift.measure.speed import interleave, speedup
 
 MODELS = {"DeiT-S": "deit_small_patch16_224", "DeiT-B": "deit_base_patch16_224"}
 LEFT = {0: 158, 3: 127, 6: 102}
@@ -71,11 +71,11 @@ def measure(name, batch, compiler, rounds):
             contenders, lambda: current(images), rounds=rounds, seconds=0.5, progress=bar.update
         )
     for way in WAYS:
-        speedup = median(d / t for d, t in zip(times["dense"], times[way], strict=True))
-        share = speedup * flops[way] / flops["dense"]
+        gain = speedup(times[way], times["dense"])
+        share = gain * flops[way] / flops["dense"]
         yield (
             f"| {name} | {batch} | {'compiled' if compiler else 'eager'} | {way} "
-            f"| {1e3 * median(times[way]):.1f} | {speedup:.2f} | {100 * share:.0f} % |"
+            f"| {1e3 * median(times[way]):.1f} | {gain:.2f} | {100 * share:.0f} % |"
         )
 
 

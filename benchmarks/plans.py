@@ -14,7 +14,6 @@ was.
 import argparse
 from contextlib import nullcontext
 from pathlib import Path
-from statistics import median
 
 import torch
 from matplotlib.figure import Figure
@@ -40,7 +39,7 @@ from repshift.calibration.price import Flops
 from repshift.calibration.search import Search, closed_forms
 from repshift.files import replacing, write_text
 from repshift.measure.environment import environment, in_words
-from repshift.measure.speed import interleave
+from repshift.measure.speed import interleave, speedup
 from repshift.schedules import late
 from subjects import clips, labelled, saliency, sentences
 
@@ -142,10 +141,7 @@ def speedups(bench, plans, rounds):
             times = interleave(
                 ways, lambda: bench.model(images), rounds=rounds, seconds=0.5, progress=bar.update
             )
-        return [
-            median(dense / own for dense, own in zip(times["dense"], times[way], strict=True))
-            for way in plans
-        ]
+        return [speedup(times[way], times["dense"]) for way in plans]
 
     names = ", ".join(f"{plan.method} at {plan.schedule}" for plan in plans.values())
     return iter(bench.memo(f"speed in turn: {names}", measured))

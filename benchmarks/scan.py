@@ -20,7 +20,7 @@ from transformers.models.mamba.modeling_mamba import MambaMixer
 
 from repshift.files import write_text
 from repshift.measure.memory import peak_memory
-from repshift.measure.speed import interleave
+from repshift.measure.speed import interleave, speedup
 from repshift.models.vim.mixer import Mixer
 from repshift.models.vim.scan import selective_scan
 
@@ -95,7 +95,7 @@ def measure(name, batch, tokens, rounds):
     times = interleave(contenders, lambda: chosen[0](), rounds=rounds, seconds=0.3)
     for way, call in calls.items():
         ours = "mixer of Vim, both directions" if "mixer" in way else "selective_scan"
-        ratio = median(t / o for t, o in zip(times[way], times[ours], strict=True))
+        ratio = speedup(times[ours], times[way])
         peak = peak_memory(call, torch.device("cpu")) / 1e6
         yield (
             f"| {name} | {way} | {1e3 * median(times[way]):.1f} | {ratio:.2f} times | {peak:.1f} |"

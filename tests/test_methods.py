@@ -20,7 +20,12 @@ from repshift import (
     VidTLDR,
     compress,
 )
-from repshift.attention import EagerAttention, WatchedAttention
+from repshift.attention import (
+    AttentionCall,
+    EagerAttention,
+    in_one_more_channel,
+    proportional,
+)
 from repshift.measure.flops import count_flops
 from repshift.reductions import REDUCTIONS
 from repshift.reductions.lines import LineReduction
@@ -190,27 +195,34 @@ def test_merging_equals_a_model_written_out_in_slow_steps(family, reduction):
     torch.testing.assert_close(output, expected, atol=1e-10, rtol=0)
 
 
-def weighed(query, key, value, size, mask=None):
-    with WatchedAttention((), size):
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+MASKS = {
+    "no mask": torch.zeros(()).double(),
+    "causal": torch.ones(7, 7, dtype=torch.bool).tril(),
+    "boolean": torch.tensor([1, 1, 0, 1, 0, 1, 1], dtype=torch.bool),
+    "added": torch.linspace(-1, 1, 49, dtype=torch.float64).view(7, 7),
+}
 
 
 @pytest.mark.parametrize("width", [8, 12, 64])
-@pytest.mark.parametrize("masked", [False, True])
-def test_one_more_channel_equals_a_mask_of_log_sizes(width, masked):
+@pytest.mark.parametrize("name", MASKS)
+@pytest.mark.parametrize("weighed", [proportional, in_one_more_channel])
+def test_keys_are_weighed_by_their_log_sizes(weighed, name, width):
     query, key, value = torch.randn(3, 2, 3, 7, width, dtype=torch.float64).unbind()
-    size = torch.rand(2, 7, dtype=torch.float64) * 9 + 0.1
-    mask = (
-        torch.randn(7, 7, dtype=torch.float64) if masked else torch.zeros((), dtype=torch.float64)
-    )
-    bias = mask + size.log()[:, None, None]
-    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-    found = weighed(query, key, value, size, mask if masked else None)
-    assert (found - expected).abs().max() <= 1e-12
+    size, mask = torch.rand(2, 7, dtype=torch.float64) * 9 + 0.1, MASKS[name]
 
-    low = [x.bfloat16() for x in (query, key, value)]
+    def call(dtype):
+        asked = {"attn_mask": mask.to(dtype) if name == "added" else mask.expand(7, 7)}
+        asked = {"no mask": {}, "causal": {"is_causal": True}}.get(name, asked)
+        return AttentionCall(*[part.to(dtype) for part in (query, key, value)], **asked)
+
+    added = mask.double().log() if mask.dtype == torch.bool else mask
+    bias = added + size.log()[:, None, None]
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+    assert (weighed(call(torch.float64), size) - expected).abs().max() <= 1e-12
+
+    low = [part.bfloat16() for part in (query, key, value)]
     ordinary = F.scaled_dot_product_attention(*low, attn_mask=bias.bfloat16()) - expected
-    ours = weighed(*low, size, mask.bfloat16() if masked else None) - expected
+    ours = weighed(call(torch.bfloat16), size) - expected
     assert ours.abs().max() <= ordinary.abs().max() + 1e-2
 
 

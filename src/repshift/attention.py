@@ -33,7 +33,7 @@ class EagerAttention(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            return _Call(*args, **kwargs).eager()[0]
+            return AttentionCall(*args, **kwargs).eager()[0]
         if func is F.multi_head_attention_forward:
             output, weights = func(*args, **{**kwargs, "need_weights": True})
             return output, weights if kwargs.get("need_weights", True) else None
@@ -68,13 +68,13 @@ class WatchedAttention(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             self.calls += 1
-            return self._attend(_Call(*args, **kwargs))
+            return self._attend(AttentionCall(*args, **kwargs))
         if func is F.multi_head_attention_forward:
             self.calls += 1
             return self._attend_projecting(func, args, kwargs)
         return func(*args, **kwargs)
 
-    def _attend(self, call: _Call) -> Tensor:
+    def _attend(self, call: AttentionCall) -> Tensor:
         if "keys" in self.needs:
             self.keys = self._batch(call.key)
         if "attention" in self.needs:
@@ -105,7 +105,7 @@ class WatchedAttention(TorchFunctionMode):
             query, key, value = every[:, None]
             masks = [asked.get(name) for name in ("attn_mask", "key_padding_mask")]
             mask = next((mask for mask in masks if mask is not None), None)
-            call = _Call(query, key, value, mask, asked["training"] * dropout)
+            call = AttentionCall(query, key, value, mask, asked["training"] * dropout)
             output = self._attend(call)[0].transpose(0, 1).flatten(1)
             return F.linear(output, out_weight, out_bias)[:, None], None
         if "keys" in self.needs:
@@ -132,12 +132,23 @@ class WatchedAttention(TorchFunctionMode):
         return output, attention if kwargs.get("need_weights", True) else None
 
 
-def proportional(call: _Call, size: Float[Tensor, "B N"]) -> Float[Tensor, "B H Q D"]:
+def proportional(call: AttentionCall, size: Float[Tensor, "B N"]) -> Float[Tensor, "B H Q D"]:
     """Attention with log(size) added to the logits of every key (ToMe, arXiv 2210.09461, eq. 1).
 
-    A bias would be a mask, which takes the fused CUDA kernel away. One more channel says the same:
-    1 in every query, log(size) / scale in every key. Zeros fill up to a multiple of eight channels,
-    which that kernel asks for; values are widened too because it asks for one width.
+    The fused kernel for CPU takes the bias as a mask, at no cost. That for CUDA takes none.
+    """
+    if call.query.is_cuda:
+        return in_one_more_channel(call, size)
+    return call.fused(bias=size.log().to(call.key.dtype)[:, None, None])
+
+
+def in_one_more_channel(
+    call: AttentionCall, size: Float[Tensor, "B N"]
+) -> Float[Tensor, "B H Q D"]:
+    """The same without a mask: 1 in every query, log(size) / scale in every key.
+
+    Zeros fill up to a multiple of eight channels, which the flash kernel for CUDA asks for; values
+    are widened too because it asks for one width.
     """
     width = call.value.shape[-1]
     room = 8 - call.query.shape[-1] % 8
@@ -149,7 +160,7 @@ def proportional(call: _Call, size: Float[Tensor, "B N"]) -> Float[Tensor, "B H 
     return call.fused(query, key, value)[..., :width]
 
 
-def each_alone(call: _Call, packing: Packing) -> Float[Tensor, "1 H T D"]:
+def each_alone(call: AttentionCall, packing: Packing) -> Float[Tensor, "1 H T D"]:
     """Attention of images that lie end to end, each to itself alone, without a mask or padding."""
     if call.mask is not None:
         raise InputError(
@@ -162,7 +173,7 @@ def each_alone(call: _Call, packing: Packing) -> Float[Tensor, "1 H T D"]:
     return torch.cat([call.fused(*image) for image in zip(*parts, strict=True)], dim=-2)
 
 
-def _one_kernel_takes(call: _Call) -> bool:
+def _one_kernel_takes(call: AttentionCall) -> bool:
     """Whether the kernel for sequences of different lengths computes this attention."""
     query = call.query
     if not query.is_cuda or query.itemsize != 2 or query.ndim != 4 or call.dropout:
@@ -172,7 +183,7 @@ def _one_kernel_takes(call: _Call) -> bool:
     return same and query.shape[-1] % 8 == 0 and capable and torch.__version__ >= "2.12"
 
 
-def in_one_kernel(call: _Call, packing: Packing) -> Float[Tensor, "1 H T D"]:
+def in_one_kernel(call: AttentionCall, packing: Packing) -> Float[Tensor, "1 H T D"]:
     """The same by the kernel for sequences of different lengths (CUDA, half precision)."""
     from torch.nn.attention.varlen import varlen_attn
 
@@ -194,7 +205,7 @@ def in_one_kernel(call: _Call, packing: Packing) -> Float[Tensor, "1 H T D"]:
     return output.transpose(0, 1)[None]
 
 
-class _Call:
+class AttentionCall:
     """The arguments of ``F.scaled_dot_product_attention``."""
 
     def __init__(
@@ -212,38 +223,46 @@ class _Call:
         self.mask, self.dropout, self.causal, self.gqa = attn_mask, dropout_p, is_causal, enable_gqa
         self.scale = query.shape[-1] ** -0.5 if scale is None else scale
 
-    def fused(self, *widened: Tensor) -> Tensor:
+    def fused(self, *widened: Tensor, bias: Tensor | None = None) -> Tensor:
+        """The output of the fused kernel, ``bias`` added to the logits."""
         query, key, value = widened or (self.query, self.key, self.value)
+        mask, causal = self.mask, self.causal
+        if bias is not None:
+            mask, causal = self._biased(bias), False
         return F.scaled_dot_product_attention(
             query,
             key,
             value,
-            attn_mask=self.mask,
+            attn_mask=mask,
             dropout_p=self.dropout,
-            is_causal=self.causal,
+            is_causal=causal,
             scale=self.scale,
             enable_gqa=self.gqa,
         )
 
     def eager(self, size: Float[Tensor, "B N"] | None = None) -> tuple[Tensor, Tensor]:
         """The output, its keys weighed by ``size``, and the map free of it."""
-        key, value, mask = self.key, self.value, self.mask
+        key, value = self.key, self.value
         if self.gqa:
             groups = self.query.shape[-3] // key.shape[-3]
             key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
-        logits = (self.query * self.scale) @ key.transpose(-2, -1)
-        if self.causal:
-            mask = logits.new_ones(logits.shape[-2:], dtype=torch.bool).tril()
-        if mask is not None and mask.dtype == torch.bool:
-            logits = logits.masked_fill(~mask, -math.inf)
-        elif mask is not None:
-            logits = logits + mask
+        logits = self._biased((self.query * self.scale) @ key.transpose(-2, -1))
         free = applied = logits.softmax(-1)
         if size is not None:
             applied = (logits + size.log().to(logits.dtype)[:, None, None]).softmax(-1)
-        if mask is not None:
+        if self.mask is not None:
             # A query that sees no key (padding far from a window) attends to nothing in the fused
             # kernels; here it would be NaN and spread.
             blind = logits.isneginf().all(-1, keepdim=True)
             free, applied = free.masked_fill(blind, 0), applied.masked_fill(blind, 0)
         return F.dropout(applied, self.dropout) @ value, free
+
+    def _biased(self, logits: Tensor) -> Tensor:
+        """``logits`` and what the mask adds to them."""
+        mask = self.mask
+        if self.causal:
+            shape = self.query.shape[-2], self.key.shape[-2]
+            mask = self.query.new_ones(shape, dtype=torch.bool).tril()
+        if mask is None:
+            return logits
+        return logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask

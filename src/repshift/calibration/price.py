@@ -11,7 +11,7 @@ import torch
 
 from repshift.compress import compress
 from repshift.measure.flops import count_flops
-from repshift.measure.speed import interleave
+from repshift.measure.speed import interleave, speedup
 from repshift.plan import Plan
 from repshift.scores import Random
 
@@ -177,5 +177,5 @@ class Seconds(Price):
     def _run(self, plan: Plan) -> tuple[float, float]:
         ways = {"plan": lambda: compress(self.model, plan, self.spec), "dense": nullcontext}
         times = interleave(ways, lambda: self.model(self.images), rounds=self.rounds, seconds=0.05)
-        pairs = zip(times["plan"], times["dense"], strict=True)
-        return median(ours / dense for ours, dense in pairs), median(times["dense"])
+        share = speedup(times["dense"], over=times["plan"])
+        return share, median(times["dense"])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
 from torch.utils.benchmark import Timer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
 
@@ -36,3 +37,8 @@ def interleave(
                     times[name].append(timer.blocked_autorange(min_run_time=seconds).median)
                 progress()
     return times
+
+
+def speedup(times: Sequence[float], over: Sequence[float]) -> float:
+    """How many times as fast as ``over``: the median over rounds that both took part in."""
+    return median(theirs / ours for ours, theirs in zip(times, over, strict=True))

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from repshift.compress import compress
 from repshift.measure.flops import count_flops
 from repshift.measure.memory import peak_memory
-from repshift.measure.speed import interleave
+from repshift.measure.speed import interleave, speedup
 from repshift.plan import Plan
 from repshift.tasks.variants import DENSE_EAGER, Variant, baseline
 
@@ -89,12 +89,10 @@ def measure_costs(
     fused = baseline(rows)
     eager = next((row for row in rows if row.label == DENSE_EAGER), None)
 
-    def speedup(of: Variant, over: Variant) -> float:
-        return median(theirs / ours for theirs, ours in zip(taken[over], taken[of], strict=True))
-
     costs = {}
     for row in rows:
         quarters, middle = quantiles(taken[row], n=4), median(taken[row])
+        gain = speedup(taken[row], taken[fused])
         costs[row] = Cost(
             kernel=kernels[row],
             tokens=tokens.get(row, nothing.counts[-1]),
@@ -102,8 +100,8 @@ def measure_costs(
             peak_mb=peaks[row],
             images_per_s=batch / middle,
             spread=(quarters[2] - quarters[0]) / middle,
-            speedup_vs_eager=speedup(row, eager) if eager else None,
-            speedup_vs_fused=speedup(row, fused),
-            flop_share=speedup(row, fused) * gflops[row] / gflops[fused],
+            speedup_vs_eager=speedup(taken[row], taken[eager]) if eager else None,
+            speedup_vs_fused=gain,
+            flop_share=gain * gflops[row] / gflops[fused],
         )
     return costs
