@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 class Price:
     """The cost of a plan from a table: what a block costs at each number of tokens.
 
-    A forward costs what its blocks cost at the tokens that enter them, and a fixed rest. What a
-    method adds (score, sorting, gathering) or saves (merging before the MLP) is a factor, which
-    ``correct`` sets from a plan that really ran. Blocks are taken to be alike; the second stands
-    for all.
+    A forward costs what its blocks cost at the tokens that enter them, a fixed rest, and what a
+    method takes where it acts (score, sorting, gathering; less than nothing where it spares the MLP
+    tokens), alike at every block: ``correct`` sets that from a plan that really ran. Blocks are
+    taken to be alike; the second stands for all.
     """
 
     name: ClassVar[str]
@@ -49,13 +49,13 @@ class Price:
         self.table: list[float] = memo(f"{self.name} of a block", lambda: self._blocks(counts))
         self.dense: float = memo(f"{self.name} of the model", lambda: self._run(Plan({}))[1])
         self.rest = self.dense - len(spec.blocks) * self.table[-1]
-        self.factors: dict[str, float] = {}
+        self.steps: dict[str, float] = {}
 
     def __call__(self, plan: Plan) -> float:
         """The expected share of the dense cost."""
         entering = plan.entering(len(self.spec.blocks), self.patches)
         cost = self.rest + sum(map(self._block, entering))
-        return cost / self.dense * self.factors.get(plan.method, 1.0)
+        return cost / self.dense + _acting(plan) * self.steps.get(plan.method, 0.0)
 
     def measure(self, plan: Plan) -> float:
         """The share of the dense cost in a forward that runs."""
@@ -64,8 +64,9 @@ class Price:
 
     def correct(self, plan: Plan) -> None:
         """Expect of this method's plans what was measured at ``plan``."""
-        factor = self.factors.get(plan.method, 1.0)
-        self.factors[plan.method] = factor * self.measure(plan) / self(plan)
+        if acting := _acting(plan):
+            missing = (self.measure(plan) - self(plan)) / acting
+            self.steps[plan.method] = self.steps.get(plan.method, 0.0) + missing
 
     def meets(self, plan: Plan, share: float) -> bool:
         """Whether the measured share is what was asked for."""
@@ -179,3 +180,8 @@ class Seconds(Price):
         times = interleave(ways, lambda: self.model(self.images), rounds=self.rounds, seconds=0.05)
         share = speedup(times["dense"], over=times["plan"])
         return share, median(times["dense"])
+
+
+def _acting(plan: Plan) -> int:
+    """At how many blocks tokens leave."""
+    return sum(amount > 0 for amount in plan.drop.values())
