@@ -29,7 +29,7 @@ from repshift import (
     compress,
 )
 from repshift.adaptive import leave_by_level, levels
-from repshift.attention import _Call, each_alone, in_one_kernel
+from repshift.attention import AttentionCall, each_alone, in_one_kernel
 from repshift.packing import Packing
 from repshift.reductions import Prune
 from repshift.scores import Snapshots
@@ -212,7 +212,7 @@ def test_one_kernel_for_all_lengths_is_told_the_same(monkeypatch):
     monkeypatch.setattr(varlen, "varlen_attn", kernel)
     packing = Packing(torch.tensor([3, 7, 1]))
     for causal in (False, True):
-        call = _Call(*torch.randn(3, 1, 2, 11, 4).double(), is_causal=causal, scale=0.3)
+        call = AttentionCall(*torch.randn(3, 1, 2, 11, 4).double(), is_causal=causal, scale=0.3)
         torch.testing.assert_close(in_one_kernel(call, packing), each_alone(call, packing))
 
 
