@@ -30,7 +30,7 @@ def photos(tmp_path):
 
 
 def test_bench_writes_table_json_csv_plot_and_report(run, tmp_path):
-    status, out, err = run("bench", "--model", "digits-vit", "--batch-size", 20, "--json", "b.json")
+    status, out, err = run("bench", "--model", "digits-vit", "--batch-size", 90, "--json", "b.json")
     assert status == 0, err
     written = json.loads((tmp_path / "b.json").read_text())
     rows = {row["method"]: row for row in written["rows"]}
@@ -70,7 +70,7 @@ def test_bench_writes_table_json_csv_plot_and_report(run, tmp_path):
 
 def test_bench_of_a_resnet_compares_lines(run, tmp_path):
     status, out, err = run(
-        "bench", "--model", "digits-resnet", "--batch-size", 20,
+        "bench", "--model", "digits-resnet", "--batch-size", 90,
         "--plan", "resnet", "0:2", "--methods", "random", "line-tokens",
     )  # fmt: skip
     assert status == 0, err
@@ -162,7 +162,9 @@ def test_an_adaptive_plan_goes_through_bench_and_show(run, photos, tmp_path):
     assert status == 0, err
     assert "with the same number of tokens in every image" in out
     assert read_plan("plan.json").adaptive
-    status, out, err = run("bench", "--model", "digits-vit", "--plan", "plan.json", "--out", "b")
+    status, out, err = run(
+        "bench", "--model", "digits-vit", "--images", photos, "--plan", "plan.json", "--out", "b"
+    )
     assert status == 0, err
     rows = json.loads((tmp_path / "b/bench.json").read_text())["rows"]
     assert [row["method"] for row in rows][2:] == ["redundancy(mlp), adaptive"]
@@ -259,7 +261,7 @@ def test_weights_that_are_nan_are_named(run, tmp_path):
     assert "block 3: the score" in err
 
 
-def test_an_interrupt_leaves_nothing(run, monkeypatch, tmp_path):
+def test_an_interrupt_leaves_nothing(run, monkeypatch, photos, tmp_path):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
@@ -267,9 +269,9 @@ def test_an_interrupt_leaves_nothing(run, monkeypatch, tmp_path):
     status, _, err = run("show", tmp_path / "no.png", "--model", "digits-vit")
     assert (status, "no.png is not a file" in err) == (2, True)
     monkeypatch.setattr("repshift.tasks.costs.interleave", stop)
-    status, _, err = run("bench", "--model", "digits-vit", "--batch-size", 20)
+    status, _, err = run("bench", "--model", "digits-vit", "--images", photos)
     assert (status, "interrupted" in err) == (130, True)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [photos]
 
 
 def test_python_m_repshift_is_the_same_command():
@@ -289,8 +291,9 @@ def alone(tmp_path, *arguments):
     return done
 
 
-def test_bench_needs_nothing_that_only_the_tests_import(tmp_path):
-    done = alone(tmp_path, "bench", "--model", "digits-vit", "--methods", "tome")
+def test_bench_needs_nothing_that_only_the_tests_import(tmp_path, photos):
+    images = "--images", str(photos), "--batch-size", "3"
+    done = alone(tmp_path, "bench", "--model", "digits-vit", "--methods", "tome", *images)
     assert "Best at each speed-up" in done.stdout
     assert (tmp_path / "runs" / "digits-vit" / "report.html").exists()
 
