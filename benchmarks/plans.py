@@ -23,6 +23,7 @@ from repshift import (
     ClassAttention,
     ColumnAttention,
     InputError,
+    Merge,
     Plan,
     Prune,
     Random,
@@ -40,7 +41,6 @@ from repshift.calibration.search import Search, closed_forms
 from repshift.files import replacing, write_text
 from repshift.measure.environment import environment, in_words
 from repshift.measure.speed import interleave, speedup
-from repshift.schedules import late
 from subjects import clips, labelled, saliency, sentences
 
 TIMED = 8  # images in a batch whose speed is measured
@@ -61,8 +61,7 @@ class Bench:
         self.price = Flops(self.model, self.spec, test[:1], memo)
         self.search = Search(self.judge, self.price, memo, tqdm(disable=True))
         self.memo = memo
-        paper, constant, _ = closed_forms(len(self.spec.blocks))
-        self.paper, self.constant = paper, constant
+        self.paper, self.constant, self.late, self.second = closed_forms(len(self.spec.blocks))
         kl = subject.logits
         self.names = (
             subject.quality_name,
@@ -97,16 +96,17 @@ def mean(rows):
 
 def contenders(bench, budget, found, seeds):
     """Label and plans at one budget; several plans are averaged."""
-    late_shape = late(len(bench.spec.blocks), 1)
     attention = ClassAttention() if bench.spec.class_token else ColumnAttention()
     rows = [
         ("random, paper's blocks", [(bench.paper, Random(seed)) for seed in range(seeds)]),
         (f"{attention}, paper's blocks", [(bench.paper, attention)]),
         ("ToMe, paper's blocks", [(bench.paper, Shift(), ToMe())]),
         ("ToMe, constant", [(bench.constant, Shift(), ToMe())]),
+        ("ToMe, every second block", [(bench.second, Shift(), ToMe())]),
         ("shift, paper's blocks", [(bench.paper, Shift())]),
-        ("shift, late", [(late_shape, Shift())]),
+        ("shift, late", [(bench.late, Shift())]),
         ("redundancy(keys), paper's blocks", [(bench.paper, Redundancy("keys"), Prune())]),
+        ("redundancy(mlp) + merge, every second", [(bench.second, Redundancy(), Merge())]),
     ]
     for label, tries in rows:
         if not bench.takes(Plan({0: 1}, *tries[0][1:])):
