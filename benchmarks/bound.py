@@ -22,22 +22,24 @@ from repshift import Plan, compress
 from repshift.files import write_text
 from repshift.measure.flops import count_flops
 from repshift.measure.speed import interleave, speedup
-
-MODELS = {"DeiT-S": "deit_small_patch16_224", "DeiT-B": "deit_base_patch16_224"}
-LEFT = {0: 158, 3: 127, 6: 102}
+from speed import CASES
 
 
-def dense(model):
+def dense(model, plan):
     pass
 
 
-def a_slice(model):
-    for block, left in LEFT.items():
-        model.blocks[block].register_forward_hook(lambda _, __, x, left=left: x[:, :left])
+def a_slice(model, plan):
+    counts = plan.entering(len(model.blocks), model.patch_embed.num_patches)
+    for block, patches in zip(
+        model.blocks, counts[1:], strict=False
+    ):  # after the last nothing runs
+        left = model.num_prefix_tokens + patches
+        block.register_forward_hook(lambda _, __, x, left=left: x[:, :left])
 
 
-def shift(model):
-    compress(model, Plan.paper("deit"))
+def shift(model, plan):
+    compress(model, plan)
 
 
 WAYS: dict[str, Callable] = {"dense": dense, "a slice": a_slice, "shift(mlp, l2)": shift}
@@ -51,10 +53,11 @@ def compiled(model):
 
 def measure(name, batch, compiler, rounds):
     torch.manual_seed(0)
-    images, models, flops = torch.randn(batch, 3, 224, 224), {}, {}
+    kind, settings, size, plan = CASES[name]
+    images, models, flops = torch.randn(batch, 3, *size), {}, {}
     for way, attach in WAYS.items():
-        model = timm.create_model(MODELS[name]).eval()
-        attach(model)
+        model = timm.create_model(kind, **settings).eval()
+        attach(model, Plan.paper(plan))
         flops[way] = count_flops(partial(model, images))[0]
         models[way] = compiled(model) if compiler else model
     current = models["dense"]
@@ -82,6 +85,7 @@ def measure(name, batch, compiler, rounds):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("runs/bound.md"))
+    parser.add_argument("--models", nargs="*", choices=CASES, default=["DeiT-S", "DeiT-B"])
     parser.add_argument("--batches", nargs="*", type=int, default=[1, 8])
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
@@ -92,7 +96,7 @@ def main():
         "| model | batch | run | tokens leave by | ms | vs dense | of FLOPs' gain |",
         "|---|---|---|---|---|---|---|",
     ]
-    for name in MODELS:
+    for name in arguments.models:
         for batch in arguments.batches:
             for compiler in (False, True):
                 lines += measure(name, batch, compiler, arguments.rounds)
