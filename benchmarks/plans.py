@@ -12,7 +12,7 @@ was.
 """  # noqa: E501
 
 import argparse
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -34,6 +34,7 @@ from repshift import (
     calibrate,
     compress,
 )
+from repshift.attention import EagerAttention
 from repshift.calibration.judge import Judge
 from repshift.calibration.memo import Memo
 from repshift.calibration.price import Flops
@@ -41,7 +42,7 @@ from repshift.calibration.search import Search, closed_forms
 from repshift.files import replacing, write_text
 from repshift.measure.environment import environment, in_words
 from repshift.measure.speed import interleave, speedup
-from subjects import clips, labelled, saliency, sentences
+from subjects import SUBJECTS, add_arguments, open_subject
 
 TIMED = 8  # images in a batch whose speed is measured
 
@@ -118,33 +119,51 @@ def contenders(bench, budget, found, seeds):
 
 
 def rows_at(bench, budget, found, seeds, rounds):
-    """Label, schedule, what is known of it, and its speed if ``rounds``."""
+    """Label, schedule, what is known of it, and its speeds on fused and eager attention."""
     plans = {"dense": [Plan({})], **dict(contenders(bench, budget, found, seeds))}
     speeds = speedups(bench, {label: same[0] for label, same in plans.items()}, rounds)
     for label, same in plans.items():
+        speed = speeds.get(label)
         label += f", mean of {len(same)} seeds" if len(same) > 1 else ""
-        yield label, same[0].schedule, mean([bench.rate(plan) for plan in same]), next(speeds, None)
+        yield label, same[0].schedule, mean([bench.rate(plan) for plan in same]), speed
 
 
 def speedups(bench, plans, rounds):
-    """Images a second over those of the dense model on fused attention, timed in turn."""
+    """Images a second over those of the dense model on fused attention, timed in turn.
+
+    By label: on fused attention, and on eager, where ToMe and the dense model were published.
+    """
     if not rounds:
-        return iter(())
+        return {}
 
     def measured():
         images = bench.judge.batches[0][:TIMED]
         ways = {
             label: lambda plan=plan: compress(bench.model, plan, bench.spec)
             for label, plan in plans.items()
-        } | {"dense": nullcontext}
+        }
+        ways["dense"] = nullcontext
+        for label in eager:
+            ways[label, "eager"] = lambda plan=plans[label]: on_eager(bench, plan)
         with tqdm(total=rounds * len(ways), desc="speed, in turn", leave=False) as bar:
             times = interleave(
                 ways, lambda: bench.model(images), rounds=rounds, seconds=0.5, progress=bar.update
             )
-        return [speedup(times[way], times["dense"]) for way in plans]
+        return [
+            [speedup(times[w], times["dense"]) for w in (way, (way, "eager")) if w in times]
+            for way in plans
+        ]
 
+    eager = [label for label in plans if label == "dense" or label.startswith("ToMe")]
     names = ", ".join(f"{plan.method} at {plan.schedule}" for plan in plans.values())
-    return iter(bench.memo(f"speed in turn: {names}", measured))
+    rates = bench.memo(f"speed in turn, eager too: {names}", measured)
+    return dict(zip(plans, rates, strict=True))
+
+
+@contextmanager
+def on_eager(bench, plan):
+    with EagerAttention(), compress(bench.model, plan, bench.spec):
+        yield
 
 
 def budget_table(bench, budget, rows):
@@ -152,15 +171,23 @@ def budget_table(bench, budget, rows):
     quality, fidelity, loss = bench.names
     lines = [
         f"| at most {budget:g} of the FLOPs | plan | FLOPs | {quality} | {fidelity} | {loss} |"
-        + " vs fused |" * timed,
-        "|---|---|---:|---:|---:|---:|" + "---:|" * timed,
+        + " vs fused | on eager attention |" * timed,
+        "|---|---|---:|---:|---:|---:|" + "---:|---:|" * timed,
     ]
     for label, schedule, (share, quality, fidelity, loss), speed in rows:
         lines.append(
             f"| {label} | {schedule} | {100 * share:.1f} % | {quality:.1f} | "
-            f"{100 * fidelity:.1f} % | {loss:z.4f} |" + (f" {speed:.2f}x |" if timed else "")
+            f"{100 * fidelity:.1f} % | {loss:z.4f} |" + speed_cells(speed)
         )
     return lines
+
+
+def speed_cells(rates):
+    """The cells of the speeds on fused attention and on eager."""
+    if rates is None:
+        return ""
+    fused, *eager = (f"{rate:.2f}x" for rate in rates)
+    return f" {fused} | {' '.join(eager)} |"
 
 
 def draw(bench, tables, path):
@@ -168,7 +195,7 @@ def draw(bench, tables, path):
     lines = {}
     for rows in tables:
         for label, _, (_, quality, *_), speed in rows:
-            lines.setdefault(label.partition(":")[0], []).append((speed, quality))
+            lines.setdefault(label.partition(":")[0], []).append((speed[0], quality))
     figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
     for label, points in lines.items():
@@ -231,13 +258,8 @@ def found_plan(bench, budget, out):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--subject", choices=["timm", "digits", "saliency", "clips", "minilm"], default="timm"
-    )
-    parser.add_argument("--model", default="timm:vit_small_patch14_dinov2", help="of timm")
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--calibration", type=Path, help="images, without labels")
-    parser.add_argument("--test", type=Path, help="images, of timm with labels.csv")
+    parser.add_argument("--subject", choices=SUBJECTS, default="timm")
+    add_arguments(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/plans"))
     parser.add_argument("--budgets", nargs="*", type=float, default=[0.65, 0.5, 0.75])
     parser.add_argument("--images", type=int, default=500, help="test inputs")
@@ -250,17 +272,10 @@ def main():
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    if arguments.subject in ("timm", "saliency") and not (arguments.test and arguments.calibration):
-        parser.error(f"--subject {arguments.subject} needs --calibration DIR and --test DIR")
-    count = arguments.samples, arguments.images
-    folders = arguments.calibration, arguments.test
-    subject = {
-        "timm": lambda: labelled(arguments.model, arguments.checkpoint, *folders, *count),
-        "digits": lambda: labelled("digits-vit", None, None, None, *count),
-        "saliency": lambda: saliency(*folders, *count),
-        "clips": lambda: clips(*count),
-        "minilm": lambda: sentences(*count),
-    }[arguments.subject]()
+    try:
+        subject = open_subject(arguments.subject, arguments, arguments.samples, arguments.images)
+    except InputError as error:
+        parser.error(str(error))
     device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
     facts = {
         "model": subject.name,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repshift import EncoderSpec, Plan, compress
+from repshift import EncoderSpec, InputError, Plan, compress
 from repshift.adapters import describe
 from repshift.data.batches import draw
 from repshift.data.pixels import normalise
@@ -164,3 +165,29 @@ def sentences(samples, count):
         ids[:samples], ids[samples:],
         "found, %", found, logits=False,
     )  # fmt: skip
+
+
+# By name: what the command line says, calibration and test inputs.
+SUBJECTS: dict[str, Callable] = {
+    "timm": lambda given, *counts: labelled(
+        given.model, given.checkpoint, given.calibration, given.test, *counts
+    ),
+    "digits": lambda given, *counts: labelled("digits-vit", None, None, None, *counts),
+    "saliency": lambda given, *counts: saliency(given.calibration, given.test, *counts),
+    "clips": lambda given, *counts: clips(*counts),
+    "minilm": lambda given, *counts: sentences(*counts),
+}
+
+
+def add_arguments(parser):
+    """What the subjects take."""
+    parser.add_argument("--model", default="timm:vit_small_patch14_dinov2", help="of timm")
+    parser.add_argument("--checkpoint", type=Path)
+    parser.add_argument("--calibration", type=Path, help="images, without labels")
+    parser.add_argument("--test", type=Path, help="images, of timm with labels.csv")
+
+
+def open_subject(name, arguments, samples, count):
+    if name in ("timm", "saliency") and not (arguments.test and arguments.calibration):
+        raise InputError(f"the subject {name} needs --calibration DIR and --test DIR")
+    return SUBJECTS[name](arguments, samples, count)

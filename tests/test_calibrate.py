@@ -205,7 +205,7 @@ def test_fitting_takes_the_fewest_tokens(digits):
 def test_an_exchange_keeps_the_cost_and_lowers_the_loss(digits):
     search = search_on(*digits)
     start = search.rate(search.fit(Plan({}), closed_forms(12)[1], 0.7))
-    better = search._exchange(start, 0.7)
+    better = search.exchange(start, 0.7)
     assert better.loss < start.loss
     assert search.price.measure(better.plan) <= 0.7 + 0.003
     assert better.loss == min(trial.loss for trial in search.tried if trial.share >= 0.69)
@@ -215,7 +215,7 @@ def test_successive_halving_finds_the_best_of_all(digits):
     model, photos = digits
     search = search_on(model, photos)
     methods = [Plan.from_method(label, {}) for label in ("random", *QUICK)]
-    best = search._best_start(methods, 0.7)
+    best = search.best_start(methods, 0.7)
     every = [search.fit(method, shape, 0.7) for method in methods for shape in closed_forms(12)]
     losses = [search.rate(plan).loss for plan in every if plan is not None]
     assert best.loss == min(losses)

@@ -78,7 +78,8 @@ class WatchedAttention(TorchFunctionMode):
         if "keys" in self.needs:
             self.keys = self._batch(call.key)
         if "attention" in self.needs:
-            output, self.map = call.eager(self.size)
+            output, free = call.eager(self.size)
+            self.map = call.without_blind(free)
             return output
         if self.packing:
             return each_alone(call, self.packing)
@@ -241,7 +242,10 @@ class AttentionCall:
         )
 
     def eager(self, size: Float[Tensor, "B N"] | None = None) -> tuple[Tensor, Tensor]:
-        """The output, its keys weighed by ``size``, and the map free of it."""
+        """The output, its keys weighed by ``size``, and the map free of it.
+
+        The rows of blind queries are NaN in the map: see ``without_blind``.
+        """
         key, value = self.key, self.value
         if self.gqa:
             groups = self.query.shape[-3] // key.shape[-3]
@@ -250,12 +254,17 @@ class AttentionCall:
         free = applied = logits.softmax(-1)
         if size is not None:
             applied = (logits + size.log().to(logits.dtype)[:, None, None]).softmax(-1)
-        if self.mask is not None:
-            # A query that sees no key (padding far from a window) attends to nothing in the fused
-            # kernels; here it would be NaN and spread.
-            blind = logits.isneginf().all(-1, keepdim=True)
-            free, applied = free.masked_fill(blind, 0), applied.masked_fill(blind, 0)
-        return F.dropout(applied, self.dropout) @ value, free
+        return self.without_blind(F.dropout(applied, self.dropout) @ value), free
+
+    def without_blind(self, rows: Float[Tensor, "B H Q D"]) -> Float[Tensor, "B H Q D"]:
+        """``rows``, 0 for a query that sees no key, such as padding far from a window.
+
+        It attends to nothing in the fused kernels; in the eager map it would be NaN and spread.
+        """
+        if self.mask is None:
+            return rows
+        closed = ~self.mask if self.mask.dtype == torch.bool else self.mask.isneginf()
+        return rows.masked_fill(closed.all(-1, keepdim=True), 0)
 
     def _biased(self, logits: Tensor) -> Tensor:
         """``logits`` and what the mask adds to them."""

@@ -146,7 +146,13 @@ def calibrate(
         probe = Plan({0: 0.5}, Random(), budget="adaptive")
         with compress(model, probe, spec), torch.inference_mode():
             model(images[:1])
-    plans = _starts(model, spec, methods, budget)
+    plans = (
+        usual_methods(model, spec, budget)
+        if methods is None
+        else [Plan.from_method(label, {}) for label in methods]
+    )
+    for plan in plans:
+        replace(plan, budget=budget)  # an error, if they do not go together
     memo = Memo(state, facts | {"methods": [plan.method for plan in plans]})
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     seen, unseen = images[order[len(images) // 2 :]], images[order[: len(images) // 2]]
@@ -212,15 +218,8 @@ def _target(flops: float | None, speedup: float | None, fidelity: float | None) 
     return target
 
 
-def _starts(
-    model: nn.Module, spec: EncoderSpec, methods: Sequence[str] | None, budget: Budget
-) -> list[Plan]:
-    """The methods as plans; of the default ones, those that the model and the budget allow."""
-    if methods is not None:
-        plans = [Plan.from_method(label, {}) for label in methods]
-        for plan in plans:
-            replace(plan, budget=budget)
-        return plans
+def usual_methods(model: nn.Module, spec: EncoderSpec, budget: Budget) -> list[Plan]:
+    """The short list of methods, as plans, without those that model or budget do not allow."""
     plans = []
     for label in METHODS:
         plan = Plan.from_method(label, {})

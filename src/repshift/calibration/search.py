@@ -57,15 +57,15 @@ class Search:
 
     def at_cost(self, methods: Sequence[Plan], share: float) -> list[Trial]:
         """At ``share`` of the dense cost: the best closed form, and what exchanges made of it."""
-        start = self._best_start(methods, share)
-        better = self._settled(self._exchange(start, share).plan, share)
+        start = self.best_start(methods, share)
+        better = self._settled(self.exchange(start, share).plan, share)
         return [start, better] if self.price.reaches(better.plan, share) else [start]
 
     def least_cost(self, methods: Sequence[Plan], fidelity: float) -> Trial:
         """The cheapest plan whose fidelity is at least ``fidelity``."""
-        start = self._best_start(methods, MIDDLE)
+        start = self.best_start(methods, MIDDLE)
         first = self._cheapest(start.plan, fidelity)
-        better = self._exchange(first, first.share) if first.plan.drop else first
+        better = self.exchange(first, first.share) if first.plan.drop else first
         return min(first, self._cheapest(better.plan, fidelity), key=lambda trial: trial.share)
 
     def draw_curve(self, plan: Plan, shares: Iterable[float]) -> None:
@@ -135,7 +135,7 @@ class Search:
             plan = fitted()
         return plan
 
-    def _best_start(self, methods: Sequence[Plan], target: float) -> Trial:
+    def best_start(self, methods: Sequence[Plan], target: float) -> Trial:
         """The best closed form of all methods, found by successive halving.
 
         All are judged on a quarter of the images, the better quarter of them on all. Where the cost
@@ -180,7 +180,7 @@ class Search:
             self.price.correct(plan)
         return plans
 
-    def _exchange(self, start: Trial, target: float) -> Trial:
+    def exchange(self, start: Trial, target: float) -> Trial:
         """Let tokens leave where that costs least, instead of where it costs most.
 
         Each block is asked once what ``step`` more tokens lose there for the cost they save (the
