@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ METHODS = (
 )
 # An exchange that lowers the loss by a smaller share than this is taken for chance.
 WORTH = 0.01
+# So many exchanges in a row that lower nothing end the search.
+PATIENCE = 24
 # The cost at which methods are compared where the target is a fidelity.
 MIDDLE = 0.65
 
@@ -181,58 +184,26 @@ class Search:
         return plans
 
     def exchange(self, start: Trial, target: float) -> Trial:
-        """Let tokens leave where that costs least, instead of where it costs most.
+        """Let tokens leave after another block instead, where that lowers the loss.
 
-        Each block is asked once what ``step`` more tokens lose there for the cost they save (the
-        blocks before it need not run again); then tokens go from the dearest blocks to the
-        cheapest, as long as the loss falls; then again with half the step.
+        Which blocks and how many tokens is drawn, until a number of draws in a row bring nothing.
+        The blocks before the first of the two need not run again.
         """
-        best, step = start, max(2, self.patches // 12)
-        while step >= 2:
-            dearness = self._dearness(best, step)
-            better = self._trade(best, step, target, dearness)
-            if better.loss > (1 - 2 * WORTH) * best.loss:
-                step //= 2
-            best = better
-        return best
-
-    def _dearness(self, base: Trial, step: int) -> dict[int, float]:
-        """Loss for a share of cost saved, by block, when ``step`` more tokens leave there."""
-        self._base = base.plan
-        if self.price.quick:
-            self.price.correct(base.plan)
-        share, dearness = self.price(base.plan), {}
-        for block in range(self.depth - 1):
-            plan = self._moved(base.plan, block, step)
-            if plan is not None:
-                trial = self.rate(plan)
-                if (saved := share - trial.share) > 0:
-                    dearness[block] = (trial.loss - base.loss) / saved
-        return dearness
-
-    def _trade(self, base: Trial, step: int, target: float, dearness: dict[int, float]) -> Trial:
-        """Try exchanges between blocks, the most promising first."""
-        pairs = [
-            (dearness[giver] - dearness[taker], giver, taker)
-            for giver in dearness
-            for taker in dearness
-            if dearness[giver] > dearness[taker]
-        ]
-        best, failures = base, 0
-        for _, giver, taker in sorted(pairs, reverse=True):
+        draws, best, vain = random.Random(0), start, 0
+        while vain < PATIENCE and best.plan.drop:
+            vain += 1
+            giver = draws.choice(list(best.plan.drop))
+            taker = draws.choice([block for block in range(self.depth - 1) if block != giver])
+            step = draws.randint(1, max(2, self.patches // 12))
             plan = self._exchanged(best.plan, giver, taker, step, target)
             if plan is None:
                 continue
             self._base = best.plan
             trial = self.rate(plan)
             if trial.loss < (1 - WORTH) * best.loss:
-                best = trial
+                best, vain = trial, 0
                 if self.price.quick:
                     self.price.correct(best.plan)
-            else:
-                failures += 1
-            if failures == 4:
-                break
         return best
 
     def _exchanged(
