@@ -54,7 +54,8 @@ class Watched(Search):
 
 
 def exchange(search, start, seconds):
-    search.exchange(start, search.target)
+    better = search.exchange(start, search.target)
+    search.best = search.settled(better.plan, search.target)
 
 
 def greedy(search, start, seconds):
@@ -66,6 +67,7 @@ def greedy(search, start, seconds):
         best = trade(search, best, step, dearness(search, best, step))
         if best.loss > 0.98 * before.loss:
             step //= 2
+    search.best = search.settled(best.plan, search.target)
 
 
 def dearness(search, base, step):
@@ -187,7 +189,7 @@ def draw(results, path):
             found = result["ways"][way]
             seconds, losses = zip(*found["steps"], strict=True)
             pane.step((*seconds, found["seconds"]), (*losses, losses[-1]), where="post", label=way)
-        pane.set(title=name, xlabel="seconds after the closed forms", ylabel="loss", yscale="log")
+        pane.set(title=name, xlabel="seconds after the closed forms", ylabel="loss")
         pane.grid(alpha=0.3)
     panes[0].legend()
     with replacing(path) as temporary:

@@ -61,7 +61,7 @@ class Search:
     def at_cost(self, methods: Sequence[Plan], share: float) -> list[Trial]:
         """At ``share`` of the dense cost: the best closed form, and what exchanges made of it."""
         start = self.best_start(methods, share)
-        better = self._settled(self.exchange(start, share).plan, share)
+        better = self.settled(self.exchange(start, share).plan, share)
         return [start, better] if self.price.reaches(better.plan, share) else [start]
 
     def least_cost(self, methods: Sequence[Plan], fidelity: float) -> Trial:
@@ -78,7 +78,7 @@ class Search:
             if fitted is not None:
                 self.rate(fitted)
 
-    def _settled(self, plan: Plan, share: float) -> Trial:
+    def settled(self, plan: Plan, share: float) -> Trial:
         """The same shape with as many tokens as the measured cost asks for."""
         for _ in range(3):
             if self.price.meets(plan, share):
@@ -155,7 +155,7 @@ class Search:
         ranked = sorted(plans, key=lambda plan: self.rate(plan, quarter).loss)
         finalists: list[Trial] = []
         for plan in ranked:
-            trial = self.rate(plan) if self.price.quick else self._settled(plan, target)
+            trial = self.rate(plan) if self.price.quick else self.settled(plan, target)
             if self.price.reaches(trial.plan, target):
                 finalists.append(trial)
             if len(finalists) == max(2, len(plans) // 4):
@@ -190,11 +190,11 @@ class Search:
         The blocks before the first of the two need not run again.
         """
         draws, best, vain = random.Random(0), start, 0
-        while vain < PATIENCE and best.plan.drop:
+        while vain < PATIENCE and best.plan.drop and self.depth > 2:
             vain += 1
             giver = draws.choice(list(best.plan.drop))
             taker = draws.choice([block for block in range(self.depth - 1) if block != giver])
-            step = draws.randint(1, max(2, self.patches // 12))
+            step = max(1, self.patches // draws.choice((6, 12, 24, 48)))
             plan = self._exchanged(best.plan, giver, taker, step, target)
             if plan is None:
                 continue
@@ -218,8 +218,14 @@ class Search:
         def with_given(count: int) -> Plan:
             return replace(more, drop=_with(more.drop, giver, count))
 
-        enough = fewest(lambda count: self.price(with_given(count)) <= target, int(given))
-        return None if enough is None or enough == given else with_given(enough)
+        for _ in range(2):  # the price is an estimate, set right once by what really runs
+            enough = fewest(lambda count: self.price(with_given(count)) <= target, int(given))
+            if enough is None or enough == given:
+                return None
+            if not self.price.quick or self.price.measure(with_given(enough)) <= target:
+                return with_given(enough)
+            self.price.correct(with_given(enough))
+        return None
 
     def _moved(self, plan: Plan, block: int, step: int) -> Plan | None:
         """``step`` more tokens leave after ``block``; None if there are not so many."""
