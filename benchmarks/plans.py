@@ -12,6 +12,7 @@ was.
 """  # noqa: E501
 
 import argparse
+import json
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def mean(rows):
     return [sum(column) / len(column) for column in zip(*rows, strict=True)]
 
 
-def contenders(bench, budget, found, seeds):
+def contenders(bench, budget, found, seeds, further):
     """Label and plans at one budget; several plans are averaged."""
     attention = ClassAttention() if bench.spec.class_token else ColumnAttention()
     rows = [
@@ -116,11 +117,16 @@ def contenders(bench, budget, found, seeds):
         if None not in plans:
             yield label, plans
     yield f"found: {found.method}", [found]
+    for path in further:
+        text = path.read_text(encoding="utf-8")
+        plan = Plan.from_json(text)
+        [(target, value)] = json.loads(text)["provenance"]["target"].items()
+        yield f"found for {target} {value:g}: {plan.method}", [plan]
 
 
-def rows_at(bench, budget, found, seeds, rounds):
+def rows_at(bench, budget, found, seeds, rounds, further):
     """Label, schedule, what is known of it, and its speeds on fused and eager attention."""
-    plans = {"dense": [Plan({})], **dict(contenders(bench, budget, found, seeds))}
+    plans = {"dense": [Plan({})], **dict(contenders(bench, budget, found, seeds, further))}
     speeds = speedups(bench, {label: same[0] for label, same in plans.items()}, rounds)
     for label, same in plans.items():
         speed = speeds.get(label)
@@ -264,6 +270,9 @@ def main():
     parser.add_argument("--budgets", nargs="*", type=float, default=[0.65, 0.5, 0.75])
     parser.add_argument("--images", type=int, default=500, help="test inputs")
     parser.add_argument("--samples", type=int, default=128, help="calibration inputs")
+    parser.add_argument(
+        "--plans", nargs="*", type=Path, default=[], help="further ones that repshift plan found"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--device", default="cpu")
@@ -295,7 +304,7 @@ def main():
 
     rounds, tables = arguments.speed and arguments.rounds, []
     for budget, plan in plans.items():
-        tables.append(list(rows_at(bench, budget, plan, arguments.seeds, rounds)))
+        tables.append(list(rows_at(bench, budget, plan, arguments.seeds, rounds, arguments.plans)))
         add(f"{100 * budget:g} % of the FLOPs", budget_table(bench, budget, tables[-1]))
     if arguments.speed:
         draw(bench, tables, arguments.out.with_suffix(".png"))
