@@ -186,11 +186,14 @@ class Search:
     def exchange(self, start: Trial, target: float) -> Trial:
         """Let tokens leave after another block instead, where that lowers the loss.
 
-        Which blocks and how many tokens is drawn, until a number of draws in a row bring nothing.
+        Which blocks and how many tokens is drawn, by a fixed seed, until ``PATIENCE`` draws in a row
+        bring nothing.
         The blocks before the first of the two need not run again.
         """
         draws, best, vain = random.Random(0), start, 0
-        while vain < PATIENCE and best.plan.drop and self.depth > 2:
+        if self.depth == 2:  # all tokens leave after the one block where that saves something
+            return start
+        while vain < PATIENCE and best.plan.drop:
             vain += 1
             giver = draws.choice(list(best.plan.drop))
             taker = draws.choice([block for block in range(self.depth - 1) if block != giver])
@@ -222,9 +225,10 @@ class Search:
             enough = fewest(lambda count: self.price(with_given(count)) <= target, int(given))
             if enough is None or enough == given:
                 return None
-            if not self.price.quick or self.price.measure(with_given(enough)) <= target:
-                return with_given(enough)
-            self.price.correct(with_given(enough))
+            exchanged = with_given(enough)
+            if not self.price.quick or self.price.measure(exchanged) <= target:
+                return exchanged
+            self.price.correct(exchanged)
         return None
 
     def _moved(self, plan: Plan, block: int, step: int) -> Plan | None:
