@@ -186,9 +186,8 @@ class Search:
     def exchange(self, start: Trial, target: float) -> Trial:
         """Let tokens leave after another block instead, where that lowers the loss.
 
-        Which blocks and how many tokens is drawn, by a fixed seed, until ``PATIENCE`` draws in a row
-        bring nothing.
-        The blocks before the first of the two need not run again.
+        Which blocks and how many tokens is drawn, by a fixed seed, until ``PATIENCE`` draws in a
+        row bring nothing. The blocks before the first of the two need not run again.
         """
         draws, best, vain = random.Random(0), start, 0
         if self.depth == 2:  # all tokens leave after the one block where that saves something
