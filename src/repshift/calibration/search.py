@@ -248,7 +248,7 @@ def closed_forms(depth: int) -> list[list[float]]:
     """
     paper = [0.0] * depth
     for part in range(3):
-        paper[part * depth // 4] += 0.8**part
+        paper[min(part * depth // 4, depth - 2)] += 0.8**part  # after the last saves nothing
     every_second = [float(block % 2) for block in range(depth - 1)] + [0.0]
     return [paper, late(depth, 0), late(depth, 1)] + [every_second] * (depth > 2)
 
