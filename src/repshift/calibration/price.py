@@ -36,6 +36,7 @@ class Price:
 
     name: ClassVar[str]
     quick: ClassVar[bool]  # whether to ``measure`` costs next to nothing
+    tolerance: ClassVar[float]  # the share by which a measured cost may be above what was asked
 
     def __init__(
         self, model: nn.Module, spec: EncoderSpec, images: Float[Tensor, "B C H W"], memo: Memo
@@ -75,6 +76,11 @@ class Price:
     def reaches(self, plan: Plan, share: float) -> bool:
         """Whether the cost is as low as asked."""
         raise NotImplementedError
+
+    def misses(self, plan: Plan, share: float) -> tuple[bool, float]:
+        """How the measured share misses what was asked: whether it is too much, and by how much."""
+        measured = self.measure(plan)
+        return measured > share * (1 + self.tolerance), abs(measured - share)
 
     def _block(self, patches: int) -> float:
         """What a block costs, between the two nearest counts of the table."""
@@ -118,6 +124,7 @@ class Flops(Price):
 
     name: ClassVar[str] = "FLOPs"
     quick: ClassVar[bool] = True
+    tolerance: ClassVar[float] = 0.0
 
     def meets(self, plan: Plan, share: float) -> bool:
         """At most the share asked for, and less by no more than about a token."""

@@ -80,12 +80,11 @@ class Search:
 
     def settled(self, plan: Plan, share: float) -> Trial:
         """The same shape with as many tokens as the measured cost asks for."""
-        for _ in range(3):
-            if self.price.meets(plan, share):
-                break
-            self.price.correct(plan)
-            plan = self.fit(plan, self._shape(plan), share) or plan
-        return self.rate(plan)
+        tried = [plan]
+        while len(tried) < 4 and not self.price.meets(tried[-1], share):
+            self.price.correct(tried[-1])
+            tried.append(self.fit(plan, self._shape(plan), share) or plan)
+        return self.rate(min(tried, key=lambda one: self.price.misses(one, share)))
 
     def _cheapest(self, plan: Plan, fidelity: float) -> Trial:
         shape = self._shape(plan)
