@@ -281,10 +281,8 @@ def main():
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    try:
-        subject = open_subject(arguments.subject, arguments, arguments.samples, arguments.images)
-    except InputError as error:
-        parser.error(str(error))
+    counts = arguments.samples, arguments.images
+    subject = open_subject(arguments.subject, parser, arguments, *counts)
     device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
     facts = {
         "model": subject.name,

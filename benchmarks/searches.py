@@ -215,7 +215,7 @@ def main():
     memo = Memo(arguments.out.with_suffix(".json"), facts)
     results = {}
     for name in arguments.subjects:
-        subject = open_subject(name, arguments, arguments.samples, 1)
+        subject = open_subject(name, parser, arguments, arguments.samples, 1)
         results[subject.name] = memo(
             subject.name, partial(compare, subject, arguments.budget, arguments.seconds)
         )

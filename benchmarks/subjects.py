@@ -187,7 +187,11 @@ def add_arguments(parser):
     parser.add_argument("--test", type=Path, help="images, of timm with labels.csv")
 
 
-def open_subject(name, arguments, samples, count):
+def open_subject(name, parser, arguments, samples, count):
+    """A subject by name; what cannot be opened is an error of the command line."""
     if name in ("timm", "saliency") and not (arguments.test and arguments.calibration):
-        raise InputError(f"the subject {name} needs --calibration DIR and --test DIR")
-    return SUBJECTS[name](arguments, samples, count)
+        parser.error(f"the subject {name} needs --calibration DIR and --test DIR")
+    try:
+        return SUBJECTS[name](arguments, samples, count)
+    except InputError as error:
+        parser.error(str(error))

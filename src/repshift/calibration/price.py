@@ -167,7 +167,7 @@ class Seconds(Price):
 
     def reaches(self, plan: Plan, share: float) -> bool:
         """At most 3 % more than the share asked for."""
-        return self.measure(plan) <= share * (1 + self.tolerance)
+        return not self.misses(plan, share)[0]
 
     def _each(self, counts: list[int], run: Callable[[int], object]) -> list[float]:
         at = counts[0]
