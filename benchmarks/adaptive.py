@@ -10,26 +10,21 @@ of 16 and batched by length, and one by one; equal lengths are the bound. A stop
 """  # noqa: E501
 
 import argparse
-from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
 
-import timm
 import torch
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 from tqdm import tqdm
 
+import ragged
 from plans import Bench
 from plans import mean as average
 from repshift import Plan, Prune, Random, Redundancy, Shift, adapt, compress
-from repshift.attention import WatchedAttention
 from repshift.calibration.memo import Memo
 from repshift.files import write_text
 from repshift.measure.environment import environment, in_words
 from repshift.measure.speed import interleave, speedup
-from repshift.packing import Packing
 from subjects import labelled
 
 HEAD = "| method | blocks | budget | FLOPs | tokens at the end | accuracy | agreement | KL | images/s | vs dense |"  # noqa: E501
@@ -109,75 +104,6 @@ def fidelity_table(bench, share, count, rounds):
     return lines
 
 
-class Masked(TorchFunctionMode):
-    """Inside, attention does not see the padding of the batch."""
-
-    def __init__(self, packing):
-        super().__init__()
-        self.mask = ~packing.padding[:, None, None]
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            return func(*args, **{**kwargs, "attn_mask": self.mask})
-        return func(*args, **kwargs)
-
-
-def ways_table(name, count, mean, spread, rounds):
-    torch.manual_seed(0)
-    model = timm.create_model(name).eval()
-    lengths = torch.normal(float(mean), float(spread), (count,)).round().clamp_min(2).long()
-    packing = Packing(lengths)
-    middle = round(lengths.double().mean().item())
-    rounded = Counter(16 * -(-length // 16) for length in packing.counts)
-
-    def tokens(*shape):
-        return torch.randn(*shape, model.embed_dim)
-
-    # Each way: how attention is told, and the batches that go through the blocks.
-    ways = {
-        "equal lengths (the bound)": (nullcontext, [tokens(count, middle)]),
-        "end to end": (
-            lambda: WatchedAttention((), None, packing), [tokens(1, sum(packing.counts))],
-        ),
-        "padded, under a mask": (lambda: Masked(packing), [tokens(count, packing.longest)]),
-        "batched by length, in steps of 16": (
-            nullcontext, [tokens(number, length) for length, number in rounded.items()],
-        ),
-        "one by one": (nullcontext, [tokens(1, length) for length in packing.counts]),
-    }  # fmt: skip
-    batches = []
-
-    class Through:
-        """Let the batches of one way go through the blocks."""
-
-        def __init__(self, attention, own):
-            self.attention, self.own = attention(), own
-
-        def __enter__(self):
-            batches[:] = self.own
-            self.attention.__enter__()
-
-        def __exit__(self, *error):
-            self.attention.__exit__(*error)
-
-    times = interleave(
-        {label: lambda way=way: Through(*way) for label, way in ways.items()},
-        lambda: [model.blocks(batch) for batch in batches],
-        rounds=rounds,
-        seconds=0.5,
-    )
-    bound, *_ = times.values()
-    lines = [
-        f"{name}, {count} images of {mean} ± {spread} tokens", "",
-        "| way | ms | of the bound's speed |", "|---|---:|---:|",
-    ]  # fmt: skip
-    for label, taken in times.items():
-        share = speedup(taken, bound)
-        lines.append(f"| {label} | {1000 * median(taken):.0f} | {100 * share:.0f} % |")
-    return lines
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="timm:vit_small_patch14_dinov2")
@@ -202,7 +128,7 @@ def main():
     text = [in_words(settings | facts), ""]
     text += fidelity_table(bench, arguments.share, arguments.batch, arguments.rounds)
     for name, spread in (("vit_small_patch16_224", 26), ("vit_base_patch16_224", 26)):
-        text += ["", *ways_table(name, arguments.batch, 128, spread, arguments.rounds)]
+        text += ["", *ragged.table(name, arguments.batch, 128, spread, arguments.rounds)]
     write_text(arguments.out.with_suffix(".md"), "\n".join([*text, ""]))
     print("\n".join(text))
 

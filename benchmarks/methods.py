@@ -7,8 +7,7 @@ machine. The deit plan leaves 102 of 197 tokens, ToMe's constant schedule (8 in 
 """
 
 import argparse
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import timm
@@ -16,7 +15,6 @@ import torch
 
 from repshift import Merge, Plan, Prune, Random, Shift, ToMe, VidTLDR
 from repshift.adapters import describe
-from repshift.attention import EagerAttention
 from repshift.measure.environment import environment
 from repshift.tasks.costs import measure_costs
 from repshift.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
@@ -40,23 +38,15 @@ METHODS = [
 ]
 
 
-@dataclass(frozen=True)
-class Eager(Variant):
-    """On eager attention, as where a kernel takes no bias."""
-
-    @contextmanager
-    def attached(self, model, spec, number=0):
-        with EagerAttention(), super().attached(model, spec, number) as compression:
-            yield compression
-
-
 def measure(name, batch, rounds):
     torch.manual_seed(0)
     model = timm.create_model(MODELS[name]).eval()
-    rows = [Variant(DENSE_EAGER), Variant(DENSE_FUSED)]
+    rows = [DENSE_EAGER, DENSE_FUSED]
     rows += [Variant(f"{plan.method}, {schedule}", schedule, (plan,)) for schedule, plan in METHODS]
     published = Plan(CONSTANT, reduction=ToMe())
-    rows.append(Eager("tome on eager attention, 8 a block", "8 a block", (published,)))
+    rows.append(
+        Variant("tome on eager attention, 8 a block", "8 a block", (published,), eager=True)
+    )
     images = torch.randn(batch, 3, 224, 224)
     costs = measure_costs(model, describe(model), rows, images, rounds=rounds, seconds=0.5)
     return [

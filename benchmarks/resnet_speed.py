@@ -15,10 +15,11 @@ from pathlib import Path
 import torch
 import torchvision
 
-from repshift import Border, Lines, LineTokens, Plan, Random, Shift
+from repshift import Border, Lines, LineTokens, Plan, Random, Shift, compress
 from repshift.adapters import describe
 from repshift.files import write_text
 from repshift.measure.environment import environment, in_words
+from repshift.measure.flops import count_flops
 from repshift.tasks.costs import measure_costs
 from repshift.tasks.variants import DENSE, Variant
 
@@ -34,18 +35,33 @@ PLANS = [
 HEADS = "| model | memory format | batch | method | GFLOPs | peak MB | images/s | vs dense | of FLOPs' gain |"  # noqa: E501
 
 
-def measure(name, layout, batch, size, rounds, seconds, device):
+def measure(name, layout, batch, size, rounds, seconds, device, dtype):
     torch.manual_seed(0)
     model = torchvision.models.get_model(name).eval()
-    model = model.to(device, memory_format=FORMATS[layout])
-    images = torch.randn(batch, 3, size, size, device=device)
+    model = model.to(device, dtype, memory_format=FORMATS[layout])
+    images = torch.randn(batch, 3, size, size, device=device, dtype=dtype)
     images = images.contiguous(memory_format=FORMATS[layout])
-    rows = [Variant(DENSE)] + [Variant(plan.method, "resnet", (plan,)) for plan in PLANS]
+    smaller = smaller_side(model, images[:1])
+    cut = images[..., :smaller, :smaller].contiguous(memory_format=FORMATS[layout])
+    rows = [DENSE, Variant(f"dense, {smaller} pixels", model=model, images=cut)]
+    rows += [Variant(plan.method, "resnet", (plan,)) for plan in PLANS]
     costs = measure_costs(model, describe(model), rows, images, rounds=rounds, seconds=seconds)
     return [
         {"model": name, "layout": layout, "batch": batch, "method": row.label, **asdict(cost)}
         for row, cost in costs.items()
     ]
+
+
+def smaller_side(model, image):
+    """Pixels of a side, in steps of 4, at which the dense model costs about what PAPER does."""
+
+    def flops(side):
+        return count_flops(lambda: model(image[..., :side, :side]))[0]
+
+    size = image.shape[-1]
+    with compress(model, PAPER):
+        spent = flops(size)
+    return min(range(size // 2, size, 4), key=lambda side: abs(flops(side) - spent))
 
 
 def line(row):
@@ -74,7 +90,7 @@ def main():
         for layout in arguments.layouts:
             rows += measure(
                 name, layout, arguments.batch, arguments.size, arguments.rounds,
-                arguments.seconds, device,
+                arguments.seconds, device, torch.float32,
             )  # fmt: skip
             rule = "|" + "---|" * (HEADS.count("|") - 1)
             text = "\n".join([in_words(facts), "", HEADS, rule, *map(line, rows), ""])

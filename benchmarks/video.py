@@ -1,7 +1,8 @@
 """UMT-B's and UMT-L's vision encoders on 12 frames: speed and memory for tables 2 to 4.
 
 Random weights: speed does not depend on them. Every method runs in turn with the dense models on
-the same machine. Writes a table (Markdown) and all figures (JSON):
+the same machine, and with the dense model on fewer frames at the same FLOPs. Writes a table
+(Markdown) and all figures (JSON):
 
     python benchmarks/video.py --out docs/results/video-cpu
 """
@@ -17,33 +18,45 @@ from repshift.adapters import describe
 from repshift.measure.environment import environment
 from repshift.models.umt.config import CONFIGS
 from repshift.models.umt.vision import VisionEncoder
+from repshift.schedules import block_macs
 from repshift.tasks.costs import measure_costs
-from repshift.tasks.variants import paper_variants
+from repshift.tasks.variants import Variant, paper_variants
 from speed import write_results
 
+FRAMES, SIDE, PATCH = 12, 224, 16
 # Table 2 and 3 with MSRVTT's schedule of vid-TLDR, table 4 with MSRVTT-QA's.
 TASKS = {"retrieval": ("umt-retrieval", "msrvtt"), "answering": ("umt-qa", "msrvtt-qa")}
 
 
-def measure(name, task, batch, arguments):
-    size = CONFIGS[name]
-    device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
-    torch.manual_seed(0)
-    model = VisionEncoder(size.vision_width, size.vision_depth, size.vision_heads, pool="all")
-    model = model.eval().to(device, dtype)
-    spec = describe(model)
-    video = torch.randn(batch, 12, 3, 224, 224, device=device, dtype=dtype)
+def plans(name, task):
+    """The names of the task's plans, the paper's and vid-TLDR's."""
     plan, data = TASKS[task]
-    tldr = f"vid-tldr/{data}-{name.removeprefix('umt-')}"
-    rows = paper_variants(spec, plan, Plan.paper(plan), tldr, Plan.paper(tldr))
-    if arguments.methods:
-        rows = [row for row in rows if not row.plans or row.label in arguments.methods]
-    with torch.inference_mode():
-        costs = measure_costs(model, spec, rows, video, rounds=arguments.rounds)
-    return [
-        {"model": f"{name}, {task}", "batch": batch, "method": row.label, **asdict(cost)}
-        for row, cost in costs.items()
-    ]
+    return plan, f"vid-tldr/{data}-{name.removeprefix('umt-')}"
+
+
+def measure(size, video, plan, tldr, *, rounds, seconds=0.2, methods=()):
+    """Costs of all rows; ``plan`` and ``tldr`` are a name and a plan each."""
+    torch.manual_seed(0)
+    with video.device:
+        model = VisionEncoder(size.vision_width, size.vision_depth, size.vision_heads, pool="all")
+    model = model.eval().to(video.dtype)
+    rows = paper_variants(describe(model), *plan, *tldr)
+    if methods:
+        rows = [row for row in rows if not row.plans or row.label in methods]
+    rows.insert(2, fewer_frames(model, video, plan[1]))
+    return measure_costs(model, describe(model), rows, video, rounds=rounds, seconds=seconds)
+
+
+def fewer_frames(model, video, plan):
+    """The dense model on the number of frames whose FLOPs are nearest to the plan's."""
+    width, depth = model.pool_norm.weight.numel(), len(model.encoder.blocks)
+    patches = (video.shape[-1] // PATCH) * (video.shape[-2] // PATCH)
+    spent = sum(block_macs(n, width) for n in plan.entering(depth, patches * video.shape[1]))
+    frames = min(
+        range(1, video.shape[1]),
+        key=lambda count: abs(depth * block_macs(count * patches, width) - spent),
+    )
+    return Variant(f"dense, {frames} frames", model=model, images=video[:, :frames].contiguous())
 
 
 def main():
@@ -52,18 +65,25 @@ def main():
     parser.add_argument("--models", nargs="+", choices=CONFIGS, default=list(CONFIGS))
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
-    parser.add_argument("--methods", nargs="+", help="only these beside the dense models")
+    parser.add_argument("--methods", nargs="+", default=(), help="only these beside the dense ones")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     arguments = parser.parse_args()
-    facts = environment(torch.device(arguments.device), getattr(torch, arguments.dtype))
+    facts = environment(torch.device("cpu"), torch.float32) | {"rounds": arguments.rounds}
     rows = []
     for name in arguments.models:
         for task in arguments.tasks:
             for batch in arguments.batches:
-                rows += measure(name, task, batch, arguments)
-                text = write_results(arguments.out, {**facts, "rounds": arguments.rounds}, rows)
+                video = torch.randn(batch, FRAMES, 3, SIDE, SIDE)
+                chosen = [(plan, Plan.paper(plan)) for plan in plans(name, task)]
+                costs = measure(
+                    CONFIGS[name], video, *chosen, rounds=arguments.rounds,
+                    methods=arguments.methods,
+                )  # fmt: skip
+                rows += [
+                    {"model": f"{name}, {task}", "batch": batch, "method": row.label} | asdict(cost)
+                    for row, cost in costs.items()
+                ]
+                text = write_results(arguments.out, facts, rows)
     print(text)
 
 

@@ -1,10 +1,12 @@
 """Shapes are checked in every test: jaxtyping's annotations by beartype.
 
 The package imports jaxtyping only for type checkers, so that a user needs torch alone. Here those
-guarded imports run, and the import hook decorates every function of the package.
+guarded imports run, and the import hook decorates every function of the package. The tests marked
+gpu run without: a compiler cannot trace the checks, and a machine with a GPU may lack beartype.
 """
 
 import importlib
+import os
 import pkgutil
 import sys
 import typing
@@ -21,15 +23,20 @@ def _import_package() -> None:
             importlib.import_module(module.name)
 
 
-# Once plainly, so that no other library is imported while TYPE_CHECKING is changed.
-_import_package()
-importlib.import_module("beartype.door")
-for name in [name for name in sys.modules if name.partition(".")[0] == "repshift"]:
-    del sys.modules[name]
-typing.TYPE_CHECKING = True
-with jaxtyping.install_import_hook("repshift", "beartype.beartype"):
+def _check_shapes() -> None:
+    # Once plainly, so that no other library is imported while TYPE_CHECKING is changed.
     _import_package()
-typing.TYPE_CHECKING = False
+    importlib.import_module("beartype.door")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "repshift"]:
+        del sys.modules[name]
+    typing.TYPE_CHECKING = True
+    with jaxtyping.install_import_hook("repshift", "beartype.beartype"):
+        _import_package()
+    typing.TYPE_CHECKING = False
+
+
+if "REPSHIFT_TEST_DEVICE" not in os.environ:
+    _check_shapes()
 
 
 # These models are so small that a second thread costs more than it does.
@@ -39,6 +46,28 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """Where tests marked gpu run: what REPSHIFT_TEST_DEVICE names, cuda or cpu."""
+    if "REPSHIFT_TEST_DEVICE" not in os.environ:
+        pytest.skip("needs REPSHIFT_TEST_DEVICE=cuda (or cpu, for what runs there)")
+    found = torch.device(os.environ["REPSHIFT_TEST_DEVICE"])
+    if found.type == "cuda":
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+        # So that float32 is float32 in convolutions too.
+        monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    return found
+
+
+@pytest.fixture
+def cuda(device):
+    """The device of tests that only CUDA can run."""
+    if device.type != "cuda":
+        pytest.skip("needs CUDA")
+    return device
 
 
 @pytest.fixture

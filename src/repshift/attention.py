@@ -181,14 +181,18 @@ def _one_kernel_takes(call: AttentionCall) -> bool:
         return False
     same = query.shape[-1] == call.key.shape[-1] == call.value.shape[-1]
     capable = torch.cuda.get_device_capability(query.device) >= (8, 0)
-    return same and query.shape[-1] % 8 == 0 and capable and torch.__version__ >= "2.12"
+    # Before 2.11 it takes no scale.
+    return same and query.shape[-1] % 8 == 0 and capable and torch.__version__ >= "2.11"
 
 
 def in_one_kernel(call: AttentionCall, packing: Packing) -> Float[Tensor, "1 H T D"]:
     """The same by the kernel for sequences of different lengths (CUDA, half precision)."""
     from torch.nn.attention.varlen import varlen_attn
 
-    query, key, value = (part[0].transpose(0, 1) for part in (call.query, call.key, call.value))
+    query, key, value = (part[0].transpose(0, 1) for part in (call.query, *call.repeated()))
+    options: dict[str, int] = {}
+    if torch.__version__ >= "2.12":
+        options["num_splits"] = 1  # so that an image does not depend on the longest beside it
     output = varlen_attn(
         query,
         key,
@@ -199,8 +203,7 @@ def in_one_kernel(call: AttentionCall, packing: Packing) -> Float[Tensor, "1 H T
         max_k=packing.longest,
         scale=call.scale,
         window_size=(-1, 0) if call.causal else (-1, -1),
-        enable_gqa=call.gqa,
-        num_splits=1,  # so that an image does not depend on the longest beside it
+        **options,
     )
     assert isinstance(output, torch.Tensor)
     return output.transpose(0, 1)[None]
@@ -246,15 +249,19 @@ class AttentionCall:
 
         The rows of blind queries are NaN in the map: see ``without_blind``.
         """
-        key, value = self.key, self.value
-        if self.gqa:
-            groups = self.query.shape[-3] // key.shape[-3]
-            key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+        key, value = self.repeated()
         logits = self._biased((self.query * self.scale) @ key.transpose(-2, -1))
         free = applied = logits.softmax(-1)
         if size is not None:
             applied = (logits + size.log().to(logits.dtype)[:, None, None]).softmax(-1)
         return self.without_blind(F.dropout(applied, self.dropout) @ value), free
+
+    def repeated(self) -> tuple[Tensor, Tensor]:
+        """Keys and values, those of a group of queries once for each of its heads."""
+        if not self.gqa:
+            return self.key, self.value
+        groups = self.query.shape[-3] // self.key.shape[-3]
+        return self.key.repeat_interleave(groups, -3), self.value.repeat_interleave(groups, -3)
 
     def without_blind(self, rows: Float[Tensor, "B H Q D"]) -> Float[Tensor, "B H Q D"]:
         """``rows``, 0 for a query that sees no key, such as padding far from a window.

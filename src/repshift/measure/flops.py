@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-import torch.nn.attention.varlen  # the counter knows its FLOPs from then on
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+with suppress(ImportError):  # PyTorch 2.10; it defines the operator that is counted below
+    import torch.nn.attention.varlen
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,12 +27,26 @@ def _multihead_flops(query: Any, *_: Any, **__: Any) -> int:
     return 2 * batch * count * width * (4 * width + 2 * count)
 
 
+def _varlen_flops(
+    query: Any, key: Any, value: Any, cu_seq_q: Any, cu_seq_k: Any, *_: Any, **__: Any
+) -> int:
+    """Attention of images end to end, [T, H, D]: each image's own two products."""
+    _, heads, width = query.shape
+    ends = cu_seq_q if cu_seq_k is None else cu_seq_k
+    lengths = zip(cu_seq_q.diff().tolist(), ends.diff().tolist(), strict=True)
+    pairs = sum(queries * keys for queries, keys in lengths)
+    return 2 * heads * pairs * (width + value.shape[-1])
+
+
+_varlen_flops._get_raw = True  # type: ignore[attr-defined]  # it reads the lengths, not shapes
+
 _ADDED = {
     aten._native_multi_head_attention: _multihead_flops,
     # torch's counter has no formula for the CPU kernel of fused attention: it counts nothing there.
     aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    # Costs nothing here; where it runs, an attention map was formed.
+    # These cost nothing here; where one runs, an attention map was formed.
     aten._softmax: lambda *_, **__: 0,
+    aten._safe_softmax: lambda *_, **__: 0,
 }
 _KERNELS = {
     aten._native_multi_head_attention: "multi-head",
@@ -39,7 +55,12 @@ _KERNELS = {
     aten._scaled_dot_product_efficient_attention: "efficient",
     aten._scaled_dot_product_cudnn_attention: "cudnn",
     aten._softmax: "eager",
+    aten._safe_softmax: "eager",
 }
+if hasattr(torch.nn.attention, "varlen"):
+    # Counted here because the counter of PyTorch 2.11 has no formula for it and counts nothing.
+    _ADDED[torch.ops.torch_attn._varlen_attn] = _varlen_flops
+    _KERNELS[torch.ops.torch_attn._varlen_attn] = "flash"
 
 
 class _Everywhere(nullcontext):
@@ -53,7 +74,8 @@ def count_flops(run: Callable[[], object]) -> tuple[float, str]:
 
     Matrix products, convolutions and attention count; norms and activations do not. Kernels are
     told by what ran: ``flash``, ``efficient``, ``cudnn``, ``multi-head`` (the one operator of
-    nn.MultiheadAttention, which forms the map on CPU), or ``eager`` where the map was formed.
+    nn.MultiheadAttention, which forms the map on CPU), or ``eager`` where the map was formed. That
+    of sequences of different lengths is told as ``flash``, which it is.
     """
     counter = FlopCounterMode(display=False, custom_mapping=_ADDED)
     counter.mod_tracker = cast("Any", _Everywhere())

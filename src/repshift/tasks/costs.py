@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from statistics import median, quantiles
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from repshift.plan import Plan
 from repshift.tasks.variants import DENSE_EAGER, Variant, baseline
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from jaxtyping import Float
     from torch import Tensor, nn
@@ -60,34 +61,36 @@ def measure_costs(
 
     Each time is taken over at least ``seconds``.
     """
-
-    def run() -> object:
-        return model(images)
-
+    runs: dict[Variant, Callable[[], object]] = {}
+    for row in rows:
+        own, its = row.model or model, images if row.images is None else row.images
+        runs[row] = partial(own, its)
     batch = len(images)
     gflops, kernels, tokens, peaks = {}, {}, {}, {}
     for row in tqdm(rows, desc="FLOPs and memory", leave=False):
-        with row.attached(model, spec) as compression:
-            flops, kernels[row] = count_flops(run)
-            gflops[row] = flops / batch / 1e9
-            if compression:
-                tokens[row] = compression.counts[-1]
         with row.attached(model, spec):
-            peaks[row] = peak_memory(run, images.device) / 1e6
-    with compress(model, Plan({}), spec) as nothing:
-        run()
+            flops, kernels[row] = count_flops(runs[row])
+        gflops[row] = flops / batch / 1e9
+        with row.attached(model, spec) as compression:
+            peaks[row] = peak_memory(runs[row], images.device) / 1e6
+        if compression is None:
+            own = row.model or model
+            with compress(own, Plan({}), None if row.model else spec) as compression:
+                runs[row]()
+        tokens[row] = compression.counts[-1]
     with tqdm(total=rounds * len(rows), desc="speed, in turn", leave=False) as bar:
         names = {str(number): row for number, row in enumerate(rows)}
         times = interleave(
             {name: lambda row=row: row.attached(model, spec) for name, row in names.items()},
-            run,
+            {name: runs[row] for name, row in names.items()},
+            device=images.device,
             rounds=rounds,
             seconds=seconds,
             progress=bar.update,
         )
     taken = {row: times[name] for name, row in names.items()}
     fused = baseline(rows)
-    eager = next((row for row in rows if row.label == DENSE_EAGER), None)
+    eager = DENSE_EAGER if DENSE_EAGER in rows else None
 
     costs = {}
     for row in rows:
@@ -95,7 +98,7 @@ def measure_costs(
         gain = speedup(taken[row], taken[fused])
         costs[row] = Cost(
             kernel=kernels[row],
-            tokens=tokens.get(row, nothing.counts[-1]),
+            tokens=tokens[row],
             gflops=gflops[row],
             peak_mb=peaks[row],
             images_per_s=batch / middle,

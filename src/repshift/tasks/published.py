@@ -55,7 +55,7 @@ def _read(table: str, methods: tuple[str, ...]) -> dict[Key, str]:
 
 
 _FIGURES: dict[Key, str] = {
-    **_read(_TABLE_2, (DENSE_FUSED, ATTENTION, SHIFT)),
+    **_read(_TABLE_2, (DENSE_FUSED.label, ATTENTION, SHIFT)),
     **_read(_TABLE_3, (VID_TLDR, VID_TLDR_SHIFT)),
-    **_read(_TABLE_4, (DENSE_FUSED, ATTENTION, SHIFT)),
+    **_read(_TABLE_4, (DENSE_FUSED.label, ATTENTION, SHIFT)),
 }

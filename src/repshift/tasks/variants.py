@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from repshift.adapters.spec import EncoderSpec, ResNetSpec
@@ -26,13 +26,11 @@ from repshift.scores import (
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from torch import nn
+    from jaxtyping import Float
+    from torch import Tensor, nn
 
     from repshift.line_compression import LineCompression
 
-DENSE = "dense"  # of models without attention
-DENSE_EAGER = "dense, eager attention"
-DENSE_FUSED = "dense, fused attention"
 RANDOM_SEEDS = 5
 
 
@@ -41,35 +39,43 @@ class Variant:
     """One way to run the model; dense without plans.
 
     Several plans differ in the random seed alone: their quality is averaged and the first is timed.
+    With ``eager`` attention forms its map. A ``model`` and ``images`` of its own take the place of
+    those that are compared, such as a smaller input at equal FLOPs.
     """
 
     label: str
     schedule: str = ""
     plans: tuple[Plan, ...] = ()
+    eager: bool = False
+    model: nn.Module | None = field(default=None, compare=False)
+    images: Float[Tensor, "B ..."] | None = field(default=None, compare=False)
 
     @contextmanager
     def attached(
         self, model: nn.Module, spec: EncoderSpec | ResNetSpec, number: int = 0
     ) -> Iterator[Compression | LineCompression | None]:
         """Inside, the model runs this way, by plan ``number``; afterwards it is as before."""
-        if self.plans:
-            with compress(model, self.plans[number], spec) as compression:
-                yield compression
-        elif self.label == DENSE_EAGER:
-            with EagerAttention():
+        with EagerAttention() if self.eager else nullcontext():
+            if self.plans:
+                with compress(model, self.plans[number], spec) as compression:
+                    yield compression
+            else:
                 yield None
-        else:
-            yield None
+
+
+DENSE = Variant("dense")  # of models without attention
+DENSE_EAGER = Variant("dense, eager attention", eager=True)
+DENSE_FUSED = Variant("dense, fused attention")
 
 
 def baseline(rows: Sequence[Variant]) -> Variant:
     """The dense row that the others are compared with."""
-    return next(row for row in rows if row.label in (DENSE, DENSE_FUSED))
+    return next(row for row in rows if row in (DENSE, DENSE_FUSED))
 
 
 def against(rows: Sequence[Variant]) -> str:
     """What the others are compared with, in words."""
-    fused = baseline(rows).label == DENSE_FUSED
+    fused = baseline(rows) == DENSE_FUSED
     return "the dense model" + (" on fused attention" if fused else "")
 
 
@@ -112,7 +118,7 @@ def variants(
     dropping is the mean of several seeds.
     """
     attends = isinstance(spec, EncoderSpec) and not spec.mixers
-    rows = [Variant(label) for label in ([DENSE_EAGER, DENSE_FUSED] if attends else [DENSE])]
+    rows = [DENSE_EAGER, DENSE_FUSED] if attends else [DENSE]
     labels = methods or default_methods(spec)
     chosen = [fitted(Plan.from_method(label, {}), spec) for label in labels]
     for name, plan in plans:
@@ -137,8 +143,8 @@ def paper_variants(
     pruned = [Plan.from_method(method, plan.drop) for method in (Random.name, ColumnAttention.name)]
     merged = [Plan(tldr.drop, score, VidTLDR()) for score in (AttentionEntropy(), Shift())]
     return [
-        Variant(DENSE_EAGER),
-        Variant(DENSE_FUSED),
+        DENSE_EAGER,
+        DENSE_FUSED,
         *(_variant(name, one) for one in (*pruned, Plan(plan.drop))),
         *(_variant(tldr_name, one) for one in merged),
     ]

@@ -116,13 +116,13 @@ def _bench(
     quality: tuple[str, str, float],
 ) -> Bench | None:
     # Dense on eager attention is timed alone; what it finds is what the fused kernel finds.
-    judged = [row for row in rows if row.label != DENSE_EAGER]
+    judged = [row for row in rows if row != DENSE_EAGER]
     run.encode(judged)
     results = {row: run.quality(row) for row in judged}
     if run.ranks.rank:
         return None
-    fused = next(row for row in rows if row.label == DENSE_FUSED)
-    results |= {row: results[fused] for row in rows if row.label == DENSE_EAGER}
+    fused = next(row for row in rows if row == DENSE_FUSED)
+    results |= {row: results[fused] for row in rows if row == DENSE_EAGER}
     videos = run.videos
     full = next(chunk for chunk, usable in run.usable(run.store(judged[0], 0)).items() if usable)
     [(_, _, batch)] = videos.read([full])

@@ -89,7 +89,7 @@ class Transformer(nn.Module):
 
     def forward(self, video: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, "B K C"]:
         tokens = self.patch_embed(video)
-        tokens = tokens + sinusoids(*tokens.shape[1:]).to(tokens)
+        tokens = tokens + sinusoids(*tokens.shape[1:], tokens.device).to(tokens.dtype)
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens)
@@ -143,13 +143,14 @@ class VideoTokens(nn.Module):
         return self.encoder(video)
 
 
-def sinusoids(count: int, width: int) -> Float[Tensor, "N C"]:
+def sinusoids(count: int, width: int, device: torch.device | None = None) -> Float[Tensor, "N C"]:
     """The fixed position table over the flattened space-time index, in float32.
 
     Channel j of position p is the sine (even j) or cosine (odd j) of p / 10000^(2 floor(j/2) / C).
+    Made on ``device``, so that a GPU does not wait for the host.
     """
-    channel = torch.arange(width, dtype=torch.float64)
-    angle = torch.arange(count, dtype=torch.float64)[:, None] / 10000 ** (
+    channel = torch.arange(width, dtype=torch.float64, device=device)
+    angle = torch.arange(count, dtype=torch.float64, device=device)[:, None] / 10000 ** (
         2 * (channel // 2) / width
     )
     return torch.where(channel % 2 == 0, angle.sin(), angle.cos()).float()

@@ -1,0 +1,89 @@
+"""Image classifiers at serving batch sizes, eager."""
+
+from dataclasses import asdict
+from functools import partial
+
+import timm
+import torch
+
+from repshift import ClassAttention, Merge, Plan, Random, Redundancy, Shift, ToMe
+from repshift.adapters import describe
+from repshift.schedules import block_macs
+from repshift.tasks.costs import measure_costs
+from repshift.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
+from speed import HEADS, line
+
+__all__ = ["HEADS", "NEEDS", "cases", "line"]
+
+NEEDS = ("timm",)
+# The paper's shares after its blocks; in 24 blocks at the same depths. Pixels of a side last.
+MODELS = {
+    "DeiT-S": ("deit_small_patch16_224", {0: 0.2, 3: 0.2, 6: 0.2}, 224),
+    "DeiT-B": ("deit_base_patch16_224", {0: 0.2, 3: 0.2, 6: 0.2}, 224),
+    "ViT-L/16, 384 pixels": ("vit_large_patch16_384", {0: 0.2, 6: 0.2, 12: 0.2}, 384),
+}
+TINY = {"DeiT-Ti, 64 pixels": ("deit_tiny_patch16_224", {0: 0.2, 1: 0.2, 2: 0.2}, 64)}
+PATCH = 16
+
+
+def build(name, side, setting):
+    torch.manual_seed(0)
+    with setting.device:
+        depth = {"depth": 4} if setting.tiny else {}
+        return timm.create_model(name, img_size=side, **depth).eval().to(setting.dtype)
+
+
+def plans(drop):
+    """The methods that are compared at equal numbers of tokens, by label."""
+    return {
+        "random": Plan(drop, Random()),
+        "class-attention": Plan(drop, ClassAttention()),
+        "tome": Plan(drop, reduction=ToMe()),
+        "redundancy(mlp) + merge": Plan(drop, Redundancy("mlp"), Merge()),
+        "shift(mlp, l2)": Plan(drop, Shift()),
+    }
+
+
+def smaller_side(model, drop, side):
+    """Pixels of a side at which the dense model costs most nearly what the plan does."""
+    patches, width, depth = (side // PATCH) ** 2, model.embed_dim, len(model.blocks)
+    spent = sum(block_macs(1 + n, width) for n in Plan(drop).entering(depth, patches))
+    grid = min(
+        range(1, side // PATCH),
+        key=lambda count: abs(depth * block_macs(1 + count**2, width) - spent),
+    )
+    return grid * PATCH
+
+
+def measure(label, batch, setting):
+    name, drop, side = {**MODELS, **TINY}[label]
+    model, images = build(name, side, setting), setting.random(batch, 3, side, side)
+    smaller = smaller_side(model, drop, side)
+    methods = plans(drop)
+    rows = [
+        DENSE_EAGER,
+        DENSE_FUSED,
+        Variant(
+            f"dense, {smaller} pixels",
+            model=build(name, smaller, setting),
+            images=images[..., :smaller, :smaller].contiguous(),
+        ),
+        *(Variant(method, "paper", (plan,)) for method, plan in methods.items()),
+        Variant("tome, eager attention (as published)", "paper", (methods["tome"],), eager=True),
+    ]
+    costs = measure_costs(
+        model, describe(model), rows, images, rounds=setting.rounds, seconds=setting.seconds
+    )
+    return [
+        {"model": label, "batch": batch, "method": row.label, **asdict(cost)}
+        for row, cost in costs.items()
+    ]
+
+
+def cases(setting):
+    models, batches = (TINY, (2,)) if setting.tiny else (MODELS, (512, 64, 1))
+    return {
+        f"{label}, batch {batch}": partial(measure, label, batch, setting)
+        for batch in batches
+        for label in models
+    }

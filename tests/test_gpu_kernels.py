@@ -1,0 +1,130 @@
+"""What runs on a GPU: which attention kernels, with what precision, and that none waits."""
+
+import pytest
+import timm
+import torch
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from models import build, images
+from repshift import ClassAttention, Merge, Plan, Random, Redundancy, Shift, ToMe, VidTLDR, compress
+from repshift.attention import AttentionCall, each_alone, in_one_kernel, in_one_more_channel
+from repshift.packing import Packing
+
+pytestmark = pytest.mark.gpu
+
+HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+DROP = {0: 0.3, 2: 4}
+PLANS = {
+    "random": Plan(DROP, Random()),
+    "shift": Plan(DROP, Shift()),
+    "shift + merge": Plan(DROP, Shift(), Merge()),
+    "shift + vid-tldr": Plan(DROP, Shift(), VidTLDR()),
+    "redundancy(mlp) + merge": Plan(DROP, Redundancy("mlp"), Merge()),
+    "tome": Plan(DROP, reduction=ToMe()),
+}
+
+
+def kernels(run):
+    """Names of the CUDA kernels that ran."""
+    run()
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        run()
+        torch.cuda.synchronize()
+    return {event.key for event in seen.key_averages()}
+
+
+def fused(names):
+    return any(part in name for name in names for part in ("flash", "fmha", "sdpa"))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("method", PLANS)
+@torch.inference_mode()
+def test_attention_runs_in_a_fused_kernel(cuda, method, dtype):
+    model = timm.create_model("deit_small_patch16_224", depth=4).eval().to(cuda, dtype)
+    photos = torch.randn(4, 3, 224, 224, device=cuda, dtype=dtype)
+    with compress(model, PLANS[method]):
+        names = kernels(lambda: model(photos))
+    assert fused(names), names
+    assert not [name for name in names if "softmax" in name.lower()]
+
+
+@torch.inference_mode()
+def test_scores_that_read_the_map_do_form_it(cuda):
+    model = timm.create_model("deit_small_patch16_224", depth=4).eval().to(cuda, torch.bfloat16)
+    photos = torch.randn(4, 3, 224, 224, device=cuda, dtype=torch.bfloat16)
+    with compress(model, Plan(DROP, ClassAttention())):
+        names = kernels(lambda: model(photos))
+    assert [name for name in names if "softmax" in name.lower()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("width", [32, 64, 80])
+@pytest.mark.parametrize("causal", [False, True])
+def test_sizes_as_one_more_channel_are_sizes_as_a_mask(device, dtype, width, causal):
+    query, key, value = torch.randn(3, 2, 4, 50, width, device=device, dtype=dtype)
+    size = torch.randint(1, 40, (2, 50), device=device).float()
+    call = AttentionCall(query, key, value, is_causal=causal)
+    exact = AttentionCall(query.double(), key.double(), value.double(), is_causal=causal)
+    bias = size.double().log()[:, None, None]
+    expected = exact.eager(size.double())[0]
+    torch.testing.assert_close(exact.fused(bias=bias), expected)
+    found = in_one_more_channel(call, size).double()
+    # No worse than the mask in the same precision, which rounds the logarithms too.
+    masked = call.fused(bias=size.log().to(dtype)[:, None, None]).double()
+    room = 4 * torch.finfo(dtype).eps
+    assert (found - expected).abs().max() <= 2 * (masked - expected).abs().max() + room
+
+
+@HALF
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_the_kernel_for_different_lengths_is_the_loop(cuda, dtype, causal, groups):
+    packing = Packing(torch.tensor([37, 5, 1, 130], device=cuda))
+    total = sum(packing.counts)
+    query = torch.randn(1, 4, total, 64, device=cuda, dtype=dtype)
+    key, value = torch.randn(2, 1, 4 // groups, total, 64, device=cuda, dtype=dtype)
+    call = AttentionCall(query, key, value, is_causal=causal, scale=0.2, enable_gqa=groups > 1)
+    exact = AttentionCall(
+        query.double(), key.double(), value.double(), None, 0.0, causal, 0.2, groups > 1
+    )
+    found = in_one_kernel(call, packing).double()
+    torch.testing.assert_close(found, each_alone(exact, packing), atol=0.02, rtol=0.02)
+
+
+@HALF
+def test_lengths_reach_that_kernel(cuda, dtype):
+    packing = Packing(torch.tensor([37, 5, 130], device=cuda))
+    parts = torch.randn(3, 1, 4, sum(packing.counts), 64, device=cuda, dtype=dtype)
+    names = kernels(lambda: each_alone(AttentionCall(*parts), packing))
+    assert fused(names), names
+    assert len([name for name in names if "flash" in name or "fmha" in name]) == 1, names
+
+
+@pytest.mark.parametrize("method", PLANS)
+@pytest.mark.parametrize("family", ["deit distilled", "siglip", "dinov2 registers", "dinov3"])
+@torch.inference_mode()
+def test_no_forward_but_the_first_waits_for_the_device(cuda, family, method):
+    model, photos = build(family, torch.bfloat16).to(cuda), images(3, torch.bfloat16).to(cuda)
+    with compress(model, PLANS[method]):
+        model(photos)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            model(photos)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@torch.inference_mode()
+def test_nan_is_an_error_at_the_first_forward(device):
+    model = build("deit").to(device)
+    with compress(model, Plan(DROP)), pytest.raises(ValueError, match=r"block 0.*NaN"):
+        model(images().to(device) * torch.nan)
+
+
+@torch.inference_mode()
+def test_attention_alone_is_what_it_is_fused(device):
+    parts = torch.randn(3, 2, 4, 50, 64, device=device)
+    expected = F.scaled_dot_product_attention(*parts)
+    torch.testing.assert_close(AttentionCall(*parts).eager()[0], expected, atol=1e-4, rtol=1e-4)

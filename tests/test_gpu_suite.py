@@ -1,0 +1,89 @@
+"""benchmarks/gpu.py must not fail on the day a GPU is there: all its parts, tiny, on the CPU."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+PARTS = ("correctness", "images", "video", "others", "profile", "compiled")
+
+
+def suite(out, *options, status=0):
+    command = [sys.executable, SCRIPT, "--tiny", "--device", "cpu", "--out", out, *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == status, (
+        done.stdout + done.stderr + (out.with_suffix(".log")).read_text()
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_runs(tmp_path, part):
+    out = tmp_path / "gpu"
+    printed = suite(out, "--parts", part)
+    held = json.loads(out.with_suffix(".json").read_text())["parts"][part]
+    assert held["planned"] == list(held["cases"])
+    assert all(held["cases"].values())
+    assert not held["errors"]
+    assert f"{part}: {len(held['cases'])} of {len(held['cases'])} cases" in printed
+    text = out.with_suffix(".md").read_text()
+    for rows in held["cases"].values():
+        for row in rows:
+            assert {type(value) for value in row.values()} <= {str, int, float, type(None)}
+        assert str(next(iter(rows[0].values()))) in text
+    for row in (row for rows in held["cases"].values() for row in rows if part == "images"):
+        assert row["images_per_s"] > 0
+        assert (row["kernel"] == "flash") == (row["method"] not in EAGER)
+
+
+# On float32 and CPU: what forms the map in some blocks at least.
+EAGER = ("dense, eager attention", "class-attention", "tome, eager attention (as published)")
+
+
+def test_a_run_goes_on_and_says_what_failed(tmp_path):
+    out = tmp_path / "gpu"
+    suite(out, "--parts", "profile")
+    held = json.loads(out.with_suffix(".json").read_text())
+    [case] = held["parts"]["profile"]["cases"]
+    held["parts"]["profile"]["cases"][case][0]["us"] = 123456.0
+    out.with_suffix(".json").write_text(json.dumps(held))
+    suite(out, "--parts", "profile")
+    assert "123456" in out.with_suffix(".md").read_text()
+    held["environment"]["processor"] = "another"
+    out.with_suffix(".json").write_text(json.dumps(held))
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--tiny", "--device", "cpu", "--out", out],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "processor another" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_slow_or_broken_part_costs_only_itself(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(SCRIPT.parent)
+    import gpu
+
+    def broken(setting):
+        return {"good": lambda: [{"a": 1}], "bad": lambda: 1 / 0, "later": lambda: [{"a": 2}]}
+
+    profile = __import__("gpu_parts.profile", fromlist=["cases"])
+    monkeypatch.setattr(profile, "cases", broken)
+    monkeypatch.setattr(gpu, "torch", gpu.torch)
+    results = gpu.Results(tmp_path / "gpu.json", {})
+    setting = gpu.Setting(gpu.torch.device("cpu"), gpu.torch.float32, True)
+    gpu.run_part("profile", setting, results)
+    part = gpu.Results(tmp_path / "gpu.json", {}).part("profile")
+    assert part["cases"] == {"good": [{"a": 1}], "later": [{"a": 2}]}
+    assert gpu.faults("profile", part, "stopped after 1 s") == [
+        "profile: stopped after 1 s",
+        "profile: bad: ZeroDivisionError: division by zero",
+    ]
+    monkeypatch.setattr(profile, "NEEDS", ("a_library_nobody_has",))
+    gpu.run_part("profile", setting, results)
+    assert gpu.faults("profile", results.part("profile"), "") == [
+        "profile: skipped, needs a_library_nobody_has"
+    ]
