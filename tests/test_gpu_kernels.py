@@ -102,18 +102,28 @@ def test_lengths_reach_that_kernel(cuda, dtype):
     assert len([name for name in names if "flash" in name or "fmha" in name]) == 1, names
 
 
+def waits(run):
+    """What PyTorch says of the first operation that waits for the device; empty if none does."""
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        run()
+    except RuntimeError as error:
+        return str(error)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return ""
+
+
 @pytest.mark.parametrize("method", PLANS)
 @pytest.mark.parametrize("family", ["deit distilled", "siglip", "dinov2 registers", "dinov3"])
 @torch.inference_mode()
 def test_no_forward_but_the_first_waits_for_the_device(cuda, family, method):
     model, photos = build(family, torch.bfloat16).to(cuda), images(3, torch.bfloat16).to(cuda)
+    if told := waits(lambda: model(photos)):
+        pytest.skip(f"the dense model waits itself: {told}")
     with compress(model, PLANS[method]):
         model(photos)
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            model(photos)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+        assert not waits(lambda: model(photos))
 
 
 @torch.inference_mode()

@@ -36,9 +36,14 @@ def peak(side, plan, device):
     return bytes_ / side**2
 
 
+def sides(device):
+    """Patches of a side, then twice as many; more on CUDA, whose libraries hold some workspace."""
+    return (48, 96) if device.type == "cuda" else (24, 48)
+
+
 @pytest.mark.parametrize("method", PLANS)
 def test_memory_is_linear_in_the_tokens(device, method):
-    small, large = (peak(side, PLANS[method], device) for side in (24, 48))
+    small, large = (peak(side, PLANS[method], device) for side in sides(device))
     assert large < 1.25 * small
 
 
@@ -51,5 +56,5 @@ def test_matching_forms_less_than_one_head_of_a_map(cuda, method):
 
 
 def test_a_score_that_reads_the_map_is_not_linear(device):
-    small, large = (peak(side, Plan(DROP, ColumnAttention()), device) for side in (24, 48))
+    small, large = (peak(side, Plan(DROP, ColumnAttention()), device) for side in sides(device))
     assert large > 2 * small

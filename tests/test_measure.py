@@ -5,12 +5,15 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import timm
 import torch
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import sdpa_flop_count
 
 import models
 from repshift import ClassAttention, Plan, Shift, compress
 from repshift.attention import EagerAttention
 from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
-from repshift.measure.flops import count_flops
+from repshift.measure.flops import _varlen_flops, count_flops
 from repshift.measure.memory import peak_memory
 from repshift.measure.speed import interleave
 from repshift.report.pareto import pareto, winners
@@ -86,6 +89,66 @@ def test_speed_is_taken_in_turn_and_inside_each_context():
     assert min(times["slow"]) > min(times["fast"])
     changes = [name for i, name in enumerate(order) if i == 0 or name != order[i - 1]]
     assert len(changes) > 4
+
+
+def test_each_contender_may_run_something_of_its_own():
+    ran = []
+    runs = {"one": lambda: ran.append(1), "two": lambda: ran.append(2)}
+    interleave(dict.fromkeys(runs, nullcontext), runs, rounds=1, seconds=1e-6)
+    assert set(ran) == {1, 2}
+    assert ran == sorted(ran)
+
+
+def test_on_cuda_time_is_taken_between_events(monkeypatch):
+    """A stand-in for the device: every event tells the time at which it was recorded."""
+    clock, device, current = [0.0], torch.device("cuda", 1), []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            assert current == [device]
+            self.at = clock[0]
+
+        def synchronize(self):
+            self.done = True
+
+        def elapsed_time(self, later):
+            assert later.at >= self.at
+            return 1e3 * (later.at - self.at)
+
+    @contextmanager
+    def on(chosen):
+        current.append(chosen)
+        yield
+        current.clear()
+
+    def run(seconds):
+        clock[0] += seconds
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "device", on)
+    runs = {"slow": lambda: run(0.25), "fast": lambda: run(0.125)}
+    times = interleave(dict.fromkeys(runs, nullcontext), runs, device=device, rounds=3, seconds=1.0)
+    assert times == {"slow": [0.25] * 3, "fast": [0.125] * 3}
+    # One call to warm up, one to see how long it takes, then a second's worth.
+    assert clock[0] == 3 * (6 * 0.25 + 10 * 0.125)
+
+
+def test_attention_that_forms_its_map_is_called_eager():
+    query = torch.randn(1, 2, 8, 4)
+    with sdpa_kernel(SDPBackend.MATH):
+        _, kernel = count_flops(lambda: F.scaled_dot_product_attention(query, query, query))
+    assert kernel == "eager"
+
+
+def test_flops_of_images_end_to_end_are_those_of_each():
+    ends = torch.tensor([0, 3, 10], dtype=torch.int32)
+    parts = torch.randn(3, 10, 2, 4)
+    counted = _varlen_flops(*parts, ends, ends, 7, 7, out_val=None)
+    alone = sum(sdpa_flop_count(*[(1, 2, count, 4)] * 3) for count in (3, 7))
+    assert counted == alone
 
 
 def test_fidelity_of_a_model_to_itself_is_perfect_and_to_another_is_not():

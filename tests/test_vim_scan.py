@@ -28,7 +28,7 @@ def close(found, expected):
 @pytest.mark.parametrize("length", [1, 7])
 def test_chunks_of_any_length_are_the_recurrence(monkeypatch, tokens_a_chunk, length):
     values = [value.requires_grad_() for value in inputs(length=length)]
-    monkeypatch.setattr(scan, "CHUNK", tokens_a_chunk * 2 * 3 * 4)
+    monkeypatch.setitem(scan.CHUNK, "cpu", tokens_a_chunk * 2 * 3 * 4)
     output, expected = scan.selective_scan(*values), step_by_step(*values)
     close(output, expected)
     grad = torch.randn_like(output)
@@ -41,7 +41,7 @@ def test_chunks_of_any_length_are_the_recurrence(monkeypatch, tokens_a_chunk, le
 
 
 def test_the_gradient_is_that_of_finite_differences(monkeypatch):
-    monkeypatch.setattr(scan, "CHUNK", 2 * 2 * 3 * 4)
+    monkeypatch.setitem(scan.CHUNK, "cpu", 2 * 2 * 3 * 4)
     x, delta, *rest = inputs(length=5)
     values = [value.requires_grad_() for value in (x, delta.clamp(0.1, 1), *rest)]
     assert torch.autograd.gradcheck(scan.selective_scan, values)
@@ -66,7 +66,7 @@ def test_a_step_that_forgets_everything_is_no_nan():
 def test_memory_does_not_hold_the_states_of_all_tokens(monkeypatch, backward):
     values = inputs(2, 512, 64, 64, torch.float32)
     states = 4 * 2 * 512 * 64 * 64
-    monkeypatch.setattr(scan, "CHUNK", 16 * 2 * 64 * 64)
+    monkeypatch.setitem(scan.CHUNK, "cpu", 16 * 2 * 64 * 64)
 
     def run():
         if not backward:

@@ -174,7 +174,8 @@ def build(row, dtype=torch.float32, **settings):
     name, config, own = row[:3]
     config = getattr(transformers, config)(**own)
     for part in (config, *(getattr(config, sub) for sub in config.sub_configs)):
-        part.num_labels = 5
+        if part is not None:  # Sapiens2's backbone, in transformers 5.17
+            part.num_labels = 5
     model = getattr(transformers, name)._from_config(config, **settings)
     with torch.no_grad():
         for path, parameter in model.named_parameters():

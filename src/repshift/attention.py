@@ -6,6 +6,7 @@ these are met where they are called, in the calling thread only; no model is cha
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -190,8 +191,8 @@ def in_one_kernel(call: AttentionCall, packing: Packing) -> Float[Tensor, "1 H T
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = (part[0].transpose(0, 1) for part in (call.query, *call.repeated()))
-    options: dict[str, int] = {}
-    if torch.__version__ >= "2.12":
+    options: dict[str, Any] = {}
+    if "num_splits" in inspect.signature(varlen_attn).parameters:  # not in PyTorch 2.11
         options["num_splits"] = 1  # so that an image does not depend on the longest beside it
     output = varlen_attn(
         query,

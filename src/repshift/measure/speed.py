@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING
@@ -42,9 +43,11 @@ def interleave(
     Returns:
         Seconds a call for each name, one entry a round.
     """
-    measure = _cuda_seconds if device is not None and device.type == "cuda" else _cpu_seconds
+    on_cuda = device is not None and device.type == "cuda"
+    measure = _cuda_seconds if on_cuda else _cpu_seconds
     times: dict[str, list[float]] = {name: [] for name in contenders}
-    with torch.inference_mode():
+    # Events are recorded on the current device.
+    with torch.inference_mode(), torch.cuda.device(device) if on_cuda else nullcontext():
         for number in range(rounds):
             order = list(contenders)
             for name in order if number % 2 == 0 else reversed(order):

@@ -89,7 +89,7 @@ class Transformer(nn.Module):
 
     def forward(self, video: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, "B K C"]:
         tokens = self.patch_embed(video)
-        tokens = tokens + sinusoids(*tokens.shape[1:], tokens.device).to(tokens.dtype)
+        tokens = tokens + sinusoids(*tokens.shape[1:], device=tokens.device).to(tokens.dtype)
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens)

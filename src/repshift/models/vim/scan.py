@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-# Values in a chunk of states: some megabytes, where the cache of one core still helps.
-CHUNK = 2**19
+# Values in a chunk of states: some megabytes, where the cache of one core still helps; on a GPU
+# enough to keep it busy.
+CHUNK = {"cpu": 2**19, "cuda": 2**25}
 
 
 def selective_scan(
@@ -137,7 +138,8 @@ def _chunks(x: Tensor, decay: Tensor, rooms: int) -> tuple[list[slice], Tensor]:
     the values that belong to their states.
     """
     length, batch, width = x.shape
-    size = min(length, max(1, CHUNK // (batch * decay.numel())))
+    chunk = CHUNK.get(x.device.type, CHUNK["cpu"])
+    size = min(length, max(1, chunk // (batch * decay.numel())))
     chunks = [slice(start, min(start + size, length)) for start in range(0, length, size)]
     return chunks, x.new_empty(rooms, size, batch, decay.shape[1], width)
 
