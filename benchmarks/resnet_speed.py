@@ -17,10 +17,10 @@ import torchvision
 
 from repshift import Border, Lines, LineTokens, Plan, Random, Shift
 from repshift.adapters import describe
+from repshift.evaluation.tasks.costs import measure_costs
+from repshift.evaluation.tasks.variants import DENSE, Variant
 from repshift.files import write_text
 from repshift.measure.environment import environment, in_words
-from repshift.tasks.costs import measure_costs
-from repshift.tasks.variants import DENSE, Variant
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 PAPER = Plan.paper("resnet")

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from repshift import EncoderSpec, InputError, Plan, compress
 from repshift.adapters import describe
-from repshift.data.batches import draw
-from repshift.data.pixels import normalise
+from repshift.evaluation.data.batches import draw
+from repshift.evaluation.data.pixels import normalise
+from repshift.evaluation.zoo.load import load_model, open_source
+from repshift.evaluation.zoo.saliency_vit import load_saliency_vit
 from repshift.measure.fidelity import accuracy
-from repshift.zoo.load import load_model, open_source
-from repshift.zoo.saliency_vit import load_saliency_vit
 
 
 @dataclass
@@ -101,11 +101,11 @@ def saliency(calibration, test, samples, count):
 
 def clips(samples, count):
     """clips-umt, first stage of retrieval; mean R@1 of both directions."""
-    from repshift.zoo.clips.files import clip_scenes
-    from repshift.zoo.clips.language import caption
-    from repshift.zoo.clips.model import SAMPLING, load_clips_retrieval, tokenizer
-    from repshift.zoo.clips.render import render
-    from repshift.zoo.clips.scene import draw_scene
+    from repshift.evaluation.zoo.clips.files import clip_scenes
+    from repshift.evaluation.zoo.clips.language import caption
+    from repshift.evaluation.zoo.clips.model import SAMPLING, load_clips_retrieval, tokenizer
+    from repshift.evaluation.zoo.clips.render import render
+    from repshift.evaluation.zoo.clips.scene import draw_scene
 
     model = load_clips_retrieval()
     times = (np.arange(SAMPLING.frames) + 0.5) / SAMPLING.frames
@@ -139,7 +139,7 @@ def clips(samples, count):
 
 def sentences(samples, count):
     """MiniLM on the first 64 tokens of docstrings; how many are found by their first line, %."""
-    from repshift.zoo.minilm import load_minilm
+    from repshift.evaluation.zoo.minilm import load_minilm
     from text import docstrings
 
     model = load_minilm()

@@ -18,8 +18,8 @@ import argparse
 import json
 from pathlib import Path
 
+from repshift.evaluation.tasks.published import published
 from repshift.files import write_text
-from repshift.tasks.published import published
 
 FREE = "Everything measured here is training-free; in the paper {} too."
 # Tables 2 and 4: throughput of UMT-B and UMT-L over the dense model on eager attention.

@@ -14,11 +14,11 @@ import torch
 
 from repshift import Plan
 from repshift.adapters import describe
+from repshift.evaluation.models.umt.config import CONFIGS
+from repshift.evaluation.models.umt.vision import VisionEncoder
+from repshift.evaluation.tasks.costs import measure_costs
+from repshift.evaluation.tasks.variants import paper_variants
 from repshift.measure.environment import environment
-from repshift.models.umt.config import CONFIGS
-from repshift.models.umt.vision import VisionEncoder
-from repshift.tasks.costs import measure_costs
-from repshift.tasks.variants import paper_variants
 from speed import write_results
 
 # Table 2 and 3 with MSRVTT's schedule of vid-TLDR, table 4 with MSRVTT-QA's.

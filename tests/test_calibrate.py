@@ -15,11 +15,11 @@ from repshift.calibration.judge import Judge, differs_from, read_out
 from repshift.calibration.memo import Memo
 from repshift.calibration.price import Flops, Seconds
 from repshift.calibration.search import METHODS, Search, Trial, closed_forms
-from repshift.data.batches import FileSource, MemorySource, draw
+from repshift.evaluation.data.batches import FileSource, MemorySource, draw
+from repshift.evaluation.report.tried import plot_tried
+from repshift.evaluation.zoo.digits import load_digits_vit, training_digits
 from repshift.measure.fidelity import feature_fidelity, logit_fidelity
 from repshift.measure.flops import count_flops
-from repshift.report.tried import plot_tried
-from repshift.zoo.digits import load_digits_vit, training_digits
 
 QUICK = ["shift(mlp, l2)", "redundancy(mlp) + merge"]
 

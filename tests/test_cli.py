@@ -265,10 +265,10 @@ def test_an_interrupt_leaves_nothing(run, monkeypatch, photos, tmp_path):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("repshift.report.page.write_text", stop)
+    monkeypatch.setattr("repshift.evaluation.report.page.write_text", stop)
     status, _, err = run("show", tmp_path / "no.png", "--model", "digits-vit")
     assert (status, "no.png is not a file" in err) == (2, True)
-    monkeypatch.setattr("repshift.tasks.costs.interleave", stop)
+    monkeypatch.setattr("repshift.evaluation.tasks.costs.interleave", stop)
     status, _, err = run("bench", "--model", "digits-vit", "--images", photos)
     assert (status, "interrupted" in err) == (130, True)
     assert list(tmp_path.iterdir()) == [photos]

@@ -9,12 +9,12 @@ import torch
 import models
 from repshift import ClassAttention, Plan, Shift, compress
 from repshift.attention import EagerAttention
+from repshift.evaluation.report.pareto import pareto, winners
+from repshift.evaluation.tasks.bench import Bench, Row
 from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
 from repshift.measure.flops import count_flops
 from repshift.measure.memory import peak_memory
 from repshift.measure.speed import interleave
-from repshift.report.pareto import pareto, winners
-from repshift.tasks.bench import Bench, Row
 
 CPU = torch.device("cpu")
 

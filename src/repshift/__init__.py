@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from repshift.adapters.spec import EncoderSpec, Pooling, ResNetSpec, Stage
+from repshift.adapters import EncoderSpec, Pooling, ResNetSpec, Stage, register_adapter
 from repshift.calibration.adapt import adapt
 from repshift.calibration.calibrate import Calibration, calibrate
 from repshift.compress import compress
@@ -64,5 +64,6 @@ __all__ = [
     "adapt",
     "calibrate",
     "compress",
+    "register_adapter",
     "representation_shift",
 ]

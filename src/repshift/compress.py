@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
-from repshift.adapters.spec import EncoderSpec, ResNetSpec
+from repshift.adapters import EncoderSpec, ResNetSpec, describe
 from repshift.compression import Compression
 from repshift.errors import InputError
 from repshift.hooks import Hook
@@ -35,8 +35,6 @@ def compress(
     Raises ``InputError`` if the model cannot lose tokens or the plan does not fit it.
     """
     if spec is None:
-        from repshift.adapters import describe
-
         spec = describe(model)
     if isinstance(spec, ResNetSpec):
         _check_stages(plan, spec)

@@ -49,10 +49,10 @@ class Calibrate:
         import torch
 
         from repshift.calibration.calibrate import calibrate
-        from repshift.data.batches import draw
+        from repshift.evaluation.data.batches import draw
+        from repshift.evaluation.report.tried import plot_tried
+        from repshift.evaluation.zoo.load import load_model, open_source
         from repshift.files import write_text
-        from repshift.report.tried import plot_tried
-        from repshift.zoo.load import load_model, open_source
 
         device = options.device(self.device)
         for flag, value in (("--samples", self.samples), ("--batch-size", self.batch_size)):
