@@ -139,9 +139,9 @@ def test_show_draws_one_image(run, photos):
         assert picture.width > 3 * picture.height
 
 
-def test_plan_writes_a_plan_that_every_command_takes(run, photos, tmp_path):
+def test_search_writes_a_plan_that_every_command_takes(run, photos, tmp_path):
     status, out, err = run(
-        "plan", "--model", "digits-vit", "--flops", 0.8, "--samples", 8, "--batch-size", 4,
+        "search", "--model", "digits-vit", "--flops", 0.8, "--samples", 8, "--batch-size", 4,
         "--methods", "redundancy(mlp) + merge", "--out", "p/plan.json",
     )  # fmt: skip
     assert status == 0, err
@@ -156,7 +156,7 @@ def test_plan_writes_a_plan_that_every_command_takes(run, photos, tmp_path):
 
 def test_an_adaptive_plan_goes_through_bench_and_show(run, photos, tmp_path):
     status, out, err = run(
-        "plan", "--model", "digits-vit", "--flops", 0.8, "--samples", 8, "--batch-size", 4,
+        "search", "--model", "digits-vit", "--flops", 0.8, "--samples", 8, "--batch-size", 4,
         "--budget", "adaptive", "--methods", "redundancy(mlp)", "--out", "plan.json",
     )  # fmt: skip
     assert status == 0, err
@@ -189,7 +189,7 @@ def test_an_adaptive_plan_goes_through_bench_and_show(run, photos, tmp_path):
 )
 @pytest.mark.usefixtures("unchecked")
 def test_a_plan_that_cannot_be_made_is_one_line(run, tmp_path, arguments, says):
-    status, _, err = run("plan", "--model", "digits-vit", *arguments)
+    status, _, err = run("search", "--model", "digits-vit", *arguments)
     message = [line for line in err.splitlines() if line.startswith("repshift: ")]
     assert (status, len(message)) == (2, 1), err
     assert says in message[0]

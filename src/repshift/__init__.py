@@ -3,8 +3,6 @@
 from importlib.metadata import version
 
 from repshift.adapters import EncoderSpec, Pooling, ResNetSpec, Stage, register_adapter
-from repshift.calibration.adapt import adapt
-from repshift.calibration.calibrate import Calibration, calibrate
 from repshift.compress import compress
 from repshift.compression import Compression
 from repshift.errors import InputError
@@ -26,6 +24,8 @@ from repshift.scores import (
     Shift,
     StreamNorm,
 )
+from repshift.search.adapt import adapt
+from repshift.search.search_plan import SearchResult, search_plan
 from repshift.shift import representation_shift
 from repshift.tokens import TokenMap
 
@@ -34,7 +34,6 @@ __version__ = version("repshift")
 __all__ = [
     "AttentionEntropy",
     "Border",
-    "Calibration",
     "ClassAttention",
     "ClippedActivation",
     "ColumnAttention",
@@ -55,6 +54,7 @@ __all__ = [
     "Redundancy",
     "ResNetSpec",
     "Reverse",
+    "SearchResult",
     "Shift",
     "Stage",
     "StreamNorm",
@@ -62,8 +62,8 @@ __all__ = [
     "TokenMap",
     "VidTLDR",
     "adapt",
-    "calibrate",
     "compress",
     "register_adapter",
     "representation_shift",
+    "search_plan",
 ]

@@ -165,8 +165,8 @@ class Plan:
         """The late plan that costs at most ``share`` of the FLOPs of the dense blocks.
 
         One token fewer would cost more than that. Counted are the blocks as ``block_macs`` does,
-        with all tokens of a block in its attention and its MLP; ``repshift.calibrate`` counts what
-        really runs. For DeiT-S:
+        with all tokens of a block in its attention and its MLP; ``repshift.search_plan`` counts
+        what really runs. For DeiT-S:
 
         >>> Plan.for_flops(0.75, depth=12, patches=196, width=384).schedule
         '0:2,1:4,2:6,3:8,4:10,5:12,6:14,7:15,8:18,9:20,10:22'
@@ -214,7 +214,7 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         """Read a plan; ``score``, ``reduction`` and ``budget`` may be left out.
 
-        ``provenance`` may tell how the plan was found (``repshift plan`` writes it); it changes
+        ``provenance`` may tell how the plan was found (``repshift search`` writes it); it changes
         nothing.
         """
         try:

@@ -12,10 +12,10 @@ from repshift.files import replacing
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from repshift.calibration.calibrate import Calibration
+    from repshift.search.search_plan import SearchResult
 
 
-def plot_tried(found: Calibration, path: Path) -> None:
+def plot_tried(found: SearchResult, path: Path) -> None:
     """Loss against the share of the dense cost, by method, with the Pareto front (PNG)."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()

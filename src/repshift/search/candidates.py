@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,13 @@ from repshift.schedules import fewest, late, spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
-    from typing import Any
 
-    from tqdm import tqdm
+    from repshift.search.cost_model import CostModel
+    from repshift.search.fidelity_meter import FidelityMeter
+    from repshift.search.memo import Memo
 
-    from repshift.calibration.judge import Judge
-    from repshift.calibration.memo import Memo
-    from repshift.calibration.price import Price
+# Told a line about the plan that was tried last, and how many were tried so far.
+Progress = Callable[[str, int], object]
 
 # What is worth trying where nothing is known of a model; random tells what the others are worth.
 METHODS = (
@@ -50,11 +51,14 @@ class Trial:
 
 
 class Search:
-    """Plans of one model, priced and judged; ``tried`` are those judged on all images."""
+    """Plans of one model, with their cost and fidelity; ``tried`` are those rated on all images."""
 
-    def __init__(self, judge: Judge, price: Price, memo: Memo, bar: tqdm[Any]) -> None:
-        self.judge, self.price, self.memo, self.bar = judge, price, memo, bar
-        self.patches, self.depth = judge.patches, len(judge.spec.blocks)
+    def __init__(
+        self, meter: FidelityMeter, cost: CostModel, memo: Memo, progress: Progress | None = None
+    ) -> None:
+        self.meter, self.cost, self.memo, self.progress = meter, cost, memo, progress
+        self.rated = 0  # calls of ``rate``, remembered ones too
+        self.patches, self.depth = meter.patches, len(meter.spec.blocks)
         self.tried: list[Trial] = []
         self._base = Plan({})  # whose beginning further plans are expected to share
 
@@ -62,7 +66,7 @@ class Search:
         """At ``share`` of the dense cost: the best closed form, and what exchanges made of it."""
         start = self.best_start(methods, share)
         better = self.settled(self.exchange(start, share).plan, share)
-        return [start, better] if self.price.reaches(better.plan, share) else [start]
+        return [start, better] if self.cost.reaches(better.plan, share) else [start]
 
     def least_cost(self, methods: Sequence[Plan], fidelity: float) -> Trial:
         """The cheapest plan whose fidelity is at least ``fidelity``."""
@@ -81,10 +85,10 @@ class Search:
     def settled(self, plan: Plan, share: float) -> Trial:
         """The same shape with as many tokens as the measured cost asks for."""
         tried = [plan]
-        while len(tried) < 4 and not self.price.meets(tried[-1], share):
-            self.price.correct(tried[-1])
+        while len(tried) < 4 and not self.cost.meets(tried[-1], share):
+            self.cost.correct(tried[-1])
             tried.append(self.fit(plan, self._shape(plan), share) or plan)
-        return self.rate(min(tried, key=lambda one: self.price.misses(one, share)))
+        return self.rate(min(tried, key=lambda one: self.cost.misses(one, share)))
 
     def _cheapest(self, plan: Plan, fidelity: float) -> Trial:
         shape = self._shape(plan)
@@ -100,62 +104,64 @@ class Search:
         return [float(plan.drop.get(block, 0)) for block in range(self.depth)]
 
     def rate(self, plan: Plan, batches: int | None = None) -> Trial:
-        """Judge a plan on the first ``batches``; on all of them it counts as tried."""
+        """Rate a plan on the first ``batches``; on all of them it counts as tried."""
         some = "" if batches is None else f" on {batches} batches"
         name = f"{plan.method} at {plan.schedule}{some}"
 
-        def judged() -> tuple[float, float]:
-            self.judge.start_from(self._base)
-            return self.judge.rate(plan, batches)
+        def measured() -> tuple[float, float]:
+            self.meter.start_from(self._base)
+            return self.meter.rate(plan, batches)
 
-        loss, fidelity = self.memo(name, judged)
-        trial = Trial(plan, self.price(plan), loss, fidelity)
+        loss, fidelity = self.memo(name, measured)
+        trial = Trial(plan, self.cost(plan), loss, fidelity)
         if batches is None and trial not in self.tried:
             self.tried.append(trial)
-        self.bar.update()
-        self.bar.set_postfix_str(f"{plan.method}, loss {loss:.4f} at {trial.share:.3f} of the cost")
+        self.rated += 1
+        if self.progress is not None:
+            about = f"{plan.method}, loss {loss:.4f} at {trial.share:.3f} of the cost"
+            self.progress(about, self.rated)
         return trial
 
     def fit(self, method: Plan, shape: Sequence[float], target: float) -> Plan | None:
-        """The fewest tokens, spread like ``shape``, that bring the price down to ``target``.
+        """The fewest tokens, spread like ``shape``, that bring the cost down to ``target``.
 
         None where no number of them does.
         """
 
         def fitted() -> Plan | None:
             leaving = fewest(
-                lambda n: self.price(replace(method, drop=spread(n, shape))) <= target,
+                lambda n: self.cost(replace(method, drop=spread(n, shape))) <= target,
                 self.patches - 1,
             )
             return None if leaving is None else replace(method, drop=spread(leaving, shape))
 
         plan = fitted()
-        for _ in range(3 if self.price.quick else 0):
-            if plan is None or self.price.meets(plan, target):
+        for _ in range(3 if self.cost.quick else 0):
+            if plan is None or self.cost.meets(plan, target):
                 break
-            self.price.correct(plan)
+            self.cost.correct(plan)
             plan = fitted()
         return plan
 
     def best_start(self, methods: Sequence[Plan], target: float) -> Trial:
         """The best closed form of all methods, found by successive halving.
 
-        All are judged on a quarter of the images, the better quarter of them on all. Where the cost
+        All are rated on a quarter of the images, the better quarter of them on all. Where the cost
         is measured, those that do not come down to the target make way for the next.
         """
-        ran = [] if self.price.quick else self._run_once(methods, target)
+        ran = [] if self.cost.quick else self._run_once(methods, target)
         fitted = [
             self.fit(method, shape, target)
             for method in methods
             for shape in closed_forms(self.depth)
         ]
         plans = list(dict.fromkeys(plan for plan in fitted if plan is not None))
-        quarter = max(1, len(self.judge.batches) // 4)
+        quarter = max(1, len(self.meter.batches) // 4)
         ranked = sorted(plans, key=lambda plan: self.rate(plan, quarter).loss)
         finalists: list[Trial] = []
         for plan in ranked:
-            trial = self.rate(plan) if self.price.quick else self.settled(plan, target)
-            if self.price.reaches(trial.plan, target):
+            trial = self.rate(plan) if self.cost.quick else self.settled(plan, target)
+            if self.cost.reaches(trial.plan, target):
                 finalists.append(trial)
             if len(finalists) == max(2, len(plans) // 4):
                 break
@@ -169,7 +175,7 @@ class Search:
             )
         raise InputError(
             f"no plan ran at {target:.2f} of the dense model's time on this device at this batch "
-            f"size; the fastest that was tried took {min(map(self.price.measure, ran)):.2f} of it; "
+            f"size; the fastest that was tried took {min(map(self.cost.measure, ran)):.2f} of it; "
             "ask for less, or try larger batches"
         )
 
@@ -179,7 +185,7 @@ class Search:
         fitted = [self.fit(method, constant, target) for method in methods]
         plans = [plan for plan in fitted if plan is not None]
         for plan in plans:
-            self.price.correct(plan)
+            self.cost.correct(plan)
         return plans
 
     def exchange(self, start: Trial, target: float) -> Trial:
@@ -203,8 +209,8 @@ class Search:
             trial = self.rate(plan)
             if trial.loss < (1 - WORTH) * best.loss:
                 best, vain = trial, 0
-                if self.price.quick:
-                    self.price.correct(best.plan)
+                if self.cost.quick:
+                    self.cost.correct(best.plan)
         return best
 
     def _exchanged(
@@ -219,14 +225,14 @@ class Search:
         def with_given(count: int) -> Plan:
             return replace(more, drop=_with(more.drop, giver, count))
 
-        for _ in range(2):  # the price is an estimate, set right once by what really runs
-            enough = fewest(lambda count: self.price(with_given(count)) <= target, int(given))
+        for _ in range(2):  # the cost is an estimate, set right once by what really runs
+            enough = fewest(lambda count: self.cost(with_given(count)) <= target, int(given))
             if enough is None or enough == given:
                 return None
             exchanged = with_given(enough)
-            if not self.price.quick or self.price.measure(exchanged) <= target:
+            if not self.cost.quick or self.cost.measure(exchanged) <= target:
                 return exchanged
-            self.price.correct(exchanged)
+            self.cost.correct(exchanged)
         return None
 
     def _moved(self, plan: Plan, block: int, step: int) -> Plan | None:

@@ -1,35 +1,29 @@
-"""Plans that find themselves: the search, its shortcuts against slow ways, its file."""
+"""The search for a plan: its result, its shortcuts against slow ways, its file."""
 
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch import nn
 
 from models import SAMPLE, build, images, score_for
-from repshift import InputError, Merge, Plan, Random, Redundancy, Shift, ToMe, calibrate, compress
+from repshift import InputError, Merge, Plan, Random, Redundancy, Shift, ToMe, compress, search_plan
 from repshift.adapters import describe
-from repshift.calibration.calibrate import Calibration
-from repshift.calibration.judge import Judge, differs_from, read_out
-from repshift.calibration.memo import Memo
-from repshift.calibration.price import Flops, Seconds
-from repshift.calibration.search import METHODS, Search, Trial, closed_forms
 from repshift.evaluation.data.batches import FileSource, MemorySource, draw
 from repshift.evaluation.report.tried import plot_tried
 from repshift.evaluation.zoo.digits import load_digits_vit, training_digits
 from repshift.measure.fidelity import feature_fidelity, logit_fidelity
 from repshift.measure.flops import count_flops
+from repshift.search.candidates import METHODS, Search, Trial, closed_forms
+from repshift.search.cost_model import FlopsCost, TimeCost
+from repshift.search.fidelity_meter import FidelityMeter, differs_from, read_out
+from repshift.search.memo import Memo
+from repshift.search.search_plan import SearchResult
 
 QUICK = ["shift(mlp, l2)", "redundancy(mlp) + merge"]
-
-
-class Silent:
-    """A progress bar without a terminal."""
-
-    def update(self): ...
-
-    def set_postfix_str(self, text): ...
 
 
 @pytest.fixture
@@ -43,13 +37,13 @@ def small():
     return build("deit"), images(batch=8)
 
 
-def search_on(model, photos, memo=None, price=Flops, objective="kl"):
+def search_on(model, photos, memo=None, cost=FlopsCost, objective="kl"):
     memo, spec = memo or Memo(None, {}), describe(model)
-    judge = Judge(model, spec, photos, objective, 8)
-    return Search(judge, price(model, spec, photos[:1], memo), memo, Silent())
+    meter = FidelityMeter(model, spec, photos, objective, 8)
+    return Search(meter, cost(model, spec, photos[:1], memo), memo)
 
 
-# The judge: a forward that begins where another left off is the whole forward.
+# The fidelity meter: a forward that begins where another left off is the whole forward.
 
 PAIRS = [
     ({0: 5, 2: 3}, {0: 5, 2: 4}),
@@ -72,9 +66,9 @@ METHOD_PLANS = [
 def test_sharing_a_beginning_is_bit_equal_to_running_all(family, base, other, method):
     model, photos = build(family), images(batch=4)
     base, plan = (Plan(drop, method.score, method.reduction) for drop in (base, other))
-    judge = Judge(model, describe(model), photos, "kl", 4)
-    judge.start_from(base)
-    found = judge.outputs(plan)
+    meter = FidelityMeter(model, describe(model), photos, "kl", 4)
+    meter.start_from(base)
+    found = meter.outputs(plan)
     with compress(model, plan), torch.inference_mode():
         expected = model(photos)
     assert torch.equal(found, expected)
@@ -82,16 +76,16 @@ def test_sharing_a_beginning_is_bit_equal_to_running_all(family, base, other, me
 
 def test_blocks_of_the_beginning_do_not_run_and_are_as_before(digits):
     model, photos = digits
-    judge, ran = Judge(model, describe(model), photos, "kl", 6), []
-    judge.start_from(Plan({3: 10}))
+    meter, ran = FidelityMeter(model, describe(model), photos, "kl", 6), []
+    meter.start_from(Plan({3: 10}))
     hooks = [
         block.mlp.register_forward_hook(lambda *_, index=index: ran.append(index))
         for index, block in enumerate(model.blocks)
     ]
-    judge.rate(Plan({3: 10, 9: 5}))
+    meter.rate(Plan({3: 10, 9: 5}))
     assert ran == [9, 10, 11] * 2
     ran.clear()
-    judge.rate(Plan({3: 10, 9: 5}, Redundancy()), batches=1)
+    meter.rate(Plan({3: 10, 9: 5}, Redundancy()), batches=1)
     assert ran == list(range(3, 12))
     for hook in hooks:
         hook.remove()
@@ -121,10 +115,10 @@ def test_a_rating_is_the_fidelity_of_the_bench(digits):
         dense = model(photos)
         with compress(model, plan):
             output = model(photos)
-    kl, agreement = Judge(model, describe(model), photos, "kl", 7).rate(plan)
+    kl, agreement = FidelityMeter(model, describe(model), photos, "kl", 7).rate(plan)
     expected = logit_fidelity(dense, output)
     assert (kl, agreement) == pytest.approx((expected.kl, expected.value), rel=1e-4)
-    distance, cosine = Judge(model, describe(model), photos, "cosine", 7).rate(plan)
+    distance, cosine = FidelityMeter(model, describe(model), photos, "cosine", 7).rate(plan)
     assert cosine == pytest.approx(feature_fidelity(dense, output).value, rel=1e-5)
     assert distance == pytest.approx(1 - cosine)
 
@@ -142,50 +136,50 @@ def test_what_a_model_returns_is_read():
         read_out((torch.ones(2, 3),))
 
 
-# The price.
+# The cost model.
 
 
 @pytest.mark.parametrize("family", SAMPLE)
 def test_flops_by_table_are_those_counted(family):
     model, photos = build(family), images(batch=1)
-    price = Flops(model, describe(model), photos, Memo(None, {}))
+    cost = FlopsCost(model, describe(model), photos, Memo(None, {}))
     plan = Plan({0: 9, 2: 4}, score_for(family))
 
     def count(plan):
         with compress(model, plan):
             return count_flops(lambda: model(photos))[0]
 
-    assert price.measure(plan) == count(plan) / count(Plan({}))
-    assert price.measure(Plan({})) == 1.0
-    assert price(Plan({})) == pytest.approx(1)
+    assert cost.measure(plan) == count(plan) / count(Plan({}))
+    assert cost.measure(Plan({})) == 1.0
+    assert cost(Plan({})) == pytest.approx(1)
     # Choosing the stand-ins of what was pruned costs, too; few channels make it weigh.
-    assert price(plan) == pytest.approx(price.measure(plan), rel=0.05)
-    price.correct(plan)
-    assert price(plan) == pytest.approx(price.measure(plan))
+    assert cost(plan) == pytest.approx(cost.measure(plan), rel=0.05)
+    cost.correct(plan)
+    assert cost(plan) == pytest.approx(cost.measure(plan))
     near = Plan({0: 9, 2: 5}, score_for(family))
-    assert price(near) == pytest.approx(price.measure(near), rel=0.005)
-    assert price(near) < price(plan)
+    assert cost(near) == pytest.approx(cost.measure(near), rel=0.005)
+    assert cost(near) < cost(plan)
 
 
 def test_seconds_come_from_block_times(digits, monkeypatch):
     model, photos = digits
-    monkeypatch.setattr(Seconds, "rounds", 2)
+    monkeypatch.setattr(TimeCost, "rounds", 2)
     memo = Memo(None, {})
-    price = Seconds(model, describe(model), photos[:4], memo)
-    assert price.counts == [8, 16, 24, 32, 40, 48, 56, 64]
-    assert len(price.table) == 8
-    assert all(time > 0 for time in price.table)
-    assert price(Plan({})) == pytest.approx(1)
+    cost = TimeCost(model, describe(model), photos[:4], memo)
+    assert cost.counts == [8, 16, 24, 32, 40, 48, 56, 64]
+    assert len(cost.table) == 8
+    assert all(time > 0 for time in cost.table)
+    assert cost(Plan({})) == pytest.approx(1)
     plan = Plan({0: 32}, Random())
-    expected = (price.rest + price.table[7] + 11 * price.table[3]) / price.dense
-    assert price(plan) == pytest.approx(expected)
+    expected = (cost.rest + cost.table[7] + 11 * cost.table[3]) / cost.dense
+    assert cost(plan) == pytest.approx(expected)
     memo.known["seconds of random(0) at 0:32"] = 0.8
-    price.correct(plan)
-    assert price(plan) == pytest.approx(0.8)
-    assert price.meets(plan, 0.81)
-    assert not price.meets(plan, 0.85)
-    again = Seconds(model, describe(model), photos[:4], memo)
-    assert again.table is price.table
+    cost.correct(plan)
+    assert cost(plan) == pytest.approx(0.8)
+    assert cost.meets(plan, 0.81)
+    assert not cost.meets(plan, 0.85)
+    again = TimeCost(model, describe(model), photos[:4], memo)
+    assert again.table is cost.table
 
 
 # The search.
@@ -195,7 +189,7 @@ def test_fitting_takes_the_fewest_tokens(digits):
     search = search_on(*digits)
     for shape in closed_forms(12):
         plan = search.fit(Plan({}, Redundancy("keys")), shape, 0.8)
-        share = search.price.measure(plan)
+        share = search.cost.measure(plan)
         assert 0.8 - 1.5 / 64 < share <= 0.8
     assert search.fit(Plan({}), closed_forms(12)[2], 0.2) is None
 
@@ -206,12 +200,12 @@ def test_an_exchange_keeps_the_cost_and_lowers_the_loss(digits):
     start = search.rate(search.fit(Plan({}), closed_forms(12)[1], 0.7))
     better = search.exchange(start, 0.7)
     assert better.loss < start.loss
-    assert search.price.measure(better.plan) <= 0.7
+    assert search.cost.measure(better.plan) <= 0.7
     assert better.loss == min(trial.loss for trial in search.tried if trial.share >= 0.69)
 
 
 def test_two_blocks_have_nothing_to_exchange():
-    found = calibrate(build("deit", depth=2), images(batch=8), flops=0.8, methods=["random"])
+    found = search_plan(build("deit", depth=2), images(batch=8), flops=0.8, methods=["random"])
     assert list(found.plan.drop) == [0]
     assert found.provenance["flops"] <= 0.8
 
@@ -237,9 +231,9 @@ def test_more_tokens_than_there_are_cannot_leave(digits):
 @pytest.mark.slow
 def test_a_found_plan_beats_where_it_started_on_images_it_never_saw(digits):
     model, photos = digits
-    found = calibrate(model, photos, flops=0.65, methods=QUICK[1:], batch_size=6)
+    found = search_plan(model, photos, flops=0.65, methods=QUICK[1:], batch_size=6)
     assert 0.62 < found.provenance["flops"] <= 0.65
-    unseen = Judge(model, describe(model), training_digits()[0][100:160], "kl", 60)
+    unseen = FidelityMeter(model, describe(model), training_digits()[0][100:160], "kl", 60)
     search = search_on(model, photos)
     paper = search.fit(Plan({}), closed_forms(12)[0], 0.65)
     assert unseen.rate(found.plan)[0] < unseen.rate(paper)[0] / 3
@@ -247,8 +241,8 @@ def test_a_found_plan_beats_where_it_started_on_images_it_never_saw(digits):
 
 def test_provenance_tells_where_the_plan_comes_from(small):
     model, photos = small
-    found = calibrate(model, photos, flops=0.7, methods=QUICK[1:], batch_size=4, name="digits")
-    again = calibrate(model, photos, flops=0.7, methods=QUICK[1:], batch_size=4, name="digits")
+    found = search_plan(model, photos, flops=0.7, methods=QUICK[1:], batch_size=4, name="digits")
+    again = search_plan(model, photos, flops=0.7, methods=QUICK[1:], batch_size=4, name="digits")
     assert found.to_json() == again.to_json()
     assert Plan.from_json(found.to_json()) == found.plan
     facts = json.loads(found.to_json())["provenance"]
@@ -257,10 +251,10 @@ def test_provenance_tells_where_the_plan_comes_from(small):
     assert (facts["images"], facts["seed"], facts["threads"]) == (8, 0, 1)
     assert facts["versions"].keys() == {"python", "torch", "repshift"}
     order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
-    unseen = Judge(model, describe(model), photos[order[:4]], "kl", 4)
+    unseen = FidelityMeter(model, describe(model), photos[order[:4]], "kl", 4)
     loss, agreement = unseen.rate(found.plan)
     assert facts["held_out"] == {"loss": pytest.approx(loss), "fidelity": agreement}
-    other = calibrate(model, photos + 0.01, flops=0.7, methods=QUICK[1:], batch_size=4)
+    other = search_plan(model, photos + 0.01, flops=0.7, methods=QUICK[1:], batch_size=4)
     assert other.provenance["data"] != facts["data"]
     assert other.provenance["weights"] == facts["weights"]
 
@@ -285,17 +279,17 @@ def test_a_speed_is_met_by_measuring(small, monkeypatch):
     model, photos = small
     shares = []
 
-    def run(price, plan):
+    def run(cost, plan):
         """A machine on which every step costs 2 % of the dense model."""
         if not plan.drop:
             return 1.0, 4 * 0.035
         shares.append(plan)
-        without = price(plan) - price.steps.get(plan.method, 0) * len(plan.drop)
+        without = cost(plan) - cost.steps.get(plan.method, 0) * len(plan.drop)
         return without + 0.02 * len(plan.drop), 1.0
 
-    monkeypatch.setattr(Seconds, "_each", lambda price, counts, run: [c / 1000 for c in counts])
-    monkeypatch.setattr(Seconds, "_run", run)
-    found = calibrate(model, photos, speedup=1.3, methods=["shift(mlp, l2)"], batch_size=4)
+    monkeypatch.setattr(TimeCost, "_each", lambda cost, counts, run: [c / 1000 for c in counts])
+    monkeypatch.setattr(TimeCost, "_run", run)
+    found = search_plan(model, photos, speedup=1.3, methods=["shift(mlp, l2)"], batch_size=4)
     assert found.provenance["measured_speedup"] == pytest.approx(1.3, rel=0.031)
     assert found.provenance["promised"]["speedup"] == 1.3
     assert len(shares) < 6  # a measurement takes seconds
@@ -304,27 +298,27 @@ def test_a_speed_is_met_by_measuring(small, monkeypatch):
 def test_a_method_that_is_too_slow_for_the_target_makes_way(small, monkeypatch):
     model, photos = small
 
-    def run(price, plan):
+    def run(cost, plan):
         """A machine on which a merging step costs more than it can save."""
         if not plan.drop:
             return 1.0, 4 * 0.035
-        share = price(plan) - price.steps.get(plan.method, 0) * len(plan.drop)
+        share = cost(plan) - cost.steps.get(plan.method, 0) * len(plan.drop)
         return share + 0.5 * plan.reduction.weighs * len(plan.drop), 1.0
 
-    monkeypatch.setattr(Seconds, "_each", lambda price, counts, run: [c / 1000 for c in counts])
-    monkeypatch.setattr(Seconds, "_run", run)
+    monkeypatch.setattr(TimeCost, "_each", lambda cost, counts, run: [c / 1000 for c in counts])
+    monkeypatch.setattr(TimeCost, "_run", run)
     methods = ["shift(mlp, l2, update) + merge", "shift(mlp, l2, update)"]
-    found = calibrate(model, photos, speedup=1.3, methods=methods, batch_size=4)
+    found = search_plan(model, photos, speedup=1.3, methods=methods, batch_size=4)
     assert found.plan.method == methods[1]
     assert found.provenance["measured_speedup"] == pytest.approx(1.3, rel=0.031)
     with pytest.raises(InputError, match=r"no plan ran at 0\.77 .* the fastest that was tried"):
-        calibrate(model, photos, speedup=1.3, methods=methods[:1], batch_size=4)
+        search_plan(model, photos, speedup=1.3, methods=methods[:1], batch_size=4)
 
 
 def test_features_are_compared_by_their_cosine(small):
     model, photos = small
     model.head = nn.Identity()
-    found = calibrate(
+    found = search_plan(
         model, photos, flops=0.8, objective="cosine", methods=["redundancy(keys)"], batch_size=4
     )
     held_out = found.provenance["held_out"]
@@ -335,7 +329,7 @@ def test_features_are_compared_by_their_cosine(small):
 
 def test_default_methods_leave_out_what_a_model_cannot():
     model = build("parallel scaling")
-    found = calibrate(model, images(batch=4), flops=0.8, batch_size=2)
+    found = search_plan(model, images(batch=4), flops=0.8, batch_size=2)
     labels = {trial.plan.method.replace("random(0)", "random") for trial in found.tried}
     assert labels <= set(METHODS) - {"tome", "shift(mlp, l2)", "redundancy(mlp) + merge"}
 
@@ -355,15 +349,79 @@ def test_default_methods_leave_out_what_a_model_cannot():
 def test_what_cannot_be_asked_for(small, settings, message):
     model, photos = small
     with pytest.raises(InputError, match=message):
-        calibrate(model, photos, **{"methods": ["random"], **settings})
+        search_plan(model, photos, **{"methods": ["random"], **settings})
 
 
 def test_one_image_or_block_is_too_few(small):
     model, photos = small
     with pytest.raises(InputError, match="2 images or more, got 1"):
-        calibrate(model, photos[:1], flops=0.7)
+        search_plan(model, photos[:1], flops=0.7)
     with pytest.raises(InputError, match="2 blocks or more"):
-        calibrate(build("deit", depth=1), images(), flops=0.7)
+        search_plan(build("deit", depth=1), images(), flops=0.7)
+
+
+# What it tells, and what it needs.
+
+
+def test_progress_is_told_of_every_plan_that_was_tried(small):
+    model, photos = small
+    told = []
+    found = search_plan(
+        model,
+        photos,
+        flops=0.7,
+        methods=["random"],
+        progress=lambda *last: told.append(last),
+    )
+    assert [count for _, count in told] == list(range(1, len(told) + 1))
+    assert len(told) >= len(found.tried)
+    assert all("random" in text and "loss" in text for text, _ in told)
+
+
+CORE_ALONE = """
+import sys
+
+# The libraries of the extras cannot be imported.
+for name in ("tqdm", "numpy", "PIL", "matplotlib", "rich", "tyro", "safetensors", "timm"):
+    sys.modules[name] = None
+
+import torch
+from torch import nn
+from repshift import EncoderSpec, search_plan
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(16, 16)
+
+    def forward(self, tokens):
+        return tokens + self.linear(tokens)
+
+
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers, self.head = nn.Sequential(Layer(), Layer(), Layer()), nn.Linear(16, 4)
+
+    def forward(self, tokens):
+        return self.head(self.layers(tokens)[:, 0])
+
+
+model = Model().eval()
+spec = EncoderSpec(list(model.layers), [None] * 3, prefix_tokens=1, class_token=True)
+images = torch.randn(4, 17, 16)
+print(search_plan(model, images, flops=0.8, methods=["random"], spec=spec).summary())
+"""
+
+
+def test_the_search_needs_torch_alone():
+    ran = subprocess.run(
+        [sys.executable, "-c", CORE_ALONE],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert "% of the dense FLOPs" in ran.stdout
 
 
 # The state of a search.
@@ -371,28 +429,28 @@ def test_one_image_or_block_is_too_few(small):
 
 def test_a_stopped_search_goes_on(small, tmp_path, monkeypatch):
     model, photos = small
-    state, rate, judged = tmp_path / "plan.search.json", Judge.rate, []
+    state, rate, measured = tmp_path / "plan.search.json", FidelityMeter.rate, []
     settings = {"flops": 0.7, "methods": QUICK, "batch_size": 4, "state": state}
 
-    def counting(judge, *arguments):
-        if len(judged) == stop:
+    def counting(meter, *arguments):
+        if len(measured) == stop:
             raise KeyboardInterrupt
-        judged.append(arguments)
-        return rate(judge, *arguments)
+        measured.append(arguments)
+        return rate(meter, *arguments)
 
-    monkeypatch.setattr(Judge, "rate", counting)
+    monkeypatch.setattr(FidelityMeter, "rate", counting)
     stop = -1
-    whole = calibrate(model, photos, **settings)
-    asked = len(judged)
+    whole = search_plan(model, photos, **settings)
+    asked = len(measured)
     assert not state.exists()
-    stop = len(judged) + 7
+    stop = len(measured) + 7
     with pytest.raises(KeyboardInterrupt):
-        calibrate(model, photos, **settings)
+        search_plan(model, photos, **settings)
     assert state.exists()
     stop = -1
-    again = calibrate(model, photos, **settings)
+    again = search_plan(model, photos, **settings)
     assert again == whole
-    assert len(judged) == 2 * asked  # nothing was judged twice
+    assert len(measured) == 2 * asked  # nothing was measured twice
     assert not state.exists()
 
 
@@ -430,5 +488,5 @@ def test_the_plot_shows_what_was_tried(tmp_path):
     plan = Plan({0: 5})
     tried = [Trial(plan, 0.8, 0.01, 1.0), Trial(Plan({}, Random()), 0.9, 0.0, 1.0)]
     facts = {"target": {"flops": 0.8}, "objective": "kl", "model": "m"}
-    plot_tried(Calibration(plan, tried, facts), tmp_path / "plan.png")
+    plot_tried(SearchResult(plan, tried, facts), tmp_path / "plan.png")
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")

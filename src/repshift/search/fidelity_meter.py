@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from repshift.calibration.replay import Recording, Replay
 from repshift.errors import InputError
 from repshift.measure.fidelity import feature_fidelity, logit_fidelity
 from repshift.plan import Plan
+from repshift.search.replay import Recording, Replay
 
 if TYPE_CHECKING:
     from typing import Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Objective = Literal["kl", "cosine"]
 
 
-class Judge:
+class FidelityMeter:
     """The dense model as teacher of plans; no gradient, no labels.
 
     ``loss`` is the mean KL(dense || compressed) of the logits in nats, or 1 - cosine of the
@@ -47,7 +47,7 @@ class Judge:
         assert first is not None
         self.patches = first.call.counts[0] - spec.staying
         if not self.dense.isfinite().all():
-            raise InputError("the dense model gives NaN or infinity on the calibration images")
+            raise InputError("the dense model gives NaN or infinity on the images to search on")
 
     def rate(self, plan: Plan, batches: int | None = None) -> tuple[float, float]:
         """Loss and fidelity (top-1 agreement, or feature cosine) on the first ``batches``."""
@@ -108,7 +108,7 @@ def read_out(output: Any) -> Float[Tensor, "B K"]:
     if not isinstance(output, torch.Tensor) or output.ndim != 2:
         shape = getattr(output, "shape", None)
         raise InputError(
-            "calibration compares logits or pooled features [B, K] (a tensor, or an output with "
+            "the search compares logits or pooled features [B, K] (a tensor, or an output with "
             f"logits or pooler_output); the model returned {type(output).__name__}"
             + (f" of shape {list(shape)}" if shape is not None else "")
         )

@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from repshift.adapters.spec import EncoderSpec
-    from repshift.calibration.memo import Memo
+    from repshift.search.memo import Memo
 
 
-class Price:
+class CostModel:
     """The cost of a plan from a table: what a block costs at each number of tokens.
 
     A forward costs what its blocks cost at the tokens that enter them, a fixed rest, and what a
@@ -119,7 +119,7 @@ class Price:
         raise NotImplementedError
 
 
-class Flops(Price):
+class FlopsCost(CostModel):
     """Multiply-adds of everything that runs, scores and matching included."""
 
     name: ClassVar[str] = "FLOPs"
@@ -153,7 +153,7 @@ class Flops(Price):
         return cost / dense, dense
 
 
-class Seconds(Price):
+class TimeCost(CostModel):
     """Time of a forward on this device, at this batch size, on torch's current threads."""
 
     name: ClassVar[str] = "seconds"

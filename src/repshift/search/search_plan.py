@@ -1,4 +1,4 @@
-"""``repshift.calibrate``: a plan for a model, found on unlabelled images."""
+"""``repshift.search_plan``: a plan for a model, found on unlabelled images."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from repshift.calibration.adapt import adapt
-from repshift.calibration.judge import Judge, Objective
-from repshift.calibration.memo import Memo
-from repshift.calibration.search import METHODS, Search, Trial
+from repshift.adapters import EncoderSpec, describe
 from repshift.compress import compress
 from repshift.errors import InputError
 from repshift.measure.digest import digest
 from repshift.measure.environment import processor, versions
 from repshift.plan import Budget, Plan
 from repshift.scores import Random
+from repshift.search.adapt import adapt
+from repshift.search.candidates import METHODS, Search, Trial
+from repshift.search.fidelity_meter import FidelityMeter, Objective
+from repshift.search.memo import Memo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,14 +28,15 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor, nn
 
-    from repshift.adapters.spec import EncoderSpec
+    from repshift.search.candidates import Progress
+
 
 # The costs at which the found shape is also tried, for the plot.
 CURVE = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 
 
 @dataclass(frozen=True)
-class Calibration:
+class SearchResult:
     """A found plan: ``plan``, what was tried on the way, and where it comes from.
 
     ``provenance`` holds model, data digest, seed, settings, versions, and the promised and measured
@@ -72,7 +74,7 @@ class Calibration:
         return json.dumps(form, indent=2)
 
 
-def calibrate(
+def search_plan(
     model: nn.Module,
     images: Float[Tensor, "N C H W"],
     *,
@@ -87,7 +89,8 @@ def calibrate(
     spec: EncoderSpec | None = None,
     name: str | None = None,
     state: Path | None = None,
-) -> Calibration:
+    progress: Progress | None = None,
+) -> SearchResult:
     """Find the plan that keeps ``model`` closest to its dense self at a given cost.
 
     One target: ``flops``, the share of the dense FLOPs; ``speedup``, the measured one on this
@@ -104,29 +107,27 @@ def calibrate(
 
     Half of the ``images``, drawn by ``seed``, are searched on; the other half only checks the
     result: what the search made of the best closed form is kept if it holds there. ``state`` is a
-    file that lets a stopped search go on. Some minutes on one CPU core for 128 images and a ViT-S.
+    file that lets a stopped search go on. ``progress`` is called after every plan that was tried,
+    with a line about it and the number of plans so far. Some minutes on one CPU core for 128 images
+    and a ViT-S.
 
     Raises ``InputError`` if the target is not one, or cannot be reached.
     """
-    # The core imports torch alone, and torch's counter of FLOPs brings half of setuptools along.
-    from tqdm import tqdm
-
-    from repshift.calibration.price import Flops, Seconds
+    # torch's counter of FLOPs brings half of setuptools along.
+    from repshift.search.cost_model import FlopsCost, TimeCost
 
     target = _target(flops, speedup, fidelity)
     if len(images) < 2:
-        raise InputError(f"calibration needs 2 images or more, got {len(images)}")
+        raise InputError(f"the search needs 2 images or more, got {len(images)}")
     if spec is None:
-        from repshift.adapters import EncoderSpec, describe
-
         found = describe(model)
         if not isinstance(found, EncoderSpec):
             raise InputError(
-                f"{type(model).__name__} loses lines; calibration finds plans for tokens"
+                f"{type(model).__name__} loses rows and columns; the search finds plans for tokens"
             )
         spec = found
     if len(spec.blocks) < 2:
-        raise InputError("calibration needs a model of 2 blocks or more, got one of 1")
+        raise InputError("the search needs a model of 2 blocks or more, got one of 1")
     facts = {
         "model": name or type(model).__name__,
         "weights": digest(model.state_dict().values()),
@@ -157,18 +158,17 @@ def calibrate(
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     seen, unseen = images[order[len(images) // 2 :]], images[order[: len(images) // 2]]
 
-    judge = Judge(model, spec, seen, objective, batch_size)
-    counted = Flops(model, spec, seen[:1], memo)
-    timed = Seconds(model, spec, seen[:batch_size], memo) if speedup is not None else None
-    with tqdm(desc="search", unit=" plans") as bar:
-        search = Search(judge, timed or counted, memo, bar)
-        if fidelity is not None:
-            rivals = [search.least_cost(plans, fidelity)]
-        else:
-            rivals = search.at_cost(plans, flops if flops is not None else 1 / (speedup or 1))
-        search.draw_curve(rivals[-1].plan, CURVE)
+    meter = FidelityMeter(model, spec, seen, objective, batch_size)
+    counted = FlopsCost(model, spec, seen[:1], memo)
+    timed = TimeCost(model, spec, seen[:batch_size], memo) if speedup is not None else None
+    search = Search(meter, timed or counted, memo, progress)
+    if fidelity is not None:
+        rivals = [search.least_cost(plans, fidelity)]
+    else:
+        rivals = search.at_cost(plans, flops if flops is not None else 1 / (speedup or 1))
+    search.draw_curve(rivals[-1].plan, CURVE)
 
-    check = Judge(model, spec, unseen, objective, batch_size)
+    check = FidelityMeter(model, spec, unseen, objective, batch_size)
     kept = [
         memo(
             f"{rival.plan.method} at {rival.plan.schedule}, held out",
@@ -188,13 +188,13 @@ def calibrate(
         plan = adapt(model, plan, seen, batch_size=batch_size, spec=spec)
         figures["held_out, fixed budget"] = figures["held_out"]
         figures["flops"] = counted.mean(plan, unseen.split(batch_size))
-        for kind, on in (("promised", judge), ("held_out", check)):
+        for kind, on in (("promised", meter), ("held_out", check)):
             figures[kind] = _named(on.rate(plan))
     if timed is not None:
         figures["promised"]["speedup"] = speedup
         figures["measured_speedup"] = 1 / timed.measure(plan)
     memo.forget()
-    return Calibration(plan, search.tried, facts | figures)
+    return SearchResult(plan, search.tried, facts | figures)
 
 
 def _named(rate: Sequence[float]) -> dict[str, float]:
@@ -207,7 +207,7 @@ def _target(flops: float | None, speedup: float | None, fidelity: float | None) 
     target = {name: value for name, value in given.items() if value is not None}
     if len(target) != 1:
         raise InputError(
-            "calibration takes one target, flops (a share such as 0.65), speedup (such as 1.5) or "
+            "the search takes one target, flops (a share such as 0.65), speedup (such as 1.5) or "
             f"fidelity (such as 0.99); got {', '.join(target) or 'none'}"
         )
     [(name, value)] = target.items()

@@ -1,4 +1,4 @@
-"""``repshift plan``."""
+"""``repshift search``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from repshift.cli import options
 
 
 @dataclass
-class Calibrate:
+class Search:
     """Find the plan that keeps a model closest to the dense one at a cost, on unlabelled images."""
 
     model: str = "saliency-vit-s14"
@@ -48,11 +48,12 @@ class Calibrate:
     def run(self) -> None:
         import torch
 
-        from repshift.calibration.calibrate import calibrate
         from repshift.evaluation.data.batches import draw
+        from repshift.evaluation.report.progress import search_bar
         from repshift.evaluation.report.tried import plot_tried
         from repshift.evaluation.zoo.load import load_model, open_source
         from repshift.files import write_text
+        from repshift.search.search_plan import search_plan
 
         device = options.device(self.device)
         for flag, value in (("--samples", self.samples), ("--batch-size", self.batch_size)):
@@ -62,20 +63,22 @@ class Calibrate:
         source = open_source(loaded, self.images, False)
         images = draw(source, self.samples, self.seed).images
         dtype = getattr(torch, self.dtype)
-        found = calibrate(
-            loaded.model.to(device, dtype),
-            images.to(device, dtype),
-            flops=self.flops,
-            speedup=self.speedup,
-            fidelity=self.fidelity,
-            objective="kl" if loaded.classes else "cosine",
-            methods=self.methods or None,
-            budget=self.budget,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            name=loaded.name,
-            state=self.out.with_suffix(".search.json"),
-        )
+        with search_bar() as progress:
+            found = search_plan(
+                loaded.model.to(device, dtype),
+                images.to(device, dtype),
+                flops=self.flops,
+                speedup=self.speedup,
+                fidelity=self.fidelity,
+                objective="kl" if loaded.classes else "cosine",
+                methods=self.methods or None,
+                budget=self.budget,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                name=loaded.name,
+                state=self.out.with_suffix(".search.json"),
+                progress=progress,
+            )
         write_text(self.out, found.to_json())
         plot = self.out.with_suffix(".png")
         plot_tried(found, plot)
