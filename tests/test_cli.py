@@ -71,7 +71,7 @@ def test_bench_writes_table_json_csv_plot_and_report(run, tmp_path):
 def test_bench_of_a_resnet_compares_lines(run, tmp_path):
     status, out, err = run(
         "bench", "--model", "digits-resnet", "--batch-size", 90,
-        "--plan", "resnet", "0:2", "--methods", "random", "line-tokens",
+        "--plan", "resnet", "0:2", "--methods", "random", "per-row-and-column",
     )  # fmt: skip
     assert status == 0, err
     folder = tmp_path / "runs" / "digits-resnet"
@@ -79,9 +79,9 @@ def test_bench_of_a_resnet_compares_lines(run, tmp_path):
     assert [(row["plan"], row["method"], row["tokens"]) for row in rows] == [
         ("", "dense", 16),
         ("resnet", "random + lines, mean of 5 seeds", 9),
-        ("resnet", "shift(block, l2) + line-tokens", 9),
+        ("resnet", "shift(block, l2) + per-row-and-column", 9),
         ("0:2", "random + lines, mean of 5 seeds", 16),
-        ("0:2", "shift(block, l2) + line-tokens", 16),
+        ("0:2", "shift(block, l2) + per-row-and-column", 16),
     ]
     assert rows[0]["speedup_vs_eager"] is None
     assert rows[1]["gflops"] < 0.85 * rows[0]["gflops"]

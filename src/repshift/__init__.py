@@ -2,17 +2,19 @@
 
 from importlib.metadata import version
 
-from repshift.adapters import EncoderSpec, Pooling, ResNetSpec, Stage, register_adapter
+from repshift.adapters import EncoderSpec, Pooling, register_adapter
 from repshift.compress import compress
 from repshift.compression import Compression
 from repshift.errors import InputError
-from repshift.line_compression import LineCompression
-from repshift.lines import LineMap
 from repshift.plan import Plan
-from repshift.reductions import Lines, LineTokens, Merge, Prune, ToMe, VidTLDR
+from repshift.reductions import Merge, Prune, ToMe, VidTLDR
+from repshift.resnet.border import Border
+from repshift.resnet.compression import ResNetCompression
+from repshift.resnet.map import GridMap
+from repshift.resnet.reductions import PerRowAndColumn, RowsAndColumns
+from repshift.resnet.spec import ResNetSpec, Stage
 from repshift.scores import (
     AttentionEntropy,
-    Border,
     ClassAttention,
     ClippedActivation,
     ColumnAttention,
@@ -39,21 +41,21 @@ __all__ = [
     "ColumnAttention",
     "Compression",
     "EncoderSpec",
+    "GridMap",
     "InputError",
     "KeyNorm",
-    "LineCompression",
-    "LineMap",
-    "LineTokens",
-    "Lines",
     "MeanDistance",
     "Merge",
+    "PerRowAndColumn",
     "Plan",
     "Pooling",
     "Prune",
     "Random",
     "Redundancy",
+    "ResNetCompression",
     "ResNetSpec",
     "Reverse",
+    "RowsAndColumns",
     "SearchResult",
     "Shift",
     "Stage",

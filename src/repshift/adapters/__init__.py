@@ -6,13 +6,15 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from repshift.adapters.spec import EncoderSpec, Pooling, ResNetSpec, Stage
+from repshift.adapters.spec import EncoderSpec, Pooling
 from repshift.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["EncoderSpec", "Pooling", "ResNetSpec", "Stage", "describe", "register_adapter"]
+    from repshift.resnet.spec import ResNetSpec
+
+__all__ = ["EncoderSpec", "Pooling", "describe", "register_adapter"]
 
 # Each has a module of its name here, imported when a model of that library is described.
 LIBRARIES = ("timm", "torchvision", "open_clip", "transformers")

@@ -27,40 +27,6 @@ class Pooling:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One stage of a ResNet: feature maps [B, C, H, W] of one size, after which lines may leave.
-
-    ``first`` and ``last`` are its outer blocks. What ``branch`` gives is added to the shortcut of
-    the last block, which is what ``shortcut`` gives, or where that is None the block's input.
-    """
-
-    first: nn.Module
-    last: nn.Module
-    branch: nn.Module
-    shortcut: nn.Module | None = None
-
-
-@dataclass(frozen=True)
-class ResNetSpec:
-    """Where a ResNet keeps its stages, in the order in which they run.
-
-    Each of them takes what the one before gave, at full or at half the rows and columns, and what
-    follows the last one takes feature maps of any size.
-    """
-
-    stages: Sequence[Stage]
-
-    def __post_init__(self) -> None:
-        if not self.stages:
-            raise InputError("a spec names at least one stage")
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        """The blocks that lines leave."""
-        return [stage.last for stage in self.stages]
-
-
-@dataclass(frozen=True)
 class EncoderSpec:
     """Where an encoder keeps what token reduction needs.
 

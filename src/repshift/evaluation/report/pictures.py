@@ -9,10 +9,10 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
-from repshift.adapters.spec import ResNetSpec
 from repshift.compress import compress
 from repshift.plan import Plan
 from repshift.reductions.base import Merging
+from repshift.resnet.spec import ResNetSpec
 from repshift.scores.watched import Watched
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ def pictures(
     images: Float[Tensor, "B C H W"],
     names: Sequence[str],
 ) -> list[Figure]:
-    """``token_pictures``, or of a ResNet ``line_pictures``."""
+    """``token_pictures``, or of a ResNet ``grid_pictures``."""
     if isinstance(spec, ResNetSpec):
-        return line_pictures(loaded, spec, plan, images, names)
+        return grid_pictures(loaded, spec, plan, images, names)
     return token_pictures(loaded, spec, plan, images, names)
 
 
@@ -93,16 +93,17 @@ def token_pictures(
     return figures
 
 
-def line_pictures(
+def grid_pictures(
     loaded: LoadedModel,
     spec: ResNetSpec,
     plan: Plan,
     images: Float[Tensor, "B C H W"],
     names: Sequence[str],
 ) -> list[Figure]:
-    """For each image: the photo, its scores at the first stage that loses lines, what is left.
+    """For each image: the photo, its scores at the first stage that loses rows and columns,
+    what is left.
 
-    Grey is what left, in the full grid of the stage (see ``LineCompression.kept_after``).
+    Grey is what left, in the full grid of the stage (see ``ResNetCompression.kept_after``).
     """
     given: dict[int, Tensor] = {}
     recorded = replace(plan, score=_watched(plan.score, given))

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from repshift.adapters.spec import EncoderSpec, ResNetSpec
+    from repshift.adapters.spec import EncoderSpec
     from repshift.evaluation.data.batches import Source
     from repshift.evaluation.zoo.load import LoadedModel
+    from repshift.resnet.spec import ResNetSpec
 
 ROUNDS = 7
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor, nn
 
-    from repshift.adapters.spec import EncoderSpec, ResNetSpec
+    from repshift.adapters.spec import EncoderSpec
+    from repshift.resnet.spec import ResNetSpec
 
 
 @dataclass(frozen=True)

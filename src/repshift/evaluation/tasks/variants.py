@@ -6,15 +6,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from repshift.adapters.spec import EncoderSpec, ResNetSpec
+from repshift.adapters.spec import EncoderSpec
 from repshift.attention import EagerAttention
 from repshift.compress import compress
 from repshift.compression import Compression
 from repshift.plan import Plan
-from repshift.reductions import Lines, Prune, ToMe, VidTLDR
+from repshift.reductions import Prune, ToMe, VidTLDR
+from repshift.resnet.border import Border
+from repshift.resnet.reductions import RowsAndColumns
+from repshift.resnet.spec import ResNetSpec
 from repshift.scores import (
     AttentionEntropy,
-    Border,
     ClassAttention,
     ClippedActivation,
     ColumnAttention,
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from repshift.line_compression import LineCompression
+    from repshift.resnet.compression import ResNetCompression
 
 DENSE = "dense"  # of models without attention
 DENSE_EAGER = "dense, eager attention"
@@ -50,7 +52,7 @@ class Variant:
     @contextmanager
     def attached(
         self, model: nn.Module, spec: EncoderSpec | ResNetSpec, number: int = 0
-    ) -> Iterator[Compression | LineCompression | None]:
+    ) -> Iterator[Compression | ResNetCompression | None]:
         """Inside, the model runs this way, by plan ``number``; afterwards it is as before."""
         if self.plans:
             with compress(model, self.plans[number], spec) as compression:
@@ -76,12 +78,13 @@ def against(rows: Sequence[Variant]) -> str:
 def fitted(plan: Plan, spec: EncoderSpec | ResNetSpec) -> Plan:
     """The plan; one that names no method gets the shift, and the reduction, that the model has.
 
-    Of a ResNet, one that prunes by a score takes lines out by that score.
+    Of a ResNet, one that prunes by a score takes rows and columns out by that score.
     """
     if isinstance(spec, ResNetSpec):
         if plan.reduction != Prune():
             return plan
-        return Plan(plan.drop, Lines.usual if plan.score == Shift() else plan.score, Lines())
+        reduction = RowsAndColumns()
+        return Plan(plan.drop, reduction.usual if plan.score == Shift() else plan.score, reduction)
     return replace(plan, score=Shift("mixer")) if spec.mixers and plan == Plan(plan.drop) else plan
 
 
@@ -89,7 +92,7 @@ def default_methods(spec: EncoderSpec | ResNetSpec) -> list[str]:
     """Attention (of the class token where there is one), random, ToMe, and the shift both ways.
 
     Of Mamba blocks: the clipped activation, random, and the shift both ways. Of a ResNet: random
-    lines, those at the border, those of the lowest norm, and the shift.
+    rows and columns, those at the border, those of the lowest norm, and the shift.
     """
     if isinstance(spec, ResNetSpec):
         return [Random.name, Border.name, StreamNorm.name, str(Shift())]

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repshift import LineMap, Lines, LineTokens
+from repshift import GridMap, PerRowAndColumn, RowsAndColumns
 
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
@@ -66,9 +66,11 @@ def tokens_by_loops(scores, rows, columns):
     return [[stack[i] for stack in stacks] for i in range(height - rows)]
 
 
-REDUCTIONS = [(Lines(), lines_by_loops), (LineTokens(), tokens_by_loops)]
+REDUCTIONS = [(RowsAndColumns(), lines_by_loops), (PerRowAndColumn(), tokens_by_loops)]
 quick = settings(max_examples=40, deadline=None)
-each_reduction = pytest.mark.parametrize(("reduction", "slow"), REDUCTIONS, ids=["lines", "tokens"])
+each_reduction = pytest.mark.parametrize(
+    ("reduction", "slow"), REDUCTIONS, ids=["rows-and-columns", "per-row-and-column"]
+)
 
 
 @each_reduction
@@ -150,7 +152,7 @@ def test_whole_lines_leave_the_same_by_either_reduction_if_columns_alone_differ(
 
 
 def test_a_chain_of_halves_of_nothing_is_the_whole_grid():
-    every = LineMap(torch.arange(5)[None, None], torch.arange(6)[None, :, None], 6, 5)
+    every = GridMap(torch.arange(5)[None, None], torch.arange(6)[None, :, None], 6, 5)
     assert torch.equal(every.kept[0].flatten(), torch.arange(30))
     half = every.strided()
     assert torch.equal(half.kept[0].flatten(), torch.arange(9))

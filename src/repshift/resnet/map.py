@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class LineMap:
+class GridMap:
     """The way from a grid of ``height`` H by ``width`` W to one of h by w, and back.
 
     ``columns`` [B, H, w] are the columns that stay of every row; ``rows`` [B, h, w] the rows that
     then stay of every column of what is left. Both ascend. The middle axis of ``columns`` and the
-    last of ``rows`` are 1 where the same stay everywhere: whole lines.
+    last of ``rows`` are 1 where the same stay everywhere: whole rows and columns.
     """
 
     columns: Int[Tensor, "B rows w"]
@@ -30,7 +30,7 @@ class LineMap:
 
     @property
     def whole(self) -> bool:
-        """Whether whole lines leave."""
+        """Whether whole rows and columns leave."""
         return self.columns.shape[1] == 1 and self.rows.shape[2] == 1
 
     @property
@@ -60,14 +60,14 @@ class LineMap:
         """Put the survivors back in place; what left gets the features of its stand-in."""
         return _take(features, self.home)
 
-    def strided(self) -> LineMap:
+    def strided(self) -> GridMap:
         """The same map after both grids went through a layer of stride 2.
 
         Position i of such a layer stands where position 2 i of its input stood. Where the columns
         that stay differ from row to row, the first of two rows says which they are: so no two
         positions stand in one place.
         """
-        return LineMap(
+        return GridMap(
             self.columns[:, ::2, ::2] // 2,
             self.rows[:, ::2, ::2] // 2,
             -(-self.height // 2),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from repshift.adapters.spec import ResNetSpec, Stage
+from repshift.resnet.spec import ResNetSpec, Stage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from repshift.checkpointing import recomputing
 from repshift.errors import InputError
 from repshift.hooks import Hook, Hooked
-from repshift.reductions.lines import LineReduction
+from repshift.resnet.reductions import GridReduction
 from repshift.scores import Snapshots
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.hooks import RemovableHandle
 
-    from repshift.adapters.spec import ResNetSpec
-    from repshift.lines import LineMap
     from repshift.plan import Plan
+    from repshift.resnet.map import GridMap
+    from repshift.resnet.spec import ResNetSpec
 
 
 @dataclass
@@ -33,10 +33,10 @@ class _Call:
     batch: int
     device: torch.device
     grids: list[tuple[int, int]] = field(default_factory=list)
-    maps: list[tuple[LineMap, ...]] = field(default_factory=list)
+    maps: list[tuple[GridMap, ...]] = field(default_factory=list)
 
 
-class LineCompression(Hooked):
+class ResNetCompression(Hooked):
     """A plan at work on a ResNet; made by ``compress``.
 
     A grid is the rows and columns of a feature map. The full grid of a stage is the one that it has
@@ -173,9 +173,9 @@ class LineCompression(Hooked):
 
     def _choose(
         self, stage: int, output: Float[Tensor, "B C H W"], rows: int, columns: int
-    ) -> LineMap:
+    ) -> GridMap:
         reduction, score = self.plan.reduction, self.plan.score
-        assert isinstance(reduction, LineReduction)
+        assert isinstance(reduction, GridReduction)
         scores = score(self._snapshots(stage, output)).detach()
         if self._verify(output) and scores.sum().isnan():
             raise InputError(
@@ -208,7 +208,7 @@ class LineCompression(Hooked):
             grid=(height, width),
         )
 
-    def _record(self, stage: int, output: Float[Tensor, "B C H W"], chosen: LineMap | None) -> None:
+    def _record(self, stage: int, output: Float[Tensor, "B C H W"], chosen: GridMap | None) -> None:
         if stage == 0:
             self._call = _Call(output.shape[0], output.device)
         call = self._call
