@@ -78,9 +78,9 @@ def test_bench_of_a_resnet_compares_lines(run, tmp_path):
     rows = json.loads((folder / "bench.json").read_text())["rows"]
     assert [(row["plan"], row["method"], row["tokens"]) for row in rows] == [
         ("", "dense", 16),
-        ("resnet", "random + lines, mean of 5 seeds", 9),
+        ("resnet", "random + rows-and-columns, mean of 5 seeds", 9),
         ("resnet", "shift(block, l2) + per-row-and-column", 9),
-        ("0:2", "random + lines, mean of 5 seeds", 16),
+        ("0:2", "random + rows-and-columns, mean of 5 seeds", 16),
         ("0:2", "shift(block, l2) + per-row-and-column", 16),
     ]
     assert rows[0]["speedup_vs_eager"] is None

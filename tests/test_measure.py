@@ -1,6 +1,8 @@
 """Figures that the papers print, and what the measures promise."""
 
 import hashlib
+import subprocess
+import sys
 from contextlib import contextmanager, nullcontext
 
 import pytest
@@ -142,3 +144,33 @@ def test_the_pareto_front_is_drawn_along_the_speed_up_that_the_table_shows():
 def test_a_digest_is_that_of_the_bytes_in_order(tensor):
     data = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
     assert digest([tensor, tensor]) == hashlib.sha256(2 * data).hexdigest()[:16]
+
+
+NOT_INSTALLED = """
+import importlib.metadata
+
+installed = importlib.metadata.distribution
+
+
+def distribution(name):
+    if name == "repshift":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return installed(name)
+
+
+importlib.metadata.distribution = distribution
+
+import repshift
+from repshift.measure.environment import versions
+
+found = versions("timm", "no-such-library")
+assert list(found) == ["python", "torch", "timm", "repshift"], found
+assert found["repshift"] == repshift.__version__
+"""
+
+
+def test_a_bare_source_tree_knows_its_version():
+    ran = subprocess.run(
+        [sys.executable, "-c", NOT_INSTALLED], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr

@@ -1,7 +1,5 @@
 """Fewer tokens, same weights: Representation Shift for pretrained vision and video models."""
 
-from importlib.metadata import version
-
 from repshift.adapters import EncoderSpec, Pooling, register_adapter
 from repshift.compress import compress
 from repshift.compression import Compression
@@ -31,7 +29,7 @@ from repshift.search.search_plan import SearchResult, search_plan
 from repshift.shift import representation_shift
 from repshift.tokens import TokenMap
 
-__version__ = version("repshift")
+__version__ = "0.1.0"
 
 __all__ = [
     "AttentionEntropy",

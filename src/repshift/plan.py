@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from repshift.errors import InputError
 from repshift.method import from_dict, from_label
-from repshift.paper import RESNET, SHIFT, VID_TLDR
+from repshift.presets import RESNET, SHIFT, VID_TLDR
 from repshift.reductions import Prune, Reduction, VidTLDR
 from repshift.registry import REDUCTIONS, SCORES
 from repshift.resnet.reductions import RowsAndColumns

@@ -26,6 +26,10 @@ class Pooling:
     skipped: int
 
 
+# The axes of a layout, as ``repshift.tokens.follow`` reads them.
+AXES = {"b": "image", "h": "head", "n": "token", "r": "channel of a rotation"}
+
+
 @dataclass(frozen=True)
 class EncoderSpec:
     """Where an encoder keeps what token reduction needs.
@@ -91,8 +95,20 @@ class EncoderSpec:
             raise InputError(
                 f"prefix_tokens is {self.prefix_tokens}; expected {int(self.class_token)} or more"
             )
+        for layouts in (self.positions, *(layouts for _, layouts in self.readers)):
+            _check_layouts(layouts)
 
     @property
     def staying(self) -> int:
         """How many tokens of an image never leave."""
         return self.prefix_tokens + len(self.inner_tokens) + self.suffix_tokens
+
+
+def _check_layouts(layouts: Mapping[str, str]) -> None:
+    for name, layout in layouts.items():
+        if unknown := "".join(axis for axis in layout if axis not in AXES):
+            axes = ", ".join(f"{axis} ({meaning})" for axis, meaning in AXES.items())
+            raise InputError(
+                f"the layout {layout!r} of {name} names axes {unknown!r}; write one letter an "
+                f"axis, {axes}, such as 'bhnn' for an attention mask"
+            )

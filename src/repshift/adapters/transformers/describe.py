@@ -1,8 +1,8 @@
-"""transformers: encoders of images, videos, spectrograms and texts.
+"""The spec of a model of transformers.
 
-A model is taken only if it, its blocks and their attention run the very forwards that
-``transformers_table`` was written from, so that an override is refused, never compressed wrongly.
-Nothing is imported from transformers.
+A model is taken only if it, its blocks and their attention run the very forwards that ``table`` was
+written from, so that an override is refused, never compressed wrongly. Nothing is imported from
+transformers.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from repshift.adapters.spec import EncoderSpec, Pooling
-from repshift.adapters.transformers_mamba import MAMBAS, mamba_spec
-from repshift.adapters.transformers_table import ENCODERS, ENDINGS, HEADS, LAYERS, REFUSED
+from repshift.adapters.transformers.mamba import MAMBAS, mamba_spec
+from repshift.adapters.transformers.table import ENCODERS, ENDINGS, HEADS, LAYERS, REFUSED
 from repshift.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from repshift.adapters.transformers_table import Encoder, Layer, Mean
+    from repshift.adapters.transformers.table import Encoder, Layer, Mean
 
 _UNREAD = "repshift has not read the forward of"
 
