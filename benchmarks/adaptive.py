@@ -1,9 +1,9 @@
 """A budget per image against the same one for all, and the ways to run images of unlike lengths.
 
-    python benchmarks/adaptive.py --checkpoint W --calibration DIR --test DIR --out docs/results/adaptive-cpu
+    python benchmarks/adaptive.py --checkpoint W --search DIR --test DIR --out docs/results/adaptive-cpu
 
 Plans of the paper's blocks and constant ones at a share of the FLOPs, then the adaptive plans of as
-many tokens on average over the calibration images (``repshift.adapt``); accuracy, agreement and KL
+many tokens on average over the images to search on (``repshift.adapt``); accuracy, agreement and KL
 on the test images, and images a second with all packing, in turn. The ways are timed on blocks of
 a ViT alone: images end to end (what repshift does), padded under a mask, rounded up to multiples
 of 16 and batched by length, and one by one; equal lengths are the bound. A stopped run goes on.
@@ -21,10 +21,10 @@ import ragged
 from plans import Bench
 from plans import mean as average
 from repshift import Plan, Prune, Random, Redundancy, Shift, adapt, compress
-from repshift.calibration.memo import Memo
 from repshift.files import write_text
 from repshift.measure.environment import environment, in_words
 from repshift.measure.speed import interleave, speedup
+from repshift.search.memo import Memo
 from subjects import labelled
 
 HEAD = "| method | blocks | budget | FLOPs | tokens at the end | accuracy | agreement | KL | images/s | vs dense |"  # noqa: E501
@@ -35,14 +35,14 @@ def quality(bench, plan):
     """Share of the FLOPs, mean and standard deviation of the tokens left, accuracy, fidelity."""
     outputs, lengths = [], []
     with compress(bench.model, plan, bench.spec) as compression, torch.inference_mode():
-        for batch in tqdm(bench.judge.batches, desc=plan.method, leave=False):
+        for batch in tqdm(bench.meter.batches, desc=plan.method, leave=False):
             outputs.append(bench.model(batch).float().cpu())
             lengths.append(compression.lengths.double())
     output, tokens = torch.cat(outputs), torch.cat(lengths)
-    loss, fidelity = bench.judge.compare(output)
+    loss, fidelity = bench.meter.compare(output)
     spread = tokens.std().item() if plan.adaptive else 0.0
     return [
-        bench.price.mean(plan, bench.judge.batches[:4]), tokens.mean().item(), spread,
+        bench.cost.mean(plan, bench.meter.batches[:4]), tokens.mean().item(), spread,
         bench.subject.quality(output, plan), fidelity, loss,
     ]  # fmt: skip
 
@@ -78,7 +78,7 @@ def fidelity_table(bench, share, count, rounds):
         for at, row in enumerate(rows)
     }
     # Several batches: an image costs what it needs.
-    batches = torch.cat(bench.judge.batches)[: 4 * count].split(count)
+    batches = torch.cat(bench.meter.batches)[: 4 * count].split(count)
     images = sum(map(len, batches))
     with tqdm(total=rounds * len(ways), desc="speed, in turn", leave=False) as bar:
         times = interleave(
@@ -89,7 +89,7 @@ def fidelity_table(bench, share, count, rounds):
             progress=bar.update,
         )
     lines = [HEAD, "|---" * HEAD.count("| ") + "|"]
-    right = bench.subject.quality(bench.judge.dense, Plan({}))
+    right = bench.subject.quality(bench.meter.dense, Plan({}))
     speed = images / median(times["dense"])
     lines.append(f"| dense | | | 100 % | | {right:.1f} % | | | {speed:.3g} | 1.00x |")
     for at, ((label, blocks, budget, _), row) in enumerate(zip(rows, qualities, strict=True)):
@@ -108,12 +108,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="timm:vit_small_patch14_dinov2")
     parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--calibration", type=Path, required=True, help="images, without labels")
+    parser.add_argument("--search", type=Path, required=True, help="images, without labels")
     parser.add_argument("--test", type=Path, required=True, help="images with labels.csv")
     parser.add_argument("--out", type=Path, default=Path("runs/adaptive"))
     parser.add_argument("--share", type=float, default=0.65, help="of the dense FLOPs")
     parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--samples", type=int, default=96, help="calibration images")
+    parser.add_argument("--samples", type=int, default=96, help="images to search on")
     parser.add_argument("--batch", type=int, default=8, help="images in a timed forward")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
@@ -121,7 +121,7 @@ def main():
     settings = {"model": arguments.model, "images": arguments.images, "share": arguments.share}
     memo = Memo(arguments.out.with_suffix(".json"), settings | facts)
     subject = labelled(
-        arguments.model, arguments.checkpoint, arguments.calibration, arguments.test,
+        arguments.model, arguments.checkpoint, arguments.search, arguments.test,
         arguments.samples, arguments.images,
     )  # fmt: skip
     bench = Bench(subject, 25, torch.float32, memo, torch.device("cpu"))

@@ -32,12 +32,12 @@ from tqdm import tqdm
 from repshift import (
     Border,
     InputError,
-    Lines,
-    LineTokens,
+    PerRowAndColumn,
     Plan,
     Random,
     ResNetSpec,
     Reverse,
+    RowsAndColumns,
     Shift,
     Stage,
     StreamNorm,
@@ -70,21 +70,22 @@ READINGS = [
 ]
 METHODS = BASELINES | {str(score): [score] for score in READINGS}
 HEADS = (
-    "model", "lines that leave", "reduction", "method", "MFLOPs", "torn", "accuracy", "agreement",
+    "model", "rows and columns", "reduction", "method", "MFLOPs", "torn", "accuracy", "agreement",
 )  # fmt: skip
 
 
 EXPLANATION = (
-    "The reverse of the shift, which removes the lines that move most, is the control: it should "
-    "be worse than random lines.",
+    "The reverse of the shift, which removes the rows and columns that move most, is the control: "
+    "it should be worse than random ones.",
     "",
     "Cropping (border) is a strong baseline here: the objects of CIFAR-10 stand in the middle, and "
     "a crop tears nothing apart. The shift knows nothing of the middle.",
     "",
-    "Why line-tokens gain less over random, or nothing: what is left of a row moves together, each "
-    "row by its own amount, so that a 3 x 3 convolution sees neighbours that were none (the column "
-    "torn). The more a score changes from row to row, the more it tears. Whole lines tear nothing "
-    "sideways, and every method is better with them, or equal where it tears nothing (border).",
+    "Why per-row-and-column gains less over random, or nothing: what is left of a row moves "
+    "together, each row by its own amount, so that a 3 x 3 convolution sees neighbours that were "
+    "none (the column torn). The more a score changes from row to row, the more it tears. Whole "
+    "rows and columns tear nothing sideways, and every method is better with them, or equal where "
+    "it tears nothing (border).",
 )
 
 
@@ -184,7 +185,7 @@ def mflops(model, plan):
 def torn(model, plan, images):
     """By how many places neighbours were moved apart sideways after the first stage, on average.
 
-    0 where whole lines leave; a 3 x 3 convolution expects no other.
+    0 where whole rows and columns leave; a 3 x 3 convolution expects no other.
     """
     if plan is None:
         return 0.0
@@ -211,7 +212,9 @@ def jobs(models, finetune):
     for model in models:
         yield model, {}, "", "dense", [None]
         for drop in TUNED if finetune else SCHEDULES:
-            for reduction in (Lines(),) if finetune else (Lines(), LineTokens()):
+            for reduction in (
+                (RowsAndColumns(),) if finetune else (RowsAndColumns(), PerRowAndColumn())
+            ):
                 for method, scores in METHODS.items():
                     if not finetune or method in (*BASELINES, str(Shift("block"))):
                         plans = [Plan(drop, score, reduction) for score in scores]
@@ -219,7 +222,7 @@ def jobs(models, finetune):
 
 
 def tune(weights, plan, images, labels, epochs, seed=0):
-    """The network trained on with the lines missing: SGD, 0.01 down to 0, flips and shifts."""
+    """The network trained on with rows and columns missing: SGD, 0.01 to 0, flips and shifts."""
     torch.manual_seed(seed)
     model = ResNet(len({key.split(".")[1] for key in weights if key.startswith("layer1.")}))
     model.load_state_dict(weights)
@@ -295,12 +298,12 @@ def table(rows):
 
 
 def verdict(rows, method, figure):
-    """Says plainly, by reduction, by how much the method beats random lines in the mean."""
+    """Says, by reduction, by how much the method beats random rows and columns in the mean."""
     parts = []
     for reduction in dict.fromkeys(row["reduction"] for row in rows if row["reduction"]):
         ours, random = (
             {
-                f"{row['model']} {row['lines that leave']}": row[figure]
+                f"{row['model']} {row['rows and columns']}": row[figure]
                 for row in rows
                 if (row["reduction"], row["method"]) == (reduction, name)
             }
@@ -323,11 +326,11 @@ def report(facts, rows):
         "",
         "ResNets of pytorch_resnet_cifar10 on CIFAR-10. Rows and as many columns leave after the "
         "first + the second stage, for each image by itself; 4 + 2 are the paper's shares. "
-        "Agreement: the share of images with the dense model's class. Random lines are the mean "
-        f"of {len(SEEDS)} seeds. Torn: by how many places neighbours were moved apart sideways "
-        "after the first stage, on average. Training-free"
+        "Agreement: the share of images with the dense model's class. Random rows and columns are "
+        f"the mean of {len(SEEDS)} seeds. Torn: by how many places neighbours were moved apart "
+        "sideways after the first stage, on average. Training-free"
         + (
-            ", and in the last column fine-tuned with the lines missing (see the command)."
+            ", and in the last column fine-tuned with rows and columns missing (see the command)."
             if "fine-tuned" in rows[0]
             else "."
         ),
@@ -335,8 +338,8 @@ def report(facts, rows):
     for figure in figures:
         lines += [
             "",
-            f"{figure.capitalize()} against random lines in percentage points, mean over networks "
-            "and counts:",
+            f"{figure.capitalize()} against random rows and columns in percentage points, mean "
+            "over networks and counts:",
             "",
             *(verdict(rows, method, figure) for method in methods if method != "random"),
         ]

@@ -22,10 +22,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from repshift.data.clips import Clips
-from repshift.data.frame_cache import FrameCache
-from repshift.data.pixels import normalise
-from repshift.data.videos import Sampling, decoder
+from repshift.evaluation.data.clips import Clips
+from repshift.evaluation.data.frame_cache import FrameCache
+from repshift.evaluation.data.pixels import normalise
+from repshift.evaluation.data.videos import Sampling, decoder
 from repshift.files import write_text
 
 WIDTH, HEIGHT, RATE, SECONDS = 320, 240, 25, 10  # about what MSRVTT's videos are

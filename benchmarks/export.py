@@ -19,10 +19,10 @@ import torch
 from tqdm import trange
 
 from repshift import Merge, Plan, Random, Shift, ToMe, compress
+from repshift.evaluation.tasks.export import export_onnx
 from repshift.files import write_text
 from repshift.measure.environment import environment, in_words
 from repshift.measure.flops import count_flops
-from repshift.tasks.export import export_onnx
 
 MODELS = {"DeiT-S": "deit_small_patch16_224", "DeiT-B": "deit_base_patch16_224"}
 DEIT = Plan.paper("deit").drop

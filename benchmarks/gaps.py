@@ -15,10 +15,10 @@ import torch
 from tqdm import tqdm
 
 from repshift import ClippedActivation, Plan, Random, Shift, compress
-from repshift.adapters.vim import describe
+from repshift.evaluation.models.vim.adapter import describe
+from repshift.evaluation.zoo.digits import held_out_digits, load_digits_vim
 from repshift.files import write_text
 from repshift.measure.fidelity import accuracy, logit_fidelity
-from repshift.zoo.digits import held_out_digits, load_digits_vim
 
 SCHEDULES = ("2:0.2,6:0.2", "2:0.4,6:0.4", "2:0.6,6:0.6", "0:0.5")
 SCORES = {

@@ -20,10 +20,10 @@ from torch.nn import functional as F
 
 from plans import Bench, mean
 from repshift import Merge, Plan, Prune, Random, Redundancy, Shift, ToMe, VidTLDR
-from repshift.calibration.memo import Memo
 from repshift.files import write_text
 from repshift.measure.environment import environment, in_words
 from repshift.scores import Score
+from repshift.search.memo import Memo
 from repshift.tokens import gather
 from subjects import labelled
 

@@ -15,9 +15,9 @@ import torch
 
 from repshift import Merge, Plan, Prune, Random, Shift, ToMe, VidTLDR
 from repshift.adapters import describe
+from repshift.evaluation.tasks.costs import measure_costs
+from repshift.evaluation.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
 from repshift.measure.environment import environment
-from repshift.tasks.costs import measure_costs
-from repshift.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
 from speed import write_results
 
 MODELS = {"DeiT-S": "deit_small_patch16_224", "DeiT-B": "deit_base_patch16_224"}

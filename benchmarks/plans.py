@@ -1,8 +1,8 @@
 """Found plans against closed forms at equal FLOPs on a real task; the paper's ablations.
 
-    python benchmarks/plans.py --checkpoint W --calibration DIR --test DIR --out docs/results/caltech-plans
+    python benchmarks/plans.py --checkpoint W --search DIR --test DIR --out docs/results/caltech-plans
 
-calibrates without labels, once for each budget (``plan-BUDGET.json`` beside the results;
+searches without labels, once for each budget (``plan-BUDGET.json`` beside the results;
 a plan that is there already is used), and reports quality and fidelity on what the search never
 saw. ``--subject`` takes another model: digits, saliency (with images), clips or minilm.
 ``--ablations`` adds figure 5 (site, metric and definition at single blocks) and table 8 (the top
@@ -32,17 +32,18 @@ from repshift import (
     Reverse,
     Shift,
     ToMe,
-    calibrate,
     compress,
+    search_plan,
 )
 from repshift.attention import EagerAttention
-from repshift.calibration.judge import Judge
-from repshift.calibration.memo import Memo
-from repshift.calibration.price import Flops
-from repshift.calibration.search import Search, closed_forms
+from repshift.evaluation.report.progress import search_bar
 from repshift.files import replacing, write_text
 from repshift.measure.environment import environment, in_words
 from repshift.measure.speed import interleave, speedup
+from repshift.search.candidates import Search, closed_forms
+from repshift.search.cost_model import FlopsCost
+from repshift.search.fidelity_meter import FidelityMeter
+from repshift.search.memo import Memo
 from subjects import SUBJECTS, add_arguments, open_subject
 
 TIMED = 8  # images in a batch whose speed is measured
@@ -58,10 +59,10 @@ class Bench:
         def place(inputs):
             return inputs.to(device, dtype if inputs.is_floating_point() else None)
 
-        self.seen, test = place(subject.calibration), place(subject.test)
-        self.judge = Judge(self.model, self.spec, test, subject.objective, batch)
-        self.price = Flops(self.model, self.spec, test[:1], memo)
-        self.search = Search(self.judge, self.price, memo, tqdm(disable=True))
+        self.seen, test = place(subject.searched), place(subject.test)
+        self.meter = FidelityMeter(self.model, self.spec, test, subject.objective, batch)
+        self.cost = FlopsCost(self.model, self.spec, test[:1], memo)
+        self.search = Search(self.meter, self.cost, memo)
         self.memo = memo
         self.paper, self.constant, self.late, self.second = closed_forms(len(self.spec.blocks))
         kl = subject.logits
@@ -74,9 +75,9 @@ class Bench:
         """Share of the FLOPs, quality, fidelity and loss; the quality on all batches alone."""
 
         def rate():
-            output = self.judge.outputs(plan, batches)
-            loss, fidelity = self.judge.compare(output)
-            return [self.price.measure(plan), self.subject.quality(output, plan), fidelity, loss]
+            output = self.meter.outputs(plan, batches)
+            loss, fidelity = self.meter.compare(output)
+            return [self.cost.measure(plan), self.subject.quality(output, plan), fidelity, loss]
 
         return self.memo(f"{plan.method} at {plan.schedule} on {batches or 'all'}", rate)
 
@@ -143,7 +144,7 @@ def speedups(bench, plans, rounds):
         return {}
 
     def measured():
-        images = bench.judge.batches[0][:TIMED]
+        images = bench.meter.batches[0][:TIMED]
         ways = {
             label: lambda plan=plan: compress(bench.model, plan, bench.spec)
             for label, plan in plans.items()
@@ -249,15 +250,17 @@ def one_block_table(bench, batches, blocks, share, scores):
 def found_plan(bench, budget, out):
     path = out.parent / f"{out.name}-plan-{budget:g}.json"
     if not path.is_file():
-        found = calibrate(
-            bench.model,
-            bench.seen,
-            flops=budget,
-            objective=bench.subject.objective,
-            spec=bench.spec,
-            name=bench.subject.name,
-            state=path.with_suffix(".search.json"),
-        )
+        with search_bar() as progress:
+            found = search_plan(
+                bench.model,
+                bench.seen,
+                flops=budget,
+                objective=bench.subject.objective,
+                spec=bench.spec,
+                name=bench.subject.name,
+                state=path.with_suffix(".search.json"),
+                progress=progress,
+            )
         write_text(path, found.to_json())
     return Plan.from_json(path.read_text(encoding="utf-8"))
 
@@ -269,9 +272,9 @@ def main():
     parser.add_argument("--out", type=Path, default=Path("runs/plans"))
     parser.add_argument("--budgets", nargs="*", type=float, default=[0.65, 0.5, 0.75])
     parser.add_argument("--images", type=int, default=500, help="test inputs")
-    parser.add_argument("--samples", type=int, default=128, help="calibration inputs")
+    parser.add_argument("--samples", type=int, default=128, help="inputs to search on")
     parser.add_argument(
-        "--plans", nargs="*", type=Path, default=[], help="further ones that repshift plan found"
+        "--plans", nargs="*", type=Path, default=[], help="further ones that repshift search found"
     )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=25)

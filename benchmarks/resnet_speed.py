@@ -15,22 +15,22 @@ from pathlib import Path
 import torch
 import torchvision
 
-from repshift import Border, Lines, LineTokens, Plan, Random, Shift, compress
+from repshift import Border, PerRowAndColumn, Plan, Random, RowsAndColumns, Shift, compress
 from repshift.adapters import describe
+from repshift.evaluation.tasks.costs import measure_costs
+from repshift.evaluation.tasks.variants import DENSE, Variant
 from repshift.files import write_text
 from repshift.measure.environment import environment, in_words
 from repshift.measure.flops import count_flops
-from repshift.tasks.costs import measure_costs
-from repshift.tasks.variants import DENSE, Variant
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 PAPER = Plan.paper("resnet")
 PLANS = [
-    Plan(PAPER.drop, Random(), Lines()),
-    Plan(PAPER.drop, Border(), Lines()),
-    Plan(PAPER.drop, Shift("block"), Lines()),
-    Plan(PAPER.drop, Shift("branch", definition="update"), Lines()),
-    Plan(PAPER.drop, Lines.usual, LineTokens()),
+    Plan(PAPER.drop, Random(), RowsAndColumns()),
+    Plan(PAPER.drop, Border(), RowsAndColumns()),
+    Plan(PAPER.drop, Shift("block"), RowsAndColumns()),
+    Plan(PAPER.drop, Shift("branch", definition="update"), RowsAndColumns()),
+    Plan(PAPER.drop, RowsAndColumns.usual, PerRowAndColumn()),
 ]
 HEADS = "| model | memory format | batch | method | GFLOPs | peak MB | images/s | vs dense | of FLOPs' gain |"  # noqa: E501
 

@@ -12,11 +12,11 @@ import torch
 from tqdm import tqdm
 
 from repshift import Plan, Random, Shift, compress
-from repshift.data.batches import FileSource
-from repshift.data.images import find_images, sample_photographs
+from repshift.evaluation.data.batches import FileSource
+from repshift.evaluation.data.images import find_images, sample_photographs
+from repshift.evaluation.zoo.load import load_model
+from repshift.evaluation.zoo.saliency_vit import GRID, load_saliency_vit
 from repshift.files import write_text
-from repshift.zoo.load import load_model
-from repshift.zoo.saliency_vit import GRID, load_saliency_vit
 
 PLANS = {
     "0:0.2,3:0.2,6:0.2": {0: 0.2, 3: 0.2, 6: 0.2},

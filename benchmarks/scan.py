@@ -18,11 +18,11 @@ from torch.nn import functional as F
 from transformers import MambaConfig
 from transformers.models.mamba.modeling_mamba import MambaMixer
 
+from repshift.evaluation.models.vim.mixer import Mixer
+from repshift.evaluation.models.vim.scan import selective_scan
 from repshift.files import write_text
 from repshift.measure.memory import peak_memory
 from repshift.measure.speed import interleave, speedup
-from repshift.models.vim.mixer import Mixer
-from repshift.models.vim.scan import selective_scan
 
 WIDTHS = {"Vim-T": 192, "Vim-S": 384}
 STATE = 16

@@ -4,8 +4,8 @@
     python benchmarks/searches.py --subjects digits clips minilm --out docs/results/searches
 
 All begin with the same closed form and get as long as the exchanges take (at least
-``--seconds``), on the same half of the calibration inputs; what each found is checked on the other
-half. The exchanges are those of ``repshift plan``; greedy ones go where a share of cost loses
+``--seconds``), on the same half of the inputs to search on; what each found is checked on the other
+half. The exchanges are those of ``repshift search``; greedy ones go where a share of cost loses
 least. TPE draws a weight for every block, fitted to the cost; NSGA-II draws the number that leaves
 after every block and seeks low loss and low cost at once. A subject that is done is kept.
 """
@@ -18,24 +18,24 @@ from pathlib import Path
 import optuna
 import torch
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
 from repshift import Plan
-from repshift.calibration.calibrate import usual_methods
-from repshift.calibration.judge import Judge
-from repshift.calibration.memo import Memo
-from repshift.calibration.price import Flops
-from repshift.calibration.search import Search
+from repshift.evaluation.report.progress import search_bar
 from repshift.files import replacing, write_text
 from repshift.measure.environment import environment, in_words
+from repshift.search.candidates import Search
+from repshift.search.cost_model import FlopsCost
+from repshift.search.fidelity_meter import FidelityMeter
+from repshift.search.memo import Memo
+from repshift.search.search_plan import usual_methods
 from subjects import SUBJECTS, add_arguments, open_subject
 
 
 class Watched(Search):
     """A search that notes when it had found a better plan at the cost: seconds and loss."""
 
-    def __init__(self, judge, price, target, bar):
-        super().__init__(judge, price, Memo(None, {}), bar)
+    def __init__(self, meter, cost, target, progress):
+        super().__init__(meter, cost, Memo(None, {}), progress)
         self.target, self.since, self.trials = target, time.perf_counter(), 0
         self.steps, self.best = [], None
 
@@ -73,11 +73,11 @@ def greedy(search, start, seconds):
 def dearness(search, base, step):
     """Loss for a share of cost saved, by block."""
     search._base = base.plan
-    search.price.correct(base.plan)
-    share, by_block = search.price(base.plan), {}
+    search.cost.correct(base.plan)
+    share, by_block = search.cost(base.plan), {}
     for block in range(search.depth - 1):
         plan = search._moved(base.plan, block, step)
-        if plan is not None and (saved := share - search.price(plan)) > 0:
+        if plan is not None and (saved := share - search.cost(plan)) > 0:
             by_block[block] = (search.rate(plan).loss - base.loss) / saved
     return by_block
 
@@ -93,7 +93,7 @@ def trade(search, best, step, dear):
         trial = search.rate(plan)
         if trial.loss < 0.99 * best.loss:
             best = trial
-            search.price.correct(best.plan)
+            search.cost.correct(best.plan)
         else:
             failures += 1
         if failures == 4:
@@ -144,23 +144,24 @@ WAYS = {"exchange": exchange, "greedy": greedy, "TPE": tpe, "NSGA-II": nsga2}
 
 def compare(subject, target, least):
     """By way: seconds, plans tried, the loss on either half, and the steps of the loss."""
-    order = torch.randperm(len(subject.calibration), generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(len(subject.searched), generator=torch.Generator().manual_seed(0))
     half = len(order) // 2
-    halves = [subject.calibration[part] for part in (order[half:], order[:half])]
+    halves = [subject.searched[part] for part in (order[half:], order[:half])]
     seen, unseen = (
-        Judge(subject.model, subject.spec, images, subject.objective, 16) for images in halves
+        FidelityMeter(subject.model, subject.spec, images, subject.objective, 16)
+        for images in halves
     )
-    price = Flops(subject.model, subject.spec, halves[0][:1], Memo(None, {}))
+    cost = FlopsCost(subject.model, subject.spec, halves[0][:1], Memo(None, {}))
     methods = usual_methods(subject.model, subject.spec, "fixed")
-    with tqdm(desc=f"{subject.name}: closed forms", unit=" plans") as bar:
-        closed = Watched(seen, price, target, bar)
+    with search_bar(f"{subject.name}: closed forms") as progress:
+        closed = Watched(seen, cost, target, progress)
         start = closed.best_start(methods, target)
     spent = closed.seconds
     results = {"closed forms": row(closed, start, seen, unseen)}
     seconds = least
     for name, way in WAYS.items():
-        with tqdm(desc=f"{subject.name}: {name}", unit=" plans") as bar:
-            search = Watched(seen, price, target, bar)
+        with search_bar(f"{subject.name}: {name}") as progress:
+            search = Watched(seen, cost, target, progress)
             search.best, search.steps = start, [(0.0, start.loss)]
             way(search, start, seconds)
         results[name] = row(search, search.best, seen, unseen)
@@ -173,7 +174,7 @@ def row(search, best, seen, unseen):
         "seconds": search.seconds,
         "trials": search.trials,
         "plan": best.plan.schedule,
-        "share": search.price.measure(best.plan),
+        "share": search.cost.measure(best.plan),
         "seen": seen.rate(best.plan)[0],
         "unseen": unseen.rate(best.plan)[0],
         "steps": search.steps,
@@ -200,7 +201,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=["digits"])
     add_arguments(parser)
-    parser.add_argument("--samples", type=int, default=96, help="calibration inputs")
+    parser.add_argument("--samples", type=int, default=96, help="inputs to search on")
     parser.add_argument("--budget", type=float, default=0.65, help="share of the dense FLOPs")
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--out", type=Path, default=Path("runs/searches"))

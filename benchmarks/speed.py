@@ -16,10 +16,10 @@ import torch
 
 from repshift import ClassAttention, ColumnAttention, Plan, Random, Shift
 from repshift.adapters import describe
+from repshift.evaluation.tasks.costs import measure_costs
+from repshift.evaluation.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
 from repshift.files import write_text
 from repshift.measure.environment import environment, in_words
-from repshift.tasks.costs import measure_costs
-from repshift.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
 
 # UMT-B's shape: 12 frames of 196 tokens, no class token, as one image of 48 x 49 patches.
 CLIP = {"img_size": (768, 784), "class_token": False, "global_pool": "avg"}

@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from repshift import EncoderSpec, InputError, Plan, compress
 from repshift.adapters import describe
-from repshift.data.batches import draw
-from repshift.data.pixels import normalise
+from repshift.evaluation.data.batches import draw
+from repshift.evaluation.data.pixels import normalise
+from repshift.evaluation.zoo.load import load_model, open_source
+from repshift.evaluation.zoo.saliency_vit import load_saliency_vit
 from repshift.measure.fidelity import accuracy
-from repshift.zoo.load import load_model, open_source
-from repshift.zoo.saliency_vit import load_saliency_vit
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Subject:
     name: str
     model: nn.Module
     spec: EncoderSpec
-    calibration: Tensor
+    searched: Tensor
     test: Tensor
     quality_name: str
     quality: Callable[[Tensor, Plan], float]
@@ -52,7 +52,7 @@ class Read(nn.Module):
         return self.read(self.model, inputs)
 
 
-def labelled(name, checkpoint, calibration, test, samples, count):
+def labelled(name, checkpoint, searched, test, samples, count):
     """A classifier of images in directories, or one with samples of its own; top-1 accuracy."""
     loaded = load_model(name, checkpoint)
     spec = describe(loaded.model)
@@ -61,7 +61,7 @@ def labelled(name, checkpoint, calibration, test, samples, count):
         seen, shown = images.images[:samples], images.images[samples:]
         labels = images.labels[samples:]
     else:
-        seen = draw(open_source(loaded, calibration, False), samples, 0).images
+        seen = draw(open_source(loaded, searched, False), samples, 0).images
         drawn = draw(open_source(loaded, test, True), count, 0)
         shown, labels = drawn.images, drawn.labels
     return Subject(
@@ -70,13 +70,13 @@ def labelled(name, checkpoint, calibration, test, samples, count):
     )  # fmt: skip
 
 
-def saliency(calibration, test, samples, count):
+def saliency(searched, test, samples, count):
     """saliency-vit-s14; mean difference of the restored map from the dense one, in percent."""
     loaded = load_model("saliency-vit-s14")
     whole = load_saliency_vit().eval()  # with its decoder
     # The search goes by the class token.
     model = Read(whole, lambda whole, images: whole.encode(images)[:, 0]).eval()
-    seen = draw(open_source(loaded, calibration, False), samples, 0).images
+    seen = draw(open_source(loaded, searched, False), samples, 0).images
     shown = draw(open_source(loaded, test, False), count, 0).images
     spec = describe(whole.encoder)
 
@@ -101,11 +101,11 @@ def saliency(calibration, test, samples, count):
 
 def clips(samples, count):
     """clips-umt, first stage of retrieval; mean R@1 of both directions."""
-    from repshift.zoo.clips.files import clip_scenes
-    from repshift.zoo.clips.language import caption
-    from repshift.zoo.clips.model import SAMPLING, load_clips_retrieval, tokenizer
-    from repshift.zoo.clips.render import render
-    from repshift.zoo.clips.scene import draw_scene
+    from repshift.evaluation.zoo.clips.files import clip_scenes
+    from repshift.evaluation.zoo.clips.language import caption
+    from repshift.evaluation.zoo.clips.model import SAMPLING, load_clips_retrieval, tokenizer
+    from repshift.evaluation.zoo.clips.render import render
+    from repshift.evaluation.zoo.clips.scene import draw_scene
 
     model = load_clips_retrieval()
     times = (np.arange(SAMPLING.frames) + 0.5) / SAMPLING.frames
@@ -139,7 +139,7 @@ def clips(samples, count):
 
 def sentences(samples, count):
     """MiniLM on the first 64 tokens of docstrings; how many are found by their first line, %."""
-    from repshift.zoo.minilm import load_minilm
+    from repshift.evaluation.zoo.minilm import load_minilm
     from text import docstrings
 
     model = load_minilm()
@@ -167,13 +167,13 @@ def sentences(samples, count):
     )  # fmt: skip
 
 
-# By name: what the command line says, calibration and test inputs.
+# By name: what the command line says, inputs to search on and test inputs.
 SUBJECTS: dict[str, Callable] = {
     "timm": lambda given, *counts: labelled(
-        given.model, given.checkpoint, given.calibration, given.test, *counts
+        given.model, given.checkpoint, given.search, given.test, *counts
     ),
     "digits": lambda given, *counts: labelled("digits-vit", None, None, None, *counts),
-    "saliency": lambda given, *counts: saliency(given.calibration, given.test, *counts),
+    "saliency": lambda given, *counts: saliency(given.search, given.test, *counts),
     "clips": lambda given, *counts: clips(*counts),
     "minilm": lambda given, *counts: sentences(*counts),
 }
@@ -183,14 +183,14 @@ def add_arguments(parser):
     """What the subjects take."""
     parser.add_argument("--model", default="timm:vit_small_patch14_dinov2", help="of timm")
     parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--calibration", type=Path, help="images, without labels")
+    parser.add_argument("--search", type=Path, help="images, without labels")
     parser.add_argument("--test", type=Path, help="images, of timm with labels.csv")
 
 
 def open_subject(name, parser, arguments, samples, count):
     """A subject by name; what cannot be opened is an error of the command line."""
-    if name in ("timm", "saliency") and not (arguments.test and arguments.calibration):
-        parser.error(f"the subject {name} needs --calibration DIR and --test DIR")
+    if name in ("timm", "saliency") and not (arguments.test and arguments.search):
+        parser.error(f"the subject {name} needs --search DIR and --test DIR")
     try:
         return SUBJECTS[name](arguments, samples, count)
     except InputError as error:

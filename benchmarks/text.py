@@ -30,9 +30,9 @@ from repshift import (
     Shift,
     compress,
 )
+from repshift.evaluation.zoo.minilm import load_minilm
 from repshift.files import write_text
 from repshift.measure.environment import environment, in_words
-from repshift.zoo.minilm import load_minilm
 
 SEEDS = range(3)
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)

@@ -15,12 +15,12 @@ import torch
 
 from repshift import Plan
 from repshift.adapters import describe
+from repshift.evaluation.models.umt.config import CONFIGS
+from repshift.evaluation.models.umt.vision import VisionEncoder
+from repshift.evaluation.tasks.costs import measure_costs
+from repshift.evaluation.tasks.variants import Variant, paper_variants
 from repshift.measure.environment import environment
-from repshift.models.umt.config import CONFIGS
-from repshift.models.umt.vision import VisionEncoder
 from repshift.schedules import block_macs
-from repshift.tasks.costs import measure_costs
-from repshift.tasks.variants import Variant, paper_variants
 from speed import write_results
 
 FRAMES, SIDE, PATCH = 12, 224, 16

@@ -10,11 +10,11 @@ IMAGENET holds ``train`` and ``val`` with one folder a class. The paper says "10
 - rate: 0.01, a tenth of what they were trained with, since the weights are good already; down to
   1e-5 by half a cosine, then the cool-down at 1e-5, as timm understands the word;
 - pictures: a random crop of 35 to 100 % of the area and a mirror image; labels smoothed by 0.1;
-- lines leave in training as in use: each image loses its own, by the shift of the current weights,
-  and nothing flows back through the choice.
+- rows and columns leave in training as in use: each image loses its own, by the shift of the
+  current weights, and nothing flows back through the choice.
 
-Prints accuracy on ``val``: dense, training-free with lines missing, and fine-tuned. An interrupted
-run goes on after its last whole epoch; every epoch seeds itself.
+Prints accuracy on ``val``: dense, training-free with rows and columns missing, and fine-tuned. An
+interrupted run goes on after its last whole epoch; every epoch seeds itself.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 from tqdm import tqdm
 
-from repshift import InputError, Lines, Plan, compress
+from repshift import InputError, Plan, RowsAndColumns, compress
 from repshift.files import replacing, write_text
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -170,7 +170,7 @@ def run_epoch(model, plan, optimizer, batches, epoch, arguments):
 def accuracy(model, plan, batches, device):
     model.eval()
     right = count = 0
-    with compress(model, plan or Plan({}, reduction=Lines())), precision(device):
+    with compress(model, plan or Plan({}, reduction=RowsAndColumns())), precision(device):
         for images, labels in tqdm(batches, leave=False):
             right += (model(placed(images, device)).argmax(1).cpu() == labels).sum().item()
             count += len(labels)

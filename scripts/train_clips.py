@@ -22,11 +22,10 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from repshift.data.pixels import normalise
-from repshift.files import replacing, write_text
-from repshift.models.umt.vision import sinusoids
-from repshift.zoo.clips.language import ANSWERS, caption, question, vocabulary
-from repshift.zoo.clips.model import (
+from repshift.evaluation.data.pixels import normalise
+from repshift.evaluation.models.umt.vision import sinusoids
+from repshift.evaluation.zoo.clips.language import ANSWERS, caption, question, vocabulary
+from repshift.evaluation.zoo.clips.model import (
     CONFIG,
     SAMPLING,
     VOCABULARY,
@@ -35,8 +34,9 @@ from repshift.zoo.clips.model import (
     untrained_answering,
     untrained_retrieval,
 )
-from repshift.zoo.clips.render import render
-from repshift.zoo.clips.scene import COLOURS, MOTIONS, SHAPES, SIZES, draw_scene, twin
+from repshift.evaluation.zoo.clips.render import render
+from repshift.evaluation.zoo.clips.scene import COLOURS, MOTIONS, SHAPES, SIZES, draw_scene, twin
+from repshift.files import replacing, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS, CAPTION, QUESTION = 3, 26, 12  # of each clip; word pieces

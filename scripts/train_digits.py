@@ -16,14 +16,14 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from repshift.files import replacing
-from repshift.zoo.digits import (
+from repshift.evaluation.zoo.digits import (
     digits_resnet,
     digits_vim,
     digits_vit,
     held_out_digits,
     training_digits,
 )
+from repshift.files import replacing
 
 # Each with its epochs and its highest learning rate.
 MODELS = {
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="default: the file inside the package")
     args = parser.parse_args()
-    out = args.out or ROOT / "src/repshift/zoo/weights" / f"{args.model}.safetensors"
+    out = args.out or ROOT / "src/repshift/evaluation/zoo/weights" / f"{args.model}.safetensors"
 
     torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(True)

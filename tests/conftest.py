@@ -90,7 +90,7 @@ def plain(monkeypatch):
 def run(monkeypatch, capsys, tmp_path):
     """Run the command in an empty directory; gives exit status, standard output and error."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("repshift.tasks.bench.ROUNDS", 2)
+    monkeypatch.setattr("repshift.evaluation.tasks.bench.ROUNDS", 2)
 
     def command(*arguments):
         from repshift.cli import main

@@ -7,7 +7,7 @@ show.
 import timm
 import torch
 
-from repshift import Lines, Plan, Shift
+from repshift import Plan, RowsAndColumns, Shift
 
 GRIDS = [(18, 14), (9, 7), (5, 4), (3, 2)]
 
@@ -80,7 +80,7 @@ def images(batch=3, dtype=torch.float32):
 def plan_for(reduction=None, drop=None, score=None):
     """By share after the first stage, by number after the third: 5 rows, 4 columns; then 1, 1."""
     drop = {0: 0.3, 2: 1} if drop is None else drop
-    return Plan(drop, score or Shift("block"), reduction or Lines())
+    return Plan(drop, score or Shift("block"), reduction or RowsAndColumns())
 
 
 LEFT = [(13, 10), (7, 5), (3, 2), (2, 1)]  # what that plan leaves of GRIDS

@@ -26,8 +26,8 @@ from repshift import (
     Reverse,
     Shift,
     adapt,
-    calibrate,
     compress,
+    search_plan,
 )
 from repshift.adaptive import leave_by_level, levels
 from repshift.attention import AttentionCall, each_alone, in_one_kernel
@@ -270,7 +270,7 @@ def test_adapt_lets_as_many_leave_on_average():
 
 def test_a_search_may_end_in_a_budget_per_image():
     model, photos = build("deit"), images(8)
-    found = calibrate(model, photos, flops=0.8, budget="adaptive", batch_size=4)
+    found = search_plan(model, photos, flops=0.8, budget="adaptive", batch_size=4)
     assert found.plan.adaptive
     facts = json.loads(found.to_json())["provenance"]
     assert facts["flops"] == pytest.approx(0.8, abs=0.05)
@@ -362,7 +362,7 @@ def test_one_patch_that_is_left_is_like_none():
 
 def test_a_search_learns_at_once_that_the_model_does_not_take_it():
     with pytest.raises(InputError, match="adaptive budget"):
-        calibrate(build("siglip"), images(4), flops=0.8, budget="adaptive")
+        search_plan(build("siglip"), images(4), flops=0.8, budget="adaptive")
 
 
 def test_an_adaptive_model_is_not_compiled():

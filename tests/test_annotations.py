@@ -5,7 +5,7 @@ import json
 import pytest
 
 from repshift import InputError
-from repshift.data.annotations import (
+from repshift.evaluation.data.annotations import (
     LAYOUTS,
     ChoiceLayout,
     QuestionLayout,

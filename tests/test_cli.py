@@ -71,17 +71,17 @@ def test_bench_writes_table_json_csv_plot_and_report(run, tmp_path):
 def test_bench_of_a_resnet_compares_lines(run, tmp_path):
     status, out, err = run(
         "bench", "--model", "digits-resnet", "--batch-size", 90,
-        "--plan", "resnet", "0:2", "--methods", "random", "line-tokens",
+        "--plan", "resnet", "0:2", "--methods", "random", "per-row-and-column",
     )  # fmt: skip
     assert status == 0, err
     folder = tmp_path / "runs" / "digits-resnet"
     rows = json.loads((folder / "bench.json").read_text())["rows"]
     assert [(row["plan"], row["method"], row["tokens"]) for row in rows] == [
         ("", "dense", 16),
-        ("resnet", "random + lines, mean of 5 seeds", 9),
-        ("resnet", "shift(block, l2) + line-tokens", 9),
-        ("0:2", "random + lines, mean of 5 seeds", 16),
-        ("0:2", "shift(block, l2) + line-tokens", 16),
+        ("resnet", "random + rows-and-columns, mean of 5 seeds", 9),
+        ("resnet", "shift(block, l2) + per-row-and-column", 9),
+        ("0:2", "random + rows-and-columns, mean of 5 seeds", 16),
+        ("0:2", "shift(block, l2) + per-row-and-column", 16),
     ]
     assert rows[0]["speedup_vs_eager"] is None
     assert rows[1]["gflops"] < 0.85 * rows[0]["gflops"]
@@ -139,9 +139,9 @@ def test_show_draws_one_image(run, photos):
         assert picture.width > 3 * picture.height
 
 
-def test_plan_writes_a_plan_that_every_command_takes(run, photos, tmp_path):
+def test_search_writes_a_plan_that_every_command_takes(run, photos, tmp_path):
     status, out, err = run(
-        "plan", "--model", "digits-vit", "--flops", 0.8, "--samples", 8, "--batch-size", 4,
+        "search", "--model", "digits-vit", "--flops", 0.8, "--samples", 8, "--batch-size", 4,
         "--methods", "redundancy(mlp) + merge", "--out", "p/plan.json",
     )  # fmt: skip
     assert status == 0, err
@@ -156,7 +156,7 @@ def test_plan_writes_a_plan_that_every_command_takes(run, photos, tmp_path):
 
 def test_an_adaptive_plan_goes_through_bench_and_show(run, photos, tmp_path):
     status, out, err = run(
-        "plan", "--model", "digits-vit", "--flops", 0.8, "--samples", 8, "--batch-size", 4,
+        "search", "--model", "digits-vit", "--flops", 0.8, "--samples", 8, "--batch-size", 4,
         "--budget", "adaptive", "--methods", "redundancy(mlp)", "--out", "plan.json",
     )  # fmt: skip
     assert status == 0, err
@@ -189,7 +189,7 @@ def test_an_adaptive_plan_goes_through_bench_and_show(run, photos, tmp_path):
 )
 @pytest.mark.usefixtures("unchecked")
 def test_a_plan_that_cannot_be_made_is_one_line(run, tmp_path, arguments, says):
-    status, _, err = run("plan", "--model", "digits-vit", *arguments)
+    status, _, err = run("search", "--model", "digits-vit", *arguments)
     message = [line for line in err.splitlines() if line.startswith("repshift: ")]
     assert (status, len(message)) == (2, 1), err
     assert says in message[0]
@@ -265,10 +265,10 @@ def test_an_interrupt_leaves_nothing(run, monkeypatch, photos, tmp_path):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("repshift.report.page.write_text", stop)
+    monkeypatch.setattr("repshift.evaluation.report.page.write_text", stop)
     status, _, err = run("show", tmp_path / "no.png", "--model", "digits-vit")
     assert (status, "no.png is not a file" in err) == (2, True)
-    monkeypatch.setattr("repshift.tasks.costs.interleave", stop)
+    monkeypatch.setattr("repshift.evaluation.tasks.costs.interleave", stop)
     status, _, err = run("bench", "--model", "digits-vit", "--images", photos)
     assert (status, "interrupted" in err) == (130, True)
     assert list(tmp_path.iterdir()) == [photos]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from repshift.models.umt import config
-from repshift.models.umt.answering import AnsweringModel
-from repshift.models.umt.retrieval import RetrievalModel
+from repshift.evaluation.models.umt import config
+from repshift.evaluation.models.umt.answering import AnsweringModel
+from repshift.evaluation.models.umt.retrieval import RetrievalModel
 from umt_models import ANSWERING, RETRIEVAL
 from video_files import write_audio, write_video
 
@@ -21,8 +21,8 @@ RECALLS = {"t2v_r1", "t2v_r5", "t2v_r10", "v2t_r1", "v2t_r5", "v2t_r10", "mean_r
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
-    monkeypatch.setattr("repshift.zoo.clips.files.CLIPS", 6)
-    monkeypatch.setattr("repshift.tasks.video_bench.ROUNDS", 2)
+    monkeypatch.setattr("repshift.evaluation.zoo.clips.files.CLIPS", 6)
+    monkeypatch.setattr("repshift.evaluation.tasks.video_bench.ROUNDS", 2)
 
 
 @pytest.fixture

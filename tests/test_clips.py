@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from repshift import InputError
-from repshift.data import clips
-from repshift.data.clips import Clips
-from repshift.data.frame_cache import FrameCache
-from repshift.data.videos import Sampling, VideoError
+from repshift.evaluation.data import clips
+from repshift.evaluation.data.clips import Clips
+from repshift.evaluation.data.frame_cache import FrameCache
+from repshift.evaluation.data.videos import Sampling, VideoError
 from video_files import write_audio, write_video
 
 CLIP = Sampling(frames=2, size=16)

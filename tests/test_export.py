@@ -27,7 +27,7 @@ def session(path):
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("family", ["deit distilled", "dinov3"])
 def test_onnx_equals_pytorch_at_any_batch_size(family, method, plain, tmp_path):
-    from repshift.tasks.export import export_onnx
+    from repshift.evaluation.tasks.export import export_onnx
 
     model = build(family)
     with plain.compress(model, plain.Plan.from_method(method, {0: 0.3, 2: 4})) as compression:
@@ -46,7 +46,7 @@ def test_onnx_equals_pytorch_at_any_batch_size(family, method, plain, tmp_path):
 
 
 def test_a_stable_sort_stays_stable(tmp_path, plain):
-    from repshift.tasks.export import export_onnx
+    from repshift.evaluation.tasks.export import export_onnx
 
     class Order(nn.Module):
         def forward(self, images):
@@ -59,7 +59,7 @@ def test_a_stable_sort_stays_stable(tmp_path, plain):
 
 
 def test_a_file_that_differs_is_not_left_behind(tmp_path, plain):
-    from repshift.tasks.export import export_onnx
+    from repshift.evaluation.tasks.export import export_onnx
 
     class Moody(nn.Module):
         def forward(self, images):
@@ -72,7 +72,7 @@ def test_a_file_that_differs_is_not_left_behind(tmp_path, plain):
 
 
 def test_weights_beyond_one_file_are_refused(tmp_path, plain):
-    from repshift.tasks.export import export_onnx
+    from repshift.evaluation.tasks.export import export_onnx
 
     with pytest.raises(plain.InputError, match=r"take 4.3 GB; an ONNX file holds up to 2 GB"):
         export_onnx(nn.Linear(2**15, 2**15, device="meta"), images(2), tmp_path / "m.onnx")

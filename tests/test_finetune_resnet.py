@@ -75,7 +75,7 @@ def test_an_interrupted_run_ends_with_the_weights_of_a_whole_one(script, data, m
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not torch.equal(first["conv1.weight"], started["conv1.weight"])
     with pytest.raises(InputError, match="was trained by another plan"):
-        script("twice", "--method", "border + lines")
+        script("twice", "--method", "border + rows-and-columns")
 
 
 def test_the_rate_falls_and_stays_low_in_the_cool_down(script):

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from repshift import InputError
-from repshift.data import frame_cache, videos
-from repshift.data.frame_cache import FrameCache
-from repshift.data.videos import Sampling, VideoError
+from repshift.evaluation.data import frame_cache, videos
+from repshift.evaluation.data.frame_cache import FrameCache
+from repshift.evaluation.data.videos import Sampling, VideoError
 from video_files import write_video
 
 CLIP = Sampling(frames=4, size=16)

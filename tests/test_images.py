@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from repshift import InputError
-from repshift.data.batches import FileSource
-from repshift.data.images import find_images, read_image, sample_photographs
-from repshift.data.labels import read_labels
+from repshift.evaluation.data.batches import FileSource
+from repshift.evaluation.data.images import find_images, read_image, sample_photographs
+from repshift.evaluation.data.labels import read_labels
 
 
 @pytest.fixture

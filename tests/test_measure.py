@@ -1,5 +1,8 @@
 """Figures that the papers print, and what the measures promise."""
 
+import hashlib
+import subprocess
+import sys
 from contextlib import contextmanager, nullcontext
 
 import pytest
@@ -12,12 +15,13 @@ from torch.utils.flop_counter import sdpa_flop_count
 import models
 from repshift import ClassAttention, Plan, Shift, compress
 from repshift.attention import EagerAttention
+from repshift.evaluation.report.pareto import pareto, winners
+from repshift.evaluation.tasks.bench import Bench, Row
+from repshift.measure.digest import digest
 from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
 from repshift.measure.flops import _varlen_flops, count_flops
 from repshift.measure.memory import peak_memory
 from repshift.measure.speed import interleave
-from repshift.report.pareto import pareto, winners
-from repshift.tasks.bench import Bench, Row
 
 CPU = torch.device("cpu")
 
@@ -186,3 +190,50 @@ def test_the_pareto_front_is_drawn_along_the_speed_up_that_the_table_shows():
     )
     assert [r.speedup_vs_fused for r in pareto(bench)] == [1.1, 1.2, 1.4]
     assert winners(bench)[-1] == "up to 1.40x: 1.4, accuracy 70.0 %"
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        torch.randn(5, 4)[2:].T,
+        torch.arange(10)[::2],
+        torch.randn(3).bfloat16(),
+        torch.tensor(3.0),
+        torch.empty(0),
+    ],
+    ids=lambda tensor: str(list(tensor.shape)),
+)
+def test_a_digest_is_that_of_the_bytes_in_order(tensor):
+    data = tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes()
+    assert digest([tensor, tensor]) == hashlib.sha256(2 * data).hexdigest()[:16]
+
+
+NOT_INSTALLED = """
+import importlib.metadata
+
+installed = importlib.metadata.distribution
+
+
+def distribution(name):
+    if name == "repshift":
+        raise importlib.metadata.PackageNotFoundError(name)
+    return installed(name)
+
+
+importlib.metadata.distribution = distribution
+
+import repshift
+from repshift.measure.environment import versions
+
+found = versions("timm", "no-such-library")
+assert list(found) == ["python", "torch", "timm", "repshift"], found
+assert found["repshift"] == repshift.__version__
+"""
+
+
+def test_a_bare_source_tree_knows_its_version():
+    ran = subprocess.run(
+        [sys.executable, "-c", NOT_INSTALLED], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr

@@ -27,18 +27,17 @@ from repshift.attention import (
     proportional,
 )
 from repshift.measure.flops import count_flops
-from repshift.reductions import REDUCTIONS
-from repshift.reductions.lines import LineReduction
-from repshift.scores import SCORES
+from repshift.registry import REDUCTIONS, SCORES
+from repshift.resnet.reductions import GridReduction
 
-# Lines and the scores of a grid are tested with ResNets, those of a mixer with Vision Mamba.
+# What needs a grid is tested with ResNets, what needs a mixer with Vision Mamba.
 ELSEWHERE = {"grid", "activation"}
 METHODS = [
     Plan({}, score(), reduction())
     for score in SCORES.values()
     for reduction in REDUCTIONS.values()
     if (reduction.scored or score is Shift)
-    and not issubclass(reduction, LineReduction)
+    and not issubclass(reduction, GridReduction)
     and not score().required() & ELSEWHERE
 ]
 MERGING = [Merge(), Merge("plain"), ToMe(), ToMe("plain"), VidTLDR()]

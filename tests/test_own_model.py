@@ -297,6 +297,9 @@ def test_attention_of_ones_own_that_cannot_be_watched_is_refused(plan, message):
         ({"mlp": [None]}, "got 1 for 3 blocks"),
         ({"prefix_tokens": -1}, "prefix_tokens is -1; expected 0 or more"),
         ({"prefix_tokens": 0, "class_token": True}, "prefix_tokens is 0; expected 1 or more"),
+        ({"positions": {"mask": "bhqk"}}, "the layout 'bhqk' of mask names axes 'qk'; .* n .token"),
+        ({"positions": {"rope": "b n"}}, "the layout 'b n' of rope names axes ' '"),
+        ({"readers": [(nn.Identity(), {"mask": "bN"})]}, "the layout 'bN' of mask names axes 'N'"),
     ],
 )
 def test_a_spec_that_contradicts_itself_is_refused(changes, message):

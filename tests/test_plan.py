@@ -8,10 +8,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from repshift import InputError, Merge, Plan, Prune, Random, Reverse, Shift, ToMe
+from repshift import (
+    InputError,
+    Merge,
+    PerRowAndColumn,
+    Plan,
+    Prune,
+    Random,
+    Reverse,
+    RowsAndColumns,
+    Shift,
+    ToMe,
+)
 from repshift.method import from_label
-from repshift.reductions import REDUCTIONS
-from repshift.scores import SCORES
+from repshift.registry import REDUCTIONS, SCORES
 
 
 def drawn_from(known):
@@ -196,7 +206,7 @@ def test_a_schedule_that_cannot_be_read_is_refused(text, message):
         ('{"drop": {}, "score": {"name": "x"}}', "'x' is not one of attention-entropy"),
         (
             '{"drop": {}, "reduction": {"name": "shift"}}',
-            "'shift' is not one of line-tokens, lines",
+            "'shift' is not one of merge, per-row-and-column, prune, rows-and-columns",
         ),
         ('{"drop": {}, "score": {"name": "shift", "sit": "mlp"}}', "no setting sit; it takes site"),
         ('{"drop": {}, "reduction": {"name": "prune", "r": 1}}', "no setting r; it takes none"),
@@ -236,3 +246,14 @@ def test_an_unknown_paper_plan_is_refused():
 def test_a_plan_cannot_be_changed():
     with pytest.raises(AttributeError):
         Plan({}).drop = {}
+
+
+@pytest.mark.parametrize(
+    ("old", "reduction"), [("lines", RowsAndColumns()), ("line-tokens", PerRowAndColumn())]
+)
+def test_a_file_of_version_0_1_is_read_and_written_by_the_new_name(old, reduction):
+    plan = Plan.from_json(json.dumps({"drop": {"0": 2}, "reduction": {"name": old}}))
+    assert plan == Plan({0: 2}, reduction=reduction)
+    assert json.loads(plan.to_json())["reduction"] == {"name": reduction.name}
+    with pytest.raises(InputError, match=f"'{old}' is not one of"):
+        Plan.from_method(f"shift(block) + {old}", {0: 2})

@@ -13,15 +13,15 @@ from repshift import (
     Border,
     ClassAttention,
     InputError,
-    Lines,
-    LineTokens,
     MeanDistance,
     Merge,
+    PerRowAndColumn,
     Plan,
     Prune,
     Random,
     ResNetSpec,
     Reverse,
+    RowsAndColumns,
     Shift,
     Stage,
     StreamNorm,
@@ -41,7 +41,9 @@ from resnet_models import (
 )
 
 each_family = pytest.mark.parametrize("family", FAMILIES)
-each_reduction = pytest.mark.parametrize("reduction", [Lines(), LineTokens()], ids=str)
+each_reduction = pytest.mark.parametrize(
+    "reduction", [RowsAndColumns(), PerRowAndColumn()], ids=str
+)
 READINGS = [
     Shift("block"),
     Shift("block", "cosine"),
@@ -128,7 +130,7 @@ def test_channels_last_stays_and_changes_nothing_else(family, reduction):
 
 
 def by_hand(model, photos, choose, reduction):
-    """torchvision's forward written out, with lines taken from the first stage by loops."""
+    """torchvision's forward written out; loops take rows and columns from the first stage."""
     x = model.maxpool(model.relu(model.bn1(model.conv1(photos))))
     entry = x
     for block in model.layer1:
@@ -143,7 +145,7 @@ def by_hand(model, photos, choose, reduction):
     scores = choose(entry, shortcut, branch, x)
     left = []
     for image, score in zip(x, scores, strict=True):
-        if reduction == Lines():
+        if reduction == RowsAndColumns():
             rows, columns = (
                 sorted(score.mean(1 - axis).argsort(stable=True)[leave:].tolist())
                 for axis, leave in ((0, 5), (1, 4))
@@ -261,16 +263,18 @@ def test_the_paper_s_plan_scales_with_the_image():
 
 def test_lines_take_the_shift_over_the_last_block_unless_told_otherwise():
     plan = Plan.paper("resnet")
-    assert (plan.score, plan.reduction) == (Shift("block"), Lines())
-    assert plan.method == "shift(block, l2) + lines"
-    assert Plan.from_method("line-tokens", {0: 2}) == Plan({0: 2}, Shift("block"), LineTokens())
+    assert (plan.score, plan.reduction) == (Shift("block"), RowsAndColumns())
+    assert plan.method == "shift(block, l2) + rows-and-columns"
+    assert Plan.from_method("per-row-and-column", {0: 2}) == Plan(
+        {0: 2}, Shift("block"), PerRowAndColumn()
+    )
     assert Plan.from_json(plan.to_json()) == plan
     assert Plan({0: 2}).score == Shift()
 
 
 def test_border_lines_are_a_crop():
     model, photos = build("torchvision basic"), images()
-    for reduction in (Lines(), LineTokens()):
+    for reduction in (RowsAndColumns(), PerRowAndColumn()):
         _, compression = run(model, photos, plan_for(reduction, {0: 4}, Border()))
         crop = torch.arange(18 * 14).view(18, 14)[2:-2, 2:-2]
         assert torch.equal(compression.kept_after(0), crop.expand(3, -1, -1))
@@ -342,7 +346,7 @@ def test_half_precision(dtype):
 
 
 @pytest.mark.parametrize(
-    ("reduction", "channels_last"), [(Lines(), False), (LineTokens(), True)], ids=str
+    ("reduction", "channels_last"), [(RowsAndColumns(), False), (PerRowAndColumn(), True)], ids=str
 )
 def test_compile_in_one_graph(reduction, channels_last, plain):
     model, photos = build("torchvision basic"), images()
@@ -382,10 +386,12 @@ def test_nan_is_an_error_that_names_the_stage():
 def test_a_plan_of_tokens_is_refused_and_a_plan_of_lines_elsewhere():
     model = build("torchvision basic")
     for reduction in (Prune(), Merge()):
-        with pytest.raises(InputError, match=r"takes out tokens.*reduction=Lines\(\)"):
+        with pytest.raises(InputError, match=r"takes out tokens.*reduction=RowsAndColumns\(\)"):
             compress(model, Plan({0: 2}, Shift("block"), reduction))
     vit = timm.create_model("deit_tiny_patch16_224", depth=2)
-    with pytest.raises(InputError, match=r"lines takes rows and columns.*blocks of tokens: use"):
+    with pytest.raises(
+        InputError, match=r"rows-and-columns takes rows and columns.*blocks of tokens: use"
+    ):
         compress(vit, Plan.paper("resnet"))
 
 

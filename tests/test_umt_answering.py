@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from repshift import InputError, Plan, compress
-from repshift.models.umt.answering import AnsweringModel
+from repshift.evaluation.models.umt.answering import AnsweringModel
 from umt_models import ANSWERING, answering_model, close, fixture
 
 _, REF = fixture("umt_qa")

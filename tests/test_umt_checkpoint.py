@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from repshift import InputError
-from repshift.models.umt.checkpoint import load_answering, load_retrieval, looks_like
-from repshift.models.umt.config import CONFIGS, UMTConfig
+from repshift.evaluation.models.umt.checkpoint import load_answering, load_retrieval, looks_like
+from repshift.evaluation.models.umt.config import CONFIGS, UMTConfig
 from umt_models import ANSWERING, RETRIEVAL, fixture
 
 WEIGHTS, _ = fixture("umt_retrieval")

@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from repshift import Plan, compress
+from repshift.evaluation.models.umt.answering import AnsweringModel
+from repshift.evaluation.models.umt.config import UMTConfig
+from repshift.evaluation.models.umt.retrieval import RetrievalModel
 from repshift.measure.flops import count_flops
-from repshift.models.umt.answering import AnsweringModel
-from repshift.models.umt.config import UMTConfig
-from repshift.models.umt.retrieval import RetrievalModel
 from umt_models import FIXTURES
 
 KEYS = json.loads((FIXTURES / "umt_keys.json").read_text())

@@ -3,7 +3,7 @@
 import pytest
 
 from repshift import InputError
-from repshift.data.frames import first_seconds, middle_frames
+from repshift.evaluation.data.frames import first_seconds, middle_frames
 from umt_models import fixture
 
 _, REF = fixture("frame_sampling")

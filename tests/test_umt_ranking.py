@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from repshift import InputError
-from repshift.tasks.ranking import NOT_RANKED, ranks, recall, rerank, retrieval_result
+from repshift.evaluation.tasks.ranking import NOT_RANKED, ranks, recall, rerank, retrieval_result
 from test_umt_retrieval import figures, truth
 from umt_models import close, fixture
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from repshift import InputError, Plan, compress
-from repshift.tasks.ranking import rerank, retrieval_result
+from repshift.evaluation.tasks.ranking import rerank, retrieval_result
 from umt_models import close, fixture, retrieval_model
 
 _, REF = fixture("umt_retrieval")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from repshift import InputError
-from repshift.models.umt.text import Bert
+from repshift.evaluation.models.umt.text import Bert
 from umt_models import close, fixture
 
 WEIGHTS, REF = fixture("umt_text")

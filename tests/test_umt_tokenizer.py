@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from repshift import InputError
-from repshift.models.umt.tokenizer import Tokenizer, pre_text
+from repshift.evaluation.models.umt.tokenizer import Tokenizer, pre_text
 from umt_models import FIXTURES, fixture
 
 TEXTS = json.loads((FIXTURES / "pre_text.json").read_text(encoding="utf-8"))

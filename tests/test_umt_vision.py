@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from repshift import AttentionEntropy, InputError, Plan, Shift, VidTLDR, compress
-from repshift.models.umt.vision import VisionEncoder, encoder_spec, sinusoids
+from repshift.evaluation.models.umt.adapter import describe
+from repshift.evaluation.models.umt.vision import VisionEncoder, sinusoids
 from repshift.reductions.vid_tldr import foreground
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -68,7 +69,7 @@ def test_the_papers_dropping(definition, metric, share, monkeypatch):
     model, scores, score = build(), [], Shift.__call__
     monkeypatch.setattr(Shift, "__call__", lambda *args: scores.append(score(*args)) or scores[-1])
     plan = Plan(dict.fromkeys(range(3), share), Shift("mlp", metric, definition))
-    with compress(model, plan, encoder_spec(model)) as compression:
+    with compress(model, plan, describe(model)) as compression:
         tokens, _, left = run(model, DROPPED["input.video"])
     for block in range(3):
         assert torch.equal(compression.kept_after(block), DROPPED[f"{key}kept{block}"])
@@ -92,7 +93,7 @@ def test_vid_tldr(name, schedule, monkeypatch):
 
     monkeypatch.setattr(VidTLDR, "__call__", watch)
     plan = Plan(schedule, AttentionEntropy(), VidTLDR())
-    with compress(model, plan, encoder_spec(model)) as compression:
+    with compress(model, plan, describe(model)) as compression:
         tokens, pooled, left = run(model, MERGED["input.video"])
     assert compression.counts == [len(block[0]) for block in left]
     for block, (before, saliency, step) in zip(schedule, decided, strict=True):
@@ -114,7 +115,7 @@ def test_vid_tldr(name, schedule, monkeypatch):
 def test_vid_tldr_takes_the_shift_without_a_map():
     model, video = build(), MERGED["input.video"]
     plan = Plan({0: 10, 1: 6}, Shift(), VidTLDR("plain"))
-    with compress(model, plan, encoder_spec(model)) as compression:
+    with compress(model, plan, describe(model)) as compression:
         tokens, _, _ = run(model, video)
     assert compression.counts == [38, 32, 32, 32]
     assert tokens.isfinite().all()
@@ -123,7 +124,7 @@ def test_vid_tldr_takes_the_shift_without_a_map():
 def test_frames_cannot_be_pooled_once_tokens_have_left():
     model = build("frames")
     with (
-        compress(model, Plan({0: 0.2}), encoder_spec(model)),
+        compress(model, Plan({0: 0.2}), describe(model)),
         pytest.raises(InputError, match='39 of 3 frames are left; use pool="all"'),
     ):
         run(model, DENSE["input.video"])

@@ -11,17 +11,17 @@ import torch
 
 from repshift import InputError, Plan, Random
 from repshift.adapters import describe
-from repshift.data.annotations import QuestionSet, RetrievalSet
-from repshift.data.pixels import normalise
-from repshift.data.videos import Sampling, VideoError
-from repshift.models.umt.answering import AnsweringModel
-from repshift.models.umt.retrieval import RetrievalModel
-from repshift.tasks.answering import Answering
-from repshift.tasks.ranks import Ranks
-from repshift.tasks.retrieval import Retrieval, among
-from repshift.tasks.store import Store
-from repshift.tasks.variants import Variant, paper_variants, variants
-from repshift.tasks.videos import Videos
+from repshift.evaluation.data.annotations import QuestionSet, RetrievalSet
+from repshift.evaluation.data.pixels import normalise
+from repshift.evaluation.data.videos import Sampling, VideoError
+from repshift.evaluation.models.umt.answering import AnsweringModel
+from repshift.evaluation.models.umt.retrieval import RetrievalModel
+from repshift.evaluation.tasks.answering import Answering
+from repshift.evaluation.tasks.ranks import Ranks
+from repshift.evaluation.tasks.retrieval import Retrieval, among
+from repshift.evaluation.tasks.store import Store
+from repshift.evaluation.tasks.variants import Variant, paper_variants, variants
+from repshift.evaluation.tasks.videos import Videos
 from umt_models import ANSWERING, RETRIEVAL
 from video_files import write_audio, write_video
 

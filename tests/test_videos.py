@@ -13,10 +13,10 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as torchvision
 
 from repshift import InputError
-from repshift.data import videos
-from repshift.data.frames import middle_frames
-from repshift.data.pixels import normalise, resize
-from repshift.data.videos import Sampling, VideoError, decode_frames, decoder
+from repshift.evaluation.data import videos
+from repshift.evaluation.data.frames import middle_frames
+from repshift.evaluation.data.pixels import normalise, resize
+from repshift.evaluation.data.videos import Sampling, VideoError, decode_frames, decoder
 from video_files import HEIGHT, WIDTH, numbers, picture, write_audio, write_video
 
 

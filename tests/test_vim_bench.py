@@ -5,11 +5,11 @@ import torch
 
 from repshift import InputError, Plan, Random, Shift
 from repshift.adapters import describe
-from repshift.report.pictures import token_pictures
-from repshift.tasks.costs import measure_costs
-from repshift.tasks.variants import baseline, fitted, variants
-from repshift.zoo.digits import held_out_digits, load_digits_vit
-from repshift.zoo.load import load_model
+from repshift.evaluation.report.pictures import token_pictures
+from repshift.evaluation.tasks.costs import measure_costs
+from repshift.evaluation.tasks.variants import baseline, fitted, variants
+from repshift.evaluation.zoo.digits import held_out_digits, load_digits_vit
+from repshift.evaluation.zoo.load import load_model
 
 
 @pytest.fixture(scope="module")

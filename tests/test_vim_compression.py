@@ -19,8 +19,8 @@ from repshift import (
     Shift,
     compress,
 )
-from repshift.adapters.vim import describe
-from repshift.models.vim import mixer as mixer_module
+from repshift.evaluation.models.vim import mixer as mixer_module
+from repshift.evaluation.models.vim.adapter import describe
 from repshift.scores import Score
 from vim_models import CLASS_PLACE, TOKENS, step_by_step, vim
 
@@ -224,7 +224,7 @@ def test_a_spec_counts_its_tokens_and_mixers():
 
 @pytest.mark.slow
 def test_it_compiles_in_one_graph(plain):
-    from repshift.models.vim.model import VisionMamba
+    from repshift.evaluation.models.vim.model import VisionMamba
     from vim_models import SMALL, WEIGHTS
 
     model = VisionMamba(SMALL).eval()

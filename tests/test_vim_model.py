@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from repshift import InputError, Plan, compress
+from repshift.evaluation.models.vim.checkpoint import load_vim, looks_like
+from repshift.evaluation.models.vim.config import CONFIGS, VimConfig
+from repshift.evaluation.models.vim.model import VisionMamba
 from repshift.measure.flops import count_flops
-from repshift.models.vim.checkpoint import load_vim, looks_like
-from repshift.models.vim.config import CONFIGS, VimConfig
-from repshift.models.vim.model import VisionMamba
 from vim_models import CLASS_PLACE, FIXTURES, HELD, SMALL, WEIGHTS, vim
 
 KEYS = json.loads((FIXTURES / "vim_keys.json").read_text())

@@ -6,9 +6,9 @@ import types
 import pytest
 import torch
 
+from repshift.evaluation.models.vim import scan
 from repshift.measure.flops import count_flops
 from repshift.measure.memory import peak_memory
-from repshift.models.vim import scan
 from vim_models import step_by_step
 
 

@@ -9,13 +9,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repshift import InputError, Plan, compress
-from repshift.data.pixels import normalise, resize
-from repshift.models.umt.tokenizer import pre_text
-from repshift.zoo.clips import model
-from repshift.zoo.clips.files import CLIPS, clip_scenes, question_clips, write_clips
-from repshift.zoo.clips.language import ANSWERS, caption, question, vocabulary
-from repshift.zoo.clips.render import render
-from repshift.zoo.clips.scene import COLOURS, MOTIONS, SHAPES, SIZES, TEXTURES, draw_scene, twin
+from repshift.evaluation.data.pixels import normalise, resize
+from repshift.evaluation.models.umt.tokenizer import pre_text
+from repshift.evaluation.zoo.clips import model
+from repshift.evaluation.zoo.clips.files import CLIPS, clip_scenes, question_clips, write_clips
+from repshift.evaluation.zoo.clips.language import ANSWERS, caption, question, vocabulary
+from repshift.evaluation.zoo.clips.render import render
+from repshift.evaluation.zoo.clips.scene import (
+    COLOURS,
+    MOTIONS,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    draw_scene,
+    twin,
+)
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -97,7 +105,7 @@ def test_the_same_frames_each_time():
 
 
 def test_the_files_are_a_data_set(tmp_path, monkeypatch):
-    monkeypatch.setattr("repshift.zoo.clips.files.CLIPS", 4)
+    monkeypatch.setattr("repshift.evaluation.zoo.clips.files.CLIPS", 4)
     data = question_clips(tmp_path)
     assert len(data.videos) == 4
     assert len(data.questions) == 8

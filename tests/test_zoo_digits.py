@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from repshift import InputError
-from repshift.zoo import digits
+from repshift.evaluation.zoo import digits
 
 
 def test_the_split_is_fixed_and_in_proportion():

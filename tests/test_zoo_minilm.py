@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from repshift import ClassAttention, InputError, Merge, Plan, Random, compress
-from repshift.zoo import minilm
+from repshift.evaluation.zoo import minilm
 
 PLAN = {1: 0.2, 3: 0.2}
 TEXTS = [

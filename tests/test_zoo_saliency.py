@@ -7,9 +7,9 @@ import torch
 
 from repshift import InputError, Plan, Random, compress
 from repshift.adapters import describe
-from repshift.report.pictures import _blend, token_pictures
-from repshift.zoo import saliency_vit, wheels
-from repshift.zoo.load import load_model, open_source
+from repshift.evaluation.report.pictures import _blend, token_pictures
+from repshift.evaluation.zoo import saliency_vit, wheels
+from repshift.evaluation.zoo.load import load_model, open_source
 
 FEATURES = "/backbone/layernorm/Add_1_output_0"
 

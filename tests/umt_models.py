@@ -5,9 +5,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from repshift.models.umt.answering import AnsweringModel
-from repshift.models.umt.config import UMTConfig
-from repshift.models.umt.retrieval import RetrievalModel
+from repshift.evaluation.models.umt.answering import AnsweringModel
+from repshift.evaluation.models.umt.config import UMTConfig
+from repshift.evaluation.models.umt.retrieval import RetrievalModel
 
 FIXTURES = Path(__file__).parent / "fixtures"
 RETRIEVAL = UMTConfig("umt-small", 64, 3, 4, 48, 4, 4, 2, 32, vocabulary=320, positions=40)

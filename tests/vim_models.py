@@ -5,8 +5,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from repshift.models.vim.config import VimConfig
-from repshift.models.vim.model import VisionMamba
+from repshift.evaluation.models.vim.config import VimConfig
+from repshift.evaluation.models.vim.model import VisionMamba
 
 FIXTURES = Path(__file__).parent / "fixtures"
 HELD = load_file(FIXTURES / "vim.safetensors")

@@ -8,9 +8,9 @@ import torch
 
 from repshift import ClassAttention, Merge, Plan, Random, Redundancy, Shift, ToMe
 from repshift.adapters import describe
+from repshift.evaluation.tasks.costs import measure_costs
+from repshift.evaluation.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
 from repshift.schedules import block_macs
-from repshift.tasks.costs import measure_costs
-from repshift.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
 from speed import HEADS, line
 
 __all__ = ["HEADS", "NEEDS", "cases", "line"]

@@ -9,10 +9,10 @@ import ragged
 import resnet_speed
 from repshift import Plan, Shift
 from repshift.adapters import describe
-from repshift.models.vim.config import CONFIGS
-from repshift.models.vim.model import VisionMamba
-from repshift.tasks.costs import measure_costs
-from repshift.tasks.variants import Variant, variants
+from repshift.evaluation.models.vim.config import CONFIGS
+from repshift.evaluation.models.vim.model import VisionMamba
+from repshift.evaluation.tasks.costs import measure_costs
+from repshift.evaluation.tasks.variants import Variant, variants
 
 NEEDS = ("timm", "torchvision")
 HEADS = "| model | batch | method | tokens or rows | GFLOPs | peak MB | images/s | spread | vs dense or bound | of FLOPs' gain |"  # noqa: E501

@@ -6,7 +6,7 @@ from functools import partial
 import speed
 import video
 from repshift import AttentionEntropy, Plan, VidTLDR
-from repshift.models.umt.config import CONFIGS, UMTConfig
+from repshift.evaluation.models.umt.config import CONFIGS, UMTConfig
 
 NEEDS = ()
 HEADS = f"{speed.HEADS} vs eager in the paper |"

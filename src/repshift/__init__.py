@@ -1,20 +1,18 @@
 """Fewer tokens, same weights: Representation Shift for pretrained vision and video models."""
 
-from importlib.metadata import version
-
-from repshift.adapters.spec import EncoderSpec, Pooling, ResNetSpec, Stage
-from repshift.calibration.adapt import adapt
-from repshift.calibration.calibrate import Calibration, calibrate
+from repshift.adapters import EncoderSpec, Pooling, register_adapter
 from repshift.compress import compress
 from repshift.compression import Compression
 from repshift.errors import InputError
-from repshift.line_compression import LineCompression
-from repshift.lines import LineMap
 from repshift.plan import Plan
-from repshift.reductions import Lines, LineTokens, Merge, Prune, ToMe, VidTLDR
+from repshift.reductions import Merge, Prune, ToMe, VidTLDR
+from repshift.resnet.border import Border
+from repshift.resnet.compression import ResNetCompression
+from repshift.resnet.map import GridMap
+from repshift.resnet.reductions import PerRowAndColumn, RowsAndColumns
+from repshift.resnet.spec import ResNetSpec, Stage
 from repshift.scores import (
     AttentionEntropy,
-    Border,
     ClassAttention,
     ClippedActivation,
     ColumnAttention,
@@ -26,35 +24,37 @@ from repshift.scores import (
     Shift,
     StreamNorm,
 )
+from repshift.search.adapt import adapt
+from repshift.search.search_plan import SearchResult, search_plan
 from repshift.shift import representation_shift
 from repshift.tokens import TokenMap
 
-__version__ = version("repshift")
+__version__ = "0.1.0"
 
 __all__ = [
     "AttentionEntropy",
     "Border",
-    "Calibration",
     "ClassAttention",
     "ClippedActivation",
     "ColumnAttention",
     "Compression",
     "EncoderSpec",
+    "GridMap",
     "InputError",
     "KeyNorm",
-    "LineCompression",
-    "LineMap",
-    "LineTokens",
-    "Lines",
     "MeanDistance",
     "Merge",
+    "PerRowAndColumn",
     "Plan",
     "Pooling",
     "Prune",
     "Random",
     "Redundancy",
+    "ResNetCompression",
     "ResNetSpec",
     "Reverse",
+    "RowsAndColumns",
+    "SearchResult",
     "Shift",
     "Stage",
     "StreamNorm",
@@ -62,7 +62,8 @@ __all__ = [
     "TokenMap",
     "VidTLDR",
     "adapt",
-    "calibrate",
     "compress",
+    "register_adapter",
     "representation_shift",
+    "search_plan",
 ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
-from repshift.adapters.spec import EncoderSpec, ResNetSpec
+from repshift.adapters import EncoderSpec, describe
 from repshift.compression import Compression
 from repshift.errors import InputError
 from repshift.hooks import Hook
-from repshift.line_compression import LineCompression
-from repshift.reductions import LineReduction
+from repshift.resnet.compression import ResNetCompression
+from repshift.resnet.reductions import GridReduction
+from repshift.resnet.spec import ResNetSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -18,25 +19,23 @@ if TYPE_CHECKING:
 
 
 @overload
-def compress(model: nn.Module, plan: Plan, spec: ResNetSpec) -> LineCompression: ...
+def compress(model: nn.Module, plan: Plan, spec: ResNetSpec) -> ResNetCompression: ...
 @overload
 def compress(model: nn.Module, plan: Plan, spec: EncoderSpec | None = None) -> Compression: ...
 def compress(
     model: nn.Module, plan: Plan, spec: EncoderSpec | ResNetSpec | None = None
-) -> Compression | LineCompression:
+) -> Compression | ResNetCompression:
     """Make ``model`` drop tokens as ``plan`` says, from the next call on.
 
     Nothing is copied or trained and no weight changes; a plan attached before is replaced. ``spec``
     names the parts of a model of your own; models of timm, transformers, torchvision and open_clip
     are recognised. A ResNet loses rows and columns of its feature maps, by a plan whose reduction
-    is ``Lines`` or ``LineTokens``. Undo it with ``detach()`` or use the result in a ``with`` block.
-    Compress first, then ``torch.compile``.
+    is ``RowsAndColumns`` or ``PerRowAndColumn``. Undo it with ``detach()`` or use the result in a
+    ``with`` block. Compress first, then ``torch.compile``.
 
     Raises ``InputError`` if the model cannot lose tokens or the plan does not fit it.
     """
     if spec is None:
-        from repshift.adapters import describe
-
         spec = describe(model)
     if isinstance(spec, ResNetSpec):
         _check_stages(plan, spec)
@@ -46,13 +45,13 @@ def compress(
     for earlier in {hook.compression for hook in hooks if isinstance(hook, Hook)}:
         earlier.detach()
     if isinstance(spec, ResNetSpec):
-        return LineCompression(model, plan, spec)
+        return ResNetCompression(model, plan, spec)
     return Compression(model, plan, spec)
 
 
 def _check(plan: Plan, spec: EncoderSpec) -> None:
     needs = plan.required()
-    if plan.drop and isinstance(plan.reduction, LineReduction):
+    if plan.drop and isinstance(plan.reduction, GridReduction):
         raise InputError(
             f"{plan.reduction} takes rows and columns out of the feature maps of a ResNet; this "
             "model is made of blocks of tokens: use prune, merge, tome or vid-tldr"
@@ -108,10 +107,11 @@ def _check_ends(spec: EncoderSpec) -> None:
 def _check_stages(plan: Plan, spec: ResNetSpec) -> None:
     if not plan.drop:
         return
-    if not isinstance(plan.reduction, LineReduction):
+    if not isinstance(plan.reduction, GridReduction):
         raise InputError(
             f"{plan.reduction} takes out tokens, and what enters a convolution must stay a "
-            "rectangle; use a plan for a ResNet, Plan(drop, reduction=Lines()) or LineTokens()"
+            "rectangle; use a plan for a ResNet, Plan(drop, reduction=RowsAndColumns()) or "
+            "PerRowAndColumn()"
         )
     if missing := plan.required() & {"middle", "attention", "keys", "class token"}:
         raise InputError(

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from repshift.errors import InputError
 from repshift.method import from_dict, from_label
-from repshift.paper import RESNET, SHIFT, VID_TLDR
-from repshift.reductions import REDUCTIONS, Lines, Prune, Reduction, VidTLDR
+from repshift.presets import RESNET, SHIFT, VID_TLDR
+from repshift.reductions import Prune, Reduction, VidTLDR
+from repshift.registry import REDUCTIONS, SCORES
+from repshift.resnet.reductions import RowsAndColumns
 from repshift.schedules import block_macs, fewest, late, spread
-from repshift.scores import SCORES, AttentionEntropy, Score, Shift
+from repshift.scores import AttentionEntropy, Score, Shift
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
 Key = TypeVar("Key", int, str)
 Budget = Literal["fixed", "adaptive"]
+
+# Reductions as plan files of version 0.1 call them.
+_OLD_NAMES = {"lines": "rows-and-columns", "line-tokens": "per-row-and-column"}
 
 
 @dataclass(frozen=True)
@@ -32,10 +37,11 @@ class Plan:
     tokens (class, distillation, registers) are not counted and never leave.
 
     Of a ResNet, ``drop`` maps a stage, counted from 0, to what leaves after it: a share or a number
-    of the rows and as much of the columns; the reduction is ``Lines`` or ``LineTokens``.
+    of the rows and as much of the columns; the reduction is ``RowsAndColumns`` or
+    ``PerRowAndColumn``.
 
     A plan without a score takes the one its reduction is used with: ``Shift()``, and
-    ``Shift("block")`` for lines.
+    ``Shift("block")`` for rows and columns.
 
     With an ``adaptive`` budget every image keeps what it needs: the lowest scores leave as far as
     they sum to the share that ``drop`` names, a share of the image's total score. By a score that
@@ -120,7 +126,7 @@ class Plan:
         if name in VID_TLDR:
             return cls(VID_TLDR[name], AttentionEntropy(), VidTLDR())
         if name == "resnet":
-            return cls(RESNET, reduction=Lines())
+            return cls(RESNET, reduction=RowsAndColumns())
         if name not in SHIFT:
             raise InputError(
                 f"unknown plan {name!r}; the papers' are {', '.join(SHIFT)}, resnet, and vid-tldr/ "
@@ -165,8 +171,8 @@ class Plan:
         """The late plan that costs at most ``share`` of the FLOPs of the dense blocks.
 
         One token fewer would cost more than that. Counted are the blocks as ``block_macs`` does,
-        with all tokens of a block in its attention and its MLP; ``repshift.calibrate`` counts what
-        really runs. For DeiT-S:
+        with all tokens of a block in its attention and its MLP; ``repshift.search_plan`` counts
+        what really runs. For DeiT-S:
 
         >>> Plan.for_flops(0.75, depth=12, patches=196, width=384).schedule
         '0:2,1:4,2:6,3:8,4:10,5:12,6:14,7:15,8:18,9:20,10:22'
@@ -214,7 +220,7 @@ class Plan:
     def from_json(cls, text: str) -> Plan:
         """Read a plan; ``score``, ``reduction`` and ``budget`` may be left out.
 
-        ``provenance`` may tell how the plan was found (``repshift plan`` writes it); it changes
+        ``provenance`` may tell how the plan was found (``repshift search`` writes it); it changes
         nothing.
         """
         try:
@@ -233,7 +239,7 @@ class Plan:
         if "score" in form:
             parts["score"] = from_dict(SCORES, form["score"])
         if "reduction" in form:
-            parts["reduction"] = from_dict(REDUCTIONS, form["reduction"])
+            parts["reduction"] = from_dict(REDUCTIONS, _renamed(form["reduction"]))
         if "budget" in form:
             parts["budget"] = form["budget"]
         return cls(**parts)
@@ -302,6 +308,13 @@ def _block(key: str) -> int:
         return int(key)
     except ValueError:
         raise InputError(f"block {key!r} of the plan is not a whole number") from None
+
+
+def _renamed(reduction: Any) -> Any:
+    """The JSON form of a reduction, by today's name."""
+    if isinstance(reduction, dict) and isinstance(name := reduction.get("name"), str):
+        return {**reduction, "name": _OLD_NAMES.get(name, name)}
+    return reduction
 
 
 def _unique(pairs: list[tuple[Key, Any]]) -> dict[Key, Any]:

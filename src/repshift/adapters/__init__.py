@@ -2,37 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from repshift.adapters.spec import EncoderSpec, Pooling, ResNetSpec, Stage
+from repshift.adapters.spec import EncoderSpec, Pooling
 from repshift.errors import InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["EncoderSpec", "Pooling", "ResNetSpec", "Stage", "describe"]
+    from repshift.resnet.spec import ResNetSpec
 
-# Where a model's class comes from, a library or a part of repshift, and the adapter that knows it.
-_ADAPTERS = {
-    "timm": "timm",
-    "torchvision": "torchvision",
-    "open_clip": "open_clip",
-    "transformers": "transformers",
-    "repshift.models.vim": "vim",
-    "repshift": "umt",
-}
+__all__ = ["EncoderSpec", "Pooling", "describe", "register_adapter"]
+
+# Each has a module of its name here, imported when a model of that library is described.
+LIBRARIES = ("timm", "torchvision", "open_clip", "transformers")
+_REGISTERED: dict[str, Callable[[nn.Module], EncoderSpec | ResNetSpec]] = {}
+
+
+def register_adapter(
+    module_prefix: str, describe: Callable[[nn.Module], EncoderSpec | ResNetSpec]
+) -> None:
+    """Let ``compress`` and ``describe`` recognise the models of a package.
+
+    Args:
+        module_prefix: The package or module whose classes ``describe`` knows, such as
+            ``"my_models.vit"``. Where several prefixes match a class, the longest is taken.
+            Registering a prefix again replaces its adapter.
+        describe: Returns the spec of a model whose class, or a base class of it, is defined there;
+            raises ``InputError`` with the reason if that model cannot drop tokens.
+    """
+    _REGISTERED[module_prefix] = describe
 
 
 def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
-    """Find the adapter of ``model`` and ask it; ``InputError`` with the reason if there is none."""
+    """Find the adapter of ``model`` and ask it.
+
+    The first class of the model's method resolution order that an adapter knows decides.
+
+    Raises:
+        InputError: No adapter knows the model, or it cannot drop tokens; with the reason.
+    """
     for kind in type(model).__mro__:
-        for source, adapter in _ADAPTERS.items():
-            if f"{kind.__module__}.".startswith(f"{source}."):
-                return import_module(f"repshift.adapters.{adapter}").describe(model)
+        matching = [name for name in (*LIBRARIES, *_REGISTERED) if _defined_in(kind, name)]
+        if matching:
+            return _adapter(max(matching, key=len))(model)
     raise InputError(
         f"{type(model).__module__}.{type(model).__name__} is not a model repshift knows; those of "
-        f"{', '.join(name for name in _ADAPTERS if 'repshift' not in name)} are. If it holds one, "
+        f"{', '.join(LIBRARIES)} are. If it holds one, "
         "compress that part; if its blocks take and return [B, N, C], pass "
         "spec=EncoderSpec(blocks=..., norm2=..., prefix_tokens=...)"
     )
+
+
+def _defined_in(kind: type, prefix: str) -> bool:
+    return f"{kind.__module__}.".startswith(f"{prefix}.")
+
+
+def _adapter(prefix: str) -> Callable[[nn.Module], EncoderSpec | ResNetSpec]:
+    if prefix in _REGISTERED:
+        return _REGISTERED[prefix]
+    return import_module(f"repshift.adapters.{prefix}").describe

@@ -8,8 +8,9 @@ from open_clip import transformer as clip
 from open_clip.timm_model import TimmModel
 from torch import nn
 
-from repshift.adapters.spec import EncoderSpec, Pooling, ResNetSpec
+from repshift.adapters.spec import EncoderSpec, Pooling
 from repshift.errors import InputError
+from repshift.resnet.spec import ResNetSpec
 
 _BLOCKS = (clip.ResidualAttentionBlock, clip.CustomResidualAttentionBlock)
 _ATTENTION = (nn.MultiheadAttention, clip.Attention)

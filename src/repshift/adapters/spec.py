@@ -26,38 +26,8 @@ class Pooling:
     skipped: int
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One stage of a ResNet: feature maps [B, C, H, W] of one size, after which lines may leave.
-
-    ``first`` and ``last`` are its outer blocks. What ``branch`` gives is added to the shortcut of
-    the last block, which is what ``shortcut`` gives, or where that is None the block's input.
-    """
-
-    first: nn.Module
-    last: nn.Module
-    branch: nn.Module
-    shortcut: nn.Module | None = None
-
-
-@dataclass(frozen=True)
-class ResNetSpec:
-    """Where a ResNet keeps its stages, in the order in which they run.
-
-    Each of them takes what the one before gave, at full or at half the rows and columns, and what
-    follows the last one takes feature maps of any size.
-    """
-
-    stages: Sequence[Stage]
-
-    def __post_init__(self) -> None:
-        if not self.stages:
-            raise InputError("a spec names at least one stage")
-
-    @property
-    def blocks(self) -> list[nn.Module]:
-        """The blocks that lines leave."""
-        return [stage.last for stage in self.stages]
+# The axes of a layout, as ``repshift.tokens.follow`` reads them.
+AXES = {"b": "image", "h": "head", "n": "token", "r": "channel of a rotation"}
 
 
 @dataclass(frozen=True)
@@ -125,8 +95,20 @@ class EncoderSpec:
             raise InputError(
                 f"prefix_tokens is {self.prefix_tokens}; expected {int(self.class_token)} or more"
             )
+        for layouts in (self.positions, *(layouts for _, layouts in self.readers)):
+            _check_layouts(layouts)
 
     @property
     def staying(self) -> int:
         """How many tokens of an image never leave."""
         return self.prefix_tokens + len(self.inner_tokens) + self.suffix_tokens
+
+
+def _check_layouts(layouts: Mapping[str, str]) -> None:
+    for name, layout in layouts.items():
+        if unknown := "".join(axis for axis in layout if axis not in AXES):
+            axes = ", ".join(f"{axis} ({meaning})" for axis, meaning in AXES.items())
+            raise InputError(
+                f"the layout {layout!r} of {name} names axes {unknown!r}; write one letter an "
+                f"axis, {axes}, such as 'bhnn' for an attention mask"
+            )

@@ -15,9 +15,10 @@ from timm.models._features import FeatureDictNet, FeatureListNet
 from timm.models.deit import VisionTransformerDistilled
 from torch import nn
 
-from repshift.adapters.resnet import stages_of
-from repshift.adapters.spec import EncoderSpec, Pooling, ResNetSpec
+from repshift.adapters.spec import EncoderSpec, Pooling
 from repshift.errors import InputError
+from repshift.resnet.spec import ResNetSpec
+from repshift.resnet.stages import stages_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -9,9 +9,10 @@ from torchvision.models import resnet
 from torchvision.models import vision_transformer as vit
 from torchvision.models._utils import IntermediateLayerGetter
 
-from repshift.adapters.resnet import stages_of
-from repshift.adapters.spec import EncoderSpec, ResNetSpec
+from repshift.adapters.spec import EncoderSpec
 from repshift.errors import InputError
+from repshift.resnet.spec import ResNetSpec
+from repshift.resnet.stages import stages_of
 
 _WINDOWS = "its attention runs inside fixed windows of the grid"
 _REFUSED = {

@@ -15,14 +15,14 @@ except ImportError:
 def commands() -> dict[str, type]:
     """The class of each command, by its name."""
     from repshift.cli.bench import Bench
-    from repshift.cli.calibrate import Calibrate
     from repshift.cli.export import Export
+    from repshift.cli.search import Search
     from repshift.cli.show import Show
     from repshift.cli.video import Answer, Retrieve
 
     return {
         "bench": Bench,
-        "plan": Calibrate,
+        "search": Search,
         "retrieve": Retrieve,
         "answer": Answer,
         "show": Show,

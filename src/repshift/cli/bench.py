@@ -45,11 +45,11 @@ class Bench:
         import torch
 
         from repshift.adapters import describe
-        from repshift.report.pictures import pictures
-        from repshift.report.results import write_results
-        from repshift.tasks.bench import run_bench
-        from repshift.tasks.variants import fitted, variants
-        from repshift.zoo.load import load_model, open_source
+        from repshift.evaluation.report.pictures import pictures
+        from repshift.evaluation.report.results import write_results
+        from repshift.evaluation.tasks.bench import run_bench
+        from repshift.evaluation.tasks.variants import fitted, variants
+        from repshift.evaluation.zoo.load import load_model, open_source
 
         given = [(text, options.read_plan(text)) for text in self.plan]
         device = options.device(self.device)

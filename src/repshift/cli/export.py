@@ -31,9 +31,9 @@ class Export:
     def run(self) -> None:
         from repshift.adapters import describe
         from repshift.compress import compress
-        from repshift.tasks.export import export_onnx
-        from repshift.tasks.variants import fitted
-        from repshift.zoo.load import load_model, open_source
+        from repshift.evaluation.tasks.export import export_onnx
+        from repshift.evaluation.tasks.variants import fitted
+        from repshift.evaluation.zoo.load import load_model, open_source
 
         plan = options.with_method(options.read_plan(self.plan), self.method)
         loaded = load_model(self.model, self.checkpoint, self.random_weights)

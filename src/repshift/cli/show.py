@@ -30,11 +30,11 @@ class Show:
 
     def run(self) -> None:
         from repshift.adapters import describe
-        from repshift.data.images import read_image
+        from repshift.evaluation.data.images import read_image
+        from repshift.evaluation.report.pictures import pictures
+        from repshift.evaluation.tasks.variants import fitted
+        from repshift.evaluation.zoo.load import load_model
         from repshift.files import replacing
-        from repshift.report.pictures import pictures
-        from repshift.tasks.variants import fitted
-        from repshift.zoo.load import load_model
 
         plan = None if self.plan is None else options.read_plan(self.plan)
         image = read_image(self.image)

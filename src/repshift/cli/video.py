@@ -12,8 +12,8 @@ from repshift.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from repshift.tasks.bench import Bench
-    from repshift.zoo.video import VideoTask
+    from repshift.evaluation.tasks.bench import Bench
+    from repshift.evaluation.zoo.video import VideoTask
 
 
 @dataclass
@@ -72,11 +72,11 @@ class Video:
         import torch
 
         from repshift.adapters import describe
-        from repshift.data.frame_cache import FrameCache
-        from repshift.report.results import write_results
-        from repshift.tasks.ranks import Ranks
-        from repshift.tasks.videos import Videos
-        from repshift.zoo.video import Files
+        from repshift.evaluation.data.frame_cache import FrameCache
+        from repshift.evaluation.report.results import write_results
+        from repshift.evaluation.tasks.ranks import Ranks
+        from repshift.evaluation.tasks.videos import Videos
+        from repshift.evaluation.zoo.video import Files
 
         for flag in ("frames", "batch_size", "candidates"):
             if getattr(self, flag) is not None:
@@ -104,8 +104,8 @@ class Video:
         write_results(bench, *names, copy=self.json)
 
     def _rows(self, spec: Any, task: VideoTask, paper_plan: str) -> list[Any]:
+        from repshift.evaluation.tasks.variants import paper_variants, variants
         from repshift.plan import Plan
-        from repshift.tasks.variants import paper_variants, variants
 
         names = self.plan or (paper_plan,)
         plans = [(name, options.read_plan(name)) for name in names]
@@ -126,8 +126,8 @@ class Retrieve(Video):
     """Find videos by text and texts by video: recall, speed and memory, dense and compressed."""
 
     def run(self) -> None:
-        from repshift.tasks.video_bench import bench_retrieval
-        from repshift.zoo.video import open_retrieval
+        from repshift.evaluation.tasks.video_bench import bench_retrieval
+        from repshift.evaluation.zoo.video import open_retrieval
 
         self._run("umt-retrieval", open_retrieval, bench_retrieval, "retrieval")
 
@@ -137,7 +137,7 @@ class Answer(Video):
     """Answer questions about videos: accuracy, speed and memory, dense and compressed."""
 
     def run(self) -> None:
-        from repshift.tasks.video_bench import bench_answering
-        from repshift.zoo.video import open_answering
+        from repshift.evaluation.tasks.video_bench import bench_answering
+        from repshift.evaluation.zoo.video import open_answering
 
         self._run("umt-qa", open_answering, bench_answering, "answers")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import platform
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+import repshift
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -40,9 +43,8 @@ def processor(device: torch.device) -> str:
 def versions(*libraries: str) -> dict[str, str]:
     """Of Python, PyTorch, those of ``libraries`` that are installed, and this package."""
     found = {"python": platform.python_version(), "torch": str(torch.__version__)}
-    for library in (*libraries, "repshift"):
-        try:
+    for library in libraries:
+        with suppress(PackageNotFoundError):
             found[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    return found
+    # Not from the metadata, which a bare source tree does not have.
+    return found | {"repshift": repshift.__version__}

@@ -2,7 +2,6 @@
 
 from repshift.scores.attention_entropy import AttentionEntropy
 from repshift.scores.base import Need, Score, Snapshots
-from repshift.scores.border import Border
 from repshift.scores.class_attention import ClassAttention
 from repshift.scores.clipped_activation import ClippedActivation
 from repshift.scores.column_attention import ColumnAttention
@@ -14,28 +13,8 @@ from repshift.scores.reverse import Reverse
 from repshift.scores.shift import Shift
 from repshift.scores.stream_norm import StreamNorm
 
-SCORES: dict[str, type[Score]] = {
-    score.name: score
-    for score in (
-        Shift,
-        ClassAttention,
-        ColumnAttention,
-        AttentionEntropy,
-        KeyNorm,
-        ClippedActivation,
-        StreamNorm,
-        MeanDistance,
-        Redundancy,
-        Border,
-        Random,
-        Reverse,
-    )
-}
-
 __all__ = [
-    "SCORES",
     "AttentionEntropy",
-    "Border",
     "ClassAttention",
     "ClippedActivation",
     "ColumnAttention",

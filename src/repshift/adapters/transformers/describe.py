@@ -1,0 +1,155 @@
+"""The spec of a model of transformers.
+
+A model is taken only if it, its blocks and their attention run the very forwards that ``table`` was
+written from, so that an override is refused, never compressed wrongly. Nothing is imported from
+transformers.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from repshift.adapters.spec import EncoderSpec, Pooling
+from repshift.adapters.transformers.mamba import MAMBAS, mamba_spec
+from repshift.adapters.transformers.table import ENCODERS, ENDINGS, HEADS, LAYERS, REFUSED
+from repshift.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+    from repshift.adapters.transformers.table import Encoder, Layer, Mean
+
+_UNREAD = "repshift has not read the forward of"
+
+
+def describe(model: nn.Module) -> EncoderSpec:
+    """The spec of an encoder of transformers; ``InputError`` with the reason if it has none."""
+    if (parts := MAMBAS.get(_runs(model))) is not None:
+        blocks: list[Any] = list(_at(model, "layers"))
+        if any((_runs(block), _runs(_at(block, "mixer"))) != parts for block in blocks):
+            raise InputError(_cannot(model, f"{_UNREAD} one of its parts"))
+        return mamba_spec(model)
+    head = HEADS.get(_runs(model))
+    inner: Any = _at(model, head.inside) if head else model
+    encoder = ENCODERS.get(_runs(inner))
+    if encoder is None:
+        raise InputError(_refusal(model))
+    blocks, layers = _read(model, inner, encoder.blocks)
+    if any(type(part).__name__.endswith("RelativePositionBias") for part in inner.modules()):
+        raise InputError(_cannot(model, "it adds a relative-position bias of the full grid"))
+    if reason := _by_settings(encoder, inner.config, head is not None):
+        raise InputError(_cannot(model, reason))
+    prefix = _count(encoder.prefix, inner.config)
+    averages = not head or not head.mean or head.mean.used(inner.config)
+    if prefix == 0 and (not averages or getattr(inner, "pooler", None) is not None):
+        raise InputError(_cannot(model, "its head reads the first patch, which may leave"))
+    # Flash attention takes the padding mask itself.
+    masks = "bn" if "flash" in (inner.config._attn_implementation or "") else "bhnn"
+    holder, mean = (model, head.mean) if head and head.mean else (inner, encoder.mean)
+    masked = getattr(inner, encoder.masked_head, None) if encoder.masked_head else None
+    return EncoderSpec(
+        blocks=blocks,
+        norm2=[_at(block, row.norm2) for block, row in zip(blocks, layers, strict=True)],
+        prefix_tokens=prefix,
+        class_token=prefix > 0,
+        positions={"attention_mask": masks, **layers[0].positions},
+        mlp=[
+            _at(block, row.mlp) if row.mlp else None
+            for block, row in zip(blocks, layers, strict=True)
+        ],
+        suffix_tokens=encoder.suffix,
+        position_ids=layers[0].position_ids,
+        readers=[(masked, {"attention_mask": "bn"})] if masked is not None else (),
+        pooling=_pooling(holder, mean, blocks[-1], inner.config) if mean else None,
+    )
+
+
+def _runs(module: nn.Module) -> str:
+    """The name of the class in transformers whose forward the module runs; none of another's."""
+    forward = inspect.unwrap(type(module).forward)
+    name = forward.__qualname__.removesuffix(".forward")
+    return name if forward.__module__.startswith("transformers.models.") else ""
+
+
+def _at(module: nn.Module, path: str) -> Any:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        name = type(module).__name__
+        raise InputError(
+            f"transformers' {name} has no {path}; repshift has read it in transformers 5.23"
+        ) from None
+
+
+def _read(model: nn.Module, inner: nn.Module, path: str) -> tuple[list[nn.Module], list[Layer]]:
+    """The blocks at ``path``, each with its row; all that runs around their parts must be known."""
+    blocks: list[nn.Module] = list(_at(inner, path))
+    layers = [LAYERS[_runs(block)] for block in blocks if _runs(block) in LAYERS]
+    attention = [_at(block, row.attention) for block, row in zip(blocks, layers, strict=False)]
+    looping = _at(inner, path.rpartition(".")[0])
+    if (
+        not blocks
+        or len(layers) < len(blocks)
+        or not all(_runs(part) for part in (looping, *attention))
+    ):
+        raise InputError(_cannot(model, f"{_UNREAD} one of its parts"))
+    return blocks, layers
+
+
+def _by_settings(encoder: Encoder, config: Any, headed: bool) -> str | None:
+    """Why a known model cannot be compressed as it is configured; None if it can."""
+    if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
+        return "it is configured as a decoder, whose next word asks for all those before it"
+    if getattr(config, "chunk_size_feed_forward", 0):
+        return "its MLP takes the tokens in chunks; set chunk_size_feed_forward to 0"
+    if headed and getattr(config, "classifier_pooling", "cls") not in ("cls", "bos"):
+        return (
+            "it averages its tokens under the mask of all words; use the classifier_pooling of "
+            'the first one, "cls" or "bos"'
+        )
+    kernel = config._attn_implementation or ""
+    if "flash" in kernel and "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+        return (
+            "flash attention counts its sliding windows over the tokens that are left; load it "
+            'with attn_implementation="sdpa"'
+        )
+    if "flex" in kernel and encoder.suffix:
+        return (
+            "the mask of flex_attention is made for all tokens; load it with "
+            'attn_implementation="sdpa"'
+        )
+    return None
+
+
+def _count(tokens: int | Callable[[Any], int], config: Any) -> int:
+    return tokens if isinstance(tokens, int) else tokens(config)
+
+
+def _pooling(model: nn.Module, mean: Mean, last: nn.Module, config: Any) -> Pooling | None:
+    if not mean.used(config) or (mean.average == "pooler.layernorm" and model.pooler is None):
+        return None
+    tokens = _at(model, mean.tokens) if mean.tokens else last
+    return Pooling(tokens, _at(model, mean.average), _count(mean.skipped, config))
+
+
+def _cannot(model: nn.Module, reason: str) -> str:
+    return f"transformers' {type(model).__name__} cannot be compressed: {reason}"
+
+
+def _refusal(model: nn.Module) -> str:
+    name = type(model).__name__
+    reasons = [reason for start, reason in REFUSED.items() if name.startswith(start)]
+    reasons += [reason for end, reason in ENDINGS.items() if name.endswith(end)]
+    text = _cannot(model, reasons[0] if reasons else f"{_UNREAD} this class")
+    known = ENCODERS | MAMBAS
+    found = [(path, part) for path, part in model.named_modules() if _runs(part) in known]
+    if found and found[0][0]:
+        path, part = found[0]
+        text += (
+            f". It holds a {type(part).__name__}: compress model.{path}, if what reads its tokens "
+            "takes any number of them"
+        )
+    return text

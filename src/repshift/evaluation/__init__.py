@@ -1,0 +1,1 @@
+"""What measures, reproduces and prepares. The library imports none of it."""

@@ -1,0 +1,97 @@
+"""Images in batches, from files or memory; a file that cannot be used is named and left out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from repshift.errors import InputError
+from repshift.evaluation.data.images import read_image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from jaxtyping import Float, Int
+    from PIL.Image import Image
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images ready for the model, their labels where known, and what to call them."""
+
+    images: Float[Tensor, "B C H W"]
+    labels: Int[Tensor, " B"] | None
+    names: list[str]
+
+
+@dataclass
+class MemorySource:
+    """Images that are tensors already."""
+
+    images: Float[Tensor, "N C H W"]
+    labels: Int[Tensor, " N"] | None
+    skipped: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """All images, ``size`` at a time."""
+        for start in range(0, len(self), size):
+            part = slice(start, start + size)
+            labels = None if self.labels is None else self.labels[part]
+            images = self.images[part]
+            yield Batch(images, labels, [f"image {start + i}" for i in range(len(images))])
+
+
+@dataclass
+class FileSource:
+    """Image files, read as they are needed. ``skipped`` grows by a line for each unusable one."""
+
+    paths: list[Path]
+    prepare: Callable[[Image], Float[Tensor, "C H W"]]
+    labels: Int[Tensor, " N"] | None = None
+    skipped: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """The usable images, at most ``size`` at a time; ``InputError`` at the end if none was."""
+        self.skipped.clear()
+        for start in range(0, len(self), size):
+            chosen, images = [], []
+            for index in range(start, min(start + size, len(self))):
+                try:
+                    images.append(self.prepare(read_image(self.paths[index])))
+                    chosen.append(index)
+                except InputError as error:
+                    self.skipped.append(str(error))
+            if images:
+                labels = None if self.labels is None else self.labels[chosen]
+                yield Batch(torch.stack(images), labels, [self.paths[i].name for i in chosen])
+        if len(self.skipped) == len(self):
+            raise InputError(
+                f"none of the {len(self)} images can be used; the first: {self.skipped[0]}"
+            )
+
+
+Source = MemorySource | FileSource
+
+
+def draw(source: Source, count: int, seed: int) -> Batch:
+    """At most ``count`` images of a source, drawn by ``seed``, as one batch.
+
+    Files that cannot be used are left out and named in ``source.skipped``.
+    """
+    order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
+    chosen = order[:count].sort().values.tolist()
+    labels = None if source.labels is None else source.labels[chosen]
+    if isinstance(source, MemorySource):
+        return next(MemorySource(source.images[chosen], labels).batches(count))
+    drawn = replace(source, paths=[source.paths[index] for index in chosen], labels=labels)
+    return next(drawn.batches(count))

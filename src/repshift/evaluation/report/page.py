@@ -1,0 +1,70 @@
+"""One HTML file with the table, the plot and the pictures inside it; no network needed."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+from typing import TYPE_CHECKING
+
+from repshift.evaluation.report.pareto import winners
+from repshift.evaluation.report.table import to_html
+from repshift.files import write_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+    from repshift.evaluation.tasks.bench import Bench
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums }
+th, td { border-bottom: 1px solid #ddd; padding: .3rem .6rem; text-align: right }
+td { white-space: nowrap }
+th:first-child, td:first-child { text-align: left }
+.wide { overflow-x: auto } img { max-width: 100% } pre { font-size: 12px; color: #555 }
+"""
+PICTURES = """
+<h2>What the score sees and what stays</h2>
+<p>The photo, the score of every token at the first reduction (brighter stays), and the tokens left
+after each reduction.</p>
+"""
+
+
+def write_page(
+    bench: Bench, plot: Path, pictures: Sequence[tuple[str, Figure]], path: Path
+) -> None:
+    """Write ``report.html``; ``plot`` is a PNG file, ``pictures`` have a heading each."""
+    shown = "".join(
+        f"<h3>{html.escape(title)}</h3><img alt='{html.escape(title)}' src='{_embed(figure)}'>"
+        for title, figure in pictures
+    )
+    skipped = "".join(f"<li>{html.escape(line)}</li>" for line in bench.skipped)
+    best = "".join(f"<li>{html.escape(line)}</li>" for line in winners(bench))
+    facts = html.escape(json.dumps(bench.environment, indent=2))
+    encoded = base64.b64encode(plot.read_bytes()).decode()
+    write_text(
+        path,
+        f"""<!doctype html><html lang="en"><meta charset="utf-8">
+<title>repshift: {html.escape(bench.environment["model"])}</title><style>{STYLE}</style>
+<h1>{html.escape(bench.environment["model"])}</h1>
+<p>{html.escape(bench.title)}</p>
+<div class="wide">{to_html(bench.rows)}</div>
+{f"<p>Files that were skipped:</p><ul>{skipped}</ul>" if skipped else ""}
+<h2>Quality against speed</h2>
+<p>Best at each speed-up over {bench.reference}:</p><ul>{best}</ul>
+<img alt="Pareto plot" src="data:image/png;base64,{encoded}">
+{PICTURES + shown if pictures else ""}
+<h2>Environment</h2><pre>{facts}</pre></html>
+""",
+    )
+
+
+def _embed(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=90)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

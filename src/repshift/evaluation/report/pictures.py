@@ -1,0 +1,198 @@
+"""What the score sees and what is left: one strip of panels for an image."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+from matplotlib.figure import Figure
+from torch.nn import functional as F
+
+from repshift.compress import compress
+from repshift.plan import Plan
+from repshift.reductions.base import Merging
+from repshift.resnet.spec import ResNetSpec
+from repshift.scores.watched import Watched
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from jaxtyping import Float, Int, Shaped
+    from torch import Tensor
+
+    from repshift.adapters.spec import EncoderSpec
+    from repshift.compression import Compression
+    from repshift.evaluation.zoo.load import LoadedModel
+    from repshift.scores import Score, Snapshots
+
+GREY = 0.82  # what a token that left is painted with
+
+
+def pictures(
+    loaded: LoadedModel,
+    spec: EncoderSpec | ResNetSpec,
+    plan: Plan,
+    images: Float[Tensor, "B C H W"],
+    names: Sequence[str],
+) -> list[Figure]:
+    """``token_pictures``, or of a ResNet ``grid_pictures``."""
+    if isinstance(spec, ResNetSpec):
+        return grid_pictures(loaded, spec, plan, images, names)
+    return token_pictures(loaded, spec, plan, images, names)
+
+
+def token_pictures(
+    loaded: LoadedModel,
+    spec: EncoderSpec,
+    plan: Plan,
+    images: Float[Tensor, "B C H W"],
+    names: Sequence[str],
+) -> list[Figure]:
+    """For each image: the photo, its scores at the first reduction, the survivors of each.
+
+    Merged tokens appear in the mean colour of their group.
+
+    Where the model draws maps from its tokens, also the map of the dense model and the one drawn
+    from the survivors after ``restore``.
+    """
+    given: dict[int, Tensor] = {}
+    model = loaded.model
+
+    def draw(tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B H W"] | None:
+        # The encoder may have been moved to another device or precision; its decoder was not.
+        return loaded.decode(tokens.float().cpu()) if loaded.decode else None
+
+    blocks = [block for block, amount in plan.drop.items() if amount]
+    patches = _patches(spec, loaded.grid)
+    with torch.inference_mode():
+        dense = draw(_tokens(model, images))
+        with compress(model, replace(plan, score=_watched(plan.score, given)), spec) as done:
+            tokens = _tokens(model, images)
+            kept = {block: done.kept_after(block).cpu() for block in blocks}
+            lengths = {block: done.lengths_after(block).tolist() for block in blocks}
+            groups = {block: _groups(done, block)[:, patches] for block in blocks}
+            restored = draw(done.restore(tokens))
+    figures = []
+    for row, name in enumerate(names):
+        photo = loaded.picture(images[row])
+        panels: list[tuple[str, Tensor, dict[str, object]]] = [(name, photo, {})]
+        if blocks and blocks[0] in given:
+            heat = given[blocks[0]][row, patches].view(loaded.grid)
+            panels.append((f"{plan.score} at block {blocks[0]}", heat, {"cmap": "magma"}))
+        for block in blocks:
+            if isinstance(plan.reduction, Merging):
+                left = _blend(photo, groups[block][row], loaded.grid)
+            else:
+                left = _paint(photo, kept[block][row], patches, loaded.grid)
+            panels.append((f"{lengths[block][row]} tokens after block {block}", left, {}))
+        for title, maps in (("dense output", dense), ("restored output", restored)):
+            if maps is not None:
+                panels.append((title, maps[row], {"cmap": "gray", "vmin": 0, "vmax": 1}))
+        figures.append(_strip(panels))
+    return figures
+
+
+def grid_pictures(
+    loaded: LoadedModel,
+    spec: ResNetSpec,
+    plan: Plan,
+    images: Float[Tensor, "B C H W"],
+    names: Sequence[str],
+) -> list[Figure]:
+    """For each image: the photo, its scores at the first stage that loses rows and columns,
+    what is left.
+
+    Grey is what left, in the full grid of the stage (see ``ResNetCompression.kept_after``).
+    """
+    given: dict[int, Tensor] = {}
+    recorded = replace(plan, score=_watched(plan.score, given))
+    with torch.inference_mode():
+        with compress(loaded.model, Plan({}), spec) as dense:
+            _tokens(loaded.model, images)
+        with compress(loaded.model, recorded, spec) as done:
+            _tokens(loaded.model, images)
+    stages = [stage for stage in plan.drop if stage in given]
+    figures = []
+    for row, name in enumerate(names):
+        photo = loaded.picture(images[row])
+        panels: list[tuple[str, Tensor, dict[str, object]]] = [(name, photo, {})]
+        for stage in stages[:1]:
+            heat = given[stage][row].view(dense.grids[stage])
+            panels.append((f"{plan.score} at stage {stage}", heat, {"cmap": "magma"}))
+        for stage in stages:
+            kept = done.kept_after(stage)[row].flatten().cpu()
+            rows, columns = done.grids[stage]
+            patches = torch.arange(dense.grids[stage][0] * dense.grids[stage][1])
+            left = _paint(photo, kept, patches, dense.grids[stage])
+            panels.append((f"{rows} x {columns} after stage {stage}", left, {}))
+        figures.append(_strip(panels))
+    return figures
+
+
+def _watched(score: Score, given: dict[int, Tensor]) -> Watched:
+    """The score, keeping what it gave, by block."""
+
+    def tell(seen: Snapshots, scores: Tensor) -> None:
+        given[seen.block] = scores.float().cpu()
+
+    return Watched(score, tell)
+
+
+def _tokens(model: torch.nn.Module, images: Tensor) -> Tensor:
+    reference = next(model.parameters())
+    return model.forward_features(images.to(reference.device, reference.dtype))  # type: ignore
+
+
+def _patches(spec: EncoderSpec, grid: tuple[int, int]) -> Int[Tensor, " P"]:
+    """Where the patches stand in the dense sequence."""
+    count = grid[0] * grid[1]
+    places = torch.arange(spec.prefix_tokens, spec.prefix_tokens + count + len(spec.inner_tokens))
+    return places[~torch.isin(places, torch.tensor(spec.inner_tokens, dtype=torch.long))]
+
+
+def _groups(done: Compression, block: int) -> Int[Tensor, "B N"]:
+    """For every token, the number of the one that stands for it after ``block``."""
+    batch, count = done.kept_after(block).shape
+    numbers = torch.arange(count, device=done.kept_after(block).device).expand(batch, -1)
+    return done.restore(numbers[..., None], block)[..., 0].cpu()
+
+
+def _paint(
+    photo: Float[Tensor, "H W 3"],
+    kept: Int[Tensor, " K"],
+    patches: Int[Tensor, " P"],
+    grid: tuple[int, int],
+) -> Float[Tensor, "H W 3"]:
+    """The photo, grey where a token left."""
+    shown = _enlarge(torch.isin(patches, kept).view(*grid, 1), photo)
+    return torch.where(shown, photo, torch.full_like(photo, GREY))
+
+
+def _blend(
+    photo: Float[Tensor, "H W 3"], group: Int[Tensor, " P"], grid: tuple[int, int]
+) -> Float[Tensor, "H W 3"]:
+    """The photo in patches, those that one token stands for in their mean colour."""
+    colours = F.adaptive_avg_pool2d(photo.permute(2, 0, 1), grid).flatten(1).T
+    size = torch.bincount(group)
+    summed = torch.zeros(len(size), 3).index_add(0, group, colours)
+    mean = summed / size.clamp_min(1)[:, None]
+    return _enlarge(mean[group].view(*grid, 3), photo)
+
+
+def _enlarge(patches: Shaped[Tensor, "h w c"], photo: Tensor) -> Shaped[Tensor, "H W c"]:
+    height, width, _ = photo.shape
+    rows = torch.arange(height) * patches.shape[0] // height
+    columns = torch.arange(width) * patches.shape[1] // width
+    return patches[rows][:, columns]
+
+
+def _strip(panels: list[tuple[str, Tensor, dict[str, object]]]) -> Figure:
+    figure = Figure(figsize=(2.6 * len(panels), 2.9), layout="constrained")
+    for axes, (title, pixels, style) in zip(
+        figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+    ):
+        axes.imshow(pixels.numpy(), **style)
+        axes.set_title(title, fontsize=9)
+        axes.axis("off")
+    return figure

@@ -1,0 +1,48 @@
+"""Fidelity against measured speed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from matplotlib.figure import Figure
+
+from repshift.evaluation.report.pareto import pareto
+from repshift.files import replacing
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from repshift.evaluation.tasks.bench import Bench
+
+
+def plot_pareto(bench: Bench, path: Path) -> None:
+    """Speed-up over dense-fused against quality (PNG)."""
+    rows = bench.rows
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    for method in dict.fromkeys(row.method for row in rows):
+        same = sorted((r for r in rows if r.method == method), key=lambda r: r.speedup_vs_fused)
+        marker = "s" if not same[0].plan else "o"
+        axes.plot(
+            [row.speedup_vs_fused for row in same],
+            [bench.percent(row) for row in same],
+            marker=marker,
+            label=method,
+        )
+    front = pareto(bench)
+    axes.plot(
+        [row.speedup_vs_fused for row in front],
+        [bench.percent(row) for row in front],
+        color="0.6",
+        linestyle=":",
+        zorder=0,
+        label="Pareto front",
+    )
+    axes.set(
+        xlabel=f"speed-up over {bench.reference}", ylabel=f"{bench.criterion}, %",
+        title=bench.environment["model"],
+    )  # fmt: skip
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130)

@@ -1,0 +1,25 @@
+"""A progress bar for a search."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from repshift.search.candidates import Progress
+
+
+@contextmanager
+def search_bar(title: str = "search") -> Iterator[Progress]:
+    """What ``search_plan`` takes as ``progress``: a bar that counts the plans that were tried."""
+    with tqdm(desc=title, unit=" plans") as bar:
+
+        def show(last: str, count: int) -> None:
+            bar.update(count - bar.n)
+            bar.set_postfix_str(last)
+
+        yield show

@@ -1,0 +1,111 @@
+"""The rows of a bench as people read them: terminal, CSV, HTML."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from repshift.evaluation.report.pareto import winners
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from repshift.evaluation.tasks.bench import Bench
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def _times(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}x"
+
+
+def _recalls(*values: float) -> str:
+    return "/".join(f"{value:.1f}" for value in values)
+
+
+# Heading, fields of a row, and how they are written. A column without values is left out.
+COLUMNS: list[tuple[str, str, Callable[..., str]]] = [
+    ("method", "method", str),
+    ("plan", "plan", lambda plan: plan or "-"),
+    ("attention", "kernel", lambda kernel: "-" if kernel == "none" else kernel),
+    ("tokens", "tokens", str),
+    ("GFLOPs", "gflops", lambda value: f"{value:.3g}" if value < 100 else f"{value:.1f}"),
+    ("peak MB", "peak_mb", lambda value: f"{value:.3g}"),
+    ("images/s", "images_per_s", lambda value: f"{value:.4g}"),
+    ("videos/s", "videos_per_s", lambda value: f"{value:.3g}"),
+    ("±", "spread", lambda value: f"{50 * value:.0f}%"),
+    ("vs eager", "speedup_vs_eager", _times),
+    ("vs fused", "speedup_vs_fused", _times),
+    ("of FLOPs' gain", "flop_share", lambda value: f"{100 * value:.0f} %"),
+    ("fidelity", "fidelity", lambda value: f"{value:.4f}"),
+    ("KL", "kl", lambda value: "-" if value is None else f"{value:.3f}"),
+    ("accuracy", "accuracy", _percent),
+    ("T2V R@1/5/10", "t2v_r1 t2v_r5 t2v_r10", _recalls),
+    ("V2T", "v2t_r1 v2t_r5 v2t_r10", _recalls),
+    ("mean", "mean_r1 mean_r5 mean_r10", _recalls),
+    ("median rank", "median_rank", lambda value: f"{value:.3g}"),
+    ("published", "published", str),
+]
+
+
+def cells(rows: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings and the text of every cell."""
+    shown = [
+        (head, [write(*(getattr(row, name) for name in names.split())) for row in rows])
+        for head, names, write in COLUMNS
+        if hasattr(rows[0], names.split()[0])
+    ]
+    shown = [(head, column) for head, column in shown if set(column) != {"-"}]
+    if rows[0].kernel == "none":
+        shown = [("vs dense" if head == "vs fused" else head, column) for head, column in shown]
+    return [head for head, _ in shown], [
+        list(line) for line in zip(*(column for _, column in shown), strict=True)
+    ]
+
+
+def print_table(bench: Bench) -> None:
+    """Show the table on the terminal, or as wide text where there is none."""
+    heads, lines = cells(bench.rows)
+    table = Table(title=bench.title, title_justify="left", title_style="")
+    for head in heads:
+        left = head in {"method", "plan", "attention"}
+        table.add_column(head, justify="left" if left else "right", no_wrap=head != "method")
+    for line in lines:
+        table.add_row(*line)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=230)
+    console.print(table)
+    console.print(f"Best at each speed-up over {bench.reference}:")
+    for line in winners(bench):
+        console.print(f"  {line}", markup=False, highlight=False)
+    for line in bench.skipped:
+        console.print(f"skipped: {line}", style="yellow", markup=False)
+
+
+def to_csv(rows: Sequence[Any]) -> str:
+    """All figures of all rows, unrounded."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(asdict(rows[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    return text.getvalue()
+
+
+def to_html(rows: Sequence[Any]) -> str:
+    """The table as an HTML element."""
+    heads, lines = cells(rows)
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in line) + "</tr>"
+        for line in lines
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,223 @@
+"""What compression buys on one model: speed, memory and FLOPs beside fidelity and accuracy."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+from tqdm import tqdm
+
+from repshift.errors import InputError
+from repshift.evaluation.tasks.costs import Cost, measure_costs
+from repshift.evaluation.tasks.variants import Variant, against, baseline
+from repshift.measure.environment import environment
+from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from repshift.adapters.spec import EncoderSpec
+    from repshift.evaluation.data.batches import Source
+    from repshift.evaluation.zoo.load import LoadedModel
+    from repshift.resnet.spec import ResNetSpec
+
+ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What every row of a table has: a method and its cost (see ``Cost``)."""
+
+    method: str
+    plan: str
+    kernel: str
+    tokens: int
+    gflops: float
+    peak_mb: float
+    spread: float
+    speedup_vs_eager: float | None
+    speedup_vs_fused: float
+    flop_share: float
+
+
+AnyRow = TypeVar("AnyRow", bound=Compared)
+
+
+@dataclass(frozen=True)
+class Row(Compared):
+    """One method on images, as it stands in table, CSV and JSON: a cost and a quality."""
+
+    images_per_s: float
+    fidelity: float
+    kl: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Agreement with the dense model over all images, and accuracy where there are labels.
+
+    ``kind`` says what ``fidelity`` is: top-1 agreement, or the cosine of features.
+    """
+
+    kind: str
+    fidelity: float
+    kl: float | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class Bench(Generic[AnyRow]):
+    """The finished comparison: rows of one kind, what was measured where, files left out.
+
+    ``title`` says it in a sentence or two. ``quality`` is the field of a row by which methods are
+    compared beside their speed, in percent after it is multiplied by ``scale``; ``criterion`` is
+    its name for people. ``reference`` says in words what speed is compared with.
+    """
+
+    rows: list[AnyRow]
+    environment: dict[str, Any]
+    skipped: list[str]
+    title: str
+    quality: str
+    criterion: str
+    scale: float
+    reference: str
+
+    def percent(self, row: AnyRow) -> float:
+        """The quality of a row."""
+        return self.scale * getattr(row, self.quality)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``bench.json`` holds."""
+        return {"rows": [asdict(row) for row in self.rows], "environment": self.environment}
+
+
+def run_bench(
+    loaded: LoadedModel,
+    spec: EncoderSpec | ResNetSpec,
+    source: Source,
+    rows: Sequence[Variant],
+    *,
+    batch_size: int,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Bench:
+    """Judge and time every variant on the same images, in turn, on torch's current threads."""
+    model = loaded.model.to(device, dtype)
+
+    def place(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        return images.to(device, dtype)
+
+    quality, first, count = _judge(loaded, spec, source, rows, batch_size, place)
+    repeats = -(-batch_size // len(first))
+    images = place(first.repeat(repeats, 1, 1, 1)[:batch_size])
+
+    costs = measure_costs(model, spec, rows, images, rounds=ROUNDS)
+    kind, labelled = quality[rows[0]].kind, quality[rows[0]].accuracy is not None
+    facts = {
+        "model": loaded.name,
+        "fidelity": kind,
+        "images": count,
+        "skipped": len(source.skipped),
+        "batch_size": batch_size,
+        "rounds": ROUNDS,
+    } | environment(device, dtype, "timm")
+    return Bench(
+        rows=[_row(row, costs[row], quality[row]) for row in rows],
+        environment=facts,
+        skipped=list(source.skipped),
+        title=f"{loaded.name}, {count} images{skipped(source.skipped)}; {measured(facts)} Fidelity "
+        f"is {kind} with {against(rows)}.",
+        quality="accuracy" if labelled else "fidelity",
+        criterion="accuracy" if labelled else f"fidelity ({kind})",
+        scale=100.0,
+        reference=against(rows),
+    )
+
+
+def measured(facts: Mapping[str, Any]) -> str:
+    """How speeds were taken, for a title."""
+    return (
+        f"batches of {facts['batch_size']} on {facts['device']} ({facts['dtype']}, "
+        f"{facts['threads']} threads), median of {facts['rounds']} rounds in turn, ± half the "
+        "interquartile range; GFLOPs are multiply-adds."
+    )
+
+
+def skipped(files: Sequence[str]) -> str:
+    """How many files were left out, for a title."""
+    return f", {len(files)} files skipped" if files else ""
+
+
+def _judge(
+    loaded: LoadedModel,
+    spec: EncoderSpec | ResNetSpec,
+    source: Source,
+    rows: Sequence[Variant],
+    batch_size: int,
+    place: Callable[[Tensor], Tensor],
+) -> tuple[dict[Variant, Quality], Float[Tensor, "B C H W"], int]:
+    """Run every variant over every image; also the first batch and the number of images."""
+    model = loaded.model
+    runs = [(row, number) for row in rows for number in range(max(1, len(row.plans)))]
+    outputs: dict[tuple[Variant, int], list[Tensor]] = {run: [] for run in runs}
+    labels: list[Tensor] = []
+    first = None
+    batches = source.batches(batch_size)
+    total = -(-len(source) // batch_size)
+    with torch.inference_mode():
+        for batch in tqdm(batches, total=total, desc="fidelity", leave=False):
+            first = batch.images if first is None else first
+            labels += [] if batch.labels is None else [batch.labels]
+            images = place(batch.images)
+            for row, number in runs:
+                with row.attached(model, spec, number):
+                    outputs[row, number].append(model(images).float().cpu())
+    assert first is not None
+    whole = {run: torch.cat(parts) for run, parts in outputs.items()}
+    dense = whole[baseline(rows), 0]
+    if not dense.isfinite().all():
+        raise InputError(f"the dense {loaded.name} gives NaN or infinity on these images")
+    truth = torch.cat(labels) if labels else None
+    return (
+        {
+            row: _quality(dense, [whole[r] for r in runs if r[0] is row], truth, loaded.classes > 0)
+            for row in rows
+        },
+        first,
+        len(dense),
+    )
+
+
+def _quality(
+    dense: Float[Tensor, "N K"],
+    outputs: list[Tensor],
+    truth: Int[Tensor, " N"] | None,
+    logits: bool,
+) -> Quality:
+    compare = logit_fidelity if logits else feature_fidelity
+    seen = [compare(dense, output) for output in outputs]
+    kls = [one.kl for one in seen if one.kl is not None]
+    right = [] if truth is None else [accuracy(output, truth) for output in outputs]
+    return Quality(
+        seen[0].kind,
+        sum(one.value for one in seen) / len(seen),
+        sum(kls) / len(kls) if kls else None,
+        sum(right) / len(right) if right else None,
+    )
+
+
+def _row(variant: Variant, cost: Cost, quality: Quality) -> Row:
+    return Row(
+        method=variant.label,
+        plan=variant.schedule,
+        **asdict(cost),
+        fidelity=quality.fidelity,
+        kl=quality.kl,
+        accuracy=quality.accuracy,
+    )

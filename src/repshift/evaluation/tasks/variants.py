@@ -1,0 +1,161 @@
+"""The rows of a comparison: the dense model twice, and every method at every plan."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from repshift.adapters.spec import EncoderSpec
+from repshift.attention import EagerAttention
+from repshift.compress import compress
+from repshift.compression import Compression
+from repshift.plan import Plan
+from repshift.reductions import Prune, ToMe, VidTLDR
+from repshift.resnet.border import Border
+from repshift.resnet.reductions import RowsAndColumns
+from repshift.resnet.spec import ResNetSpec
+from repshift.scores import (
+    AttentionEntropy,
+    ClassAttention,
+    ClippedActivation,
+    ColumnAttention,
+    Random,
+    Shift,
+    StreamNorm,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from jaxtyping import Float
+    from torch import Tensor, nn
+
+    from repshift.resnet.compression import ResNetCompression
+
+RANDOM_SEEDS = 5
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run the model; dense without plans.
+
+    Several plans differ in the random seed alone: their quality is averaged and the first is timed.
+    With ``eager`` attention forms its map. A ``model`` and ``images`` of its own take the place of
+    those that are compared, such as a smaller input at equal FLOPs.
+    """
+
+    label: str
+    schedule: str = ""
+    plans: tuple[Plan, ...] = ()
+    eager: bool = False
+    model: nn.Module | None = field(default=None, compare=False)
+    images: Float[Tensor, "B ..."] | None = field(default=None, compare=False)
+
+    @contextmanager
+    def attached(
+        self, model: nn.Module, spec: EncoderSpec | ResNetSpec, number: int = 0
+    ) -> Iterator[Compression | ResNetCompression | None]:
+        """Inside, the model runs this way, by plan ``number``; afterwards it is as before."""
+        with EagerAttention() if self.eager else nullcontext():
+            if self.plans:
+                with compress(model, self.plans[number], spec) as compression:
+                    yield compression
+            else:
+                yield None
+
+
+DENSE = Variant("dense")  # of models without attention
+DENSE_EAGER = Variant("dense, eager attention", eager=True)
+DENSE_FUSED = Variant("dense, fused attention")
+
+
+def baseline(rows: Sequence[Variant]) -> Variant:
+    """The dense row that the others are compared with."""
+    return next(row for row in rows if row in (DENSE, DENSE_FUSED))
+
+
+def against(rows: Sequence[Variant]) -> str:
+    """What the others are compared with, in words."""
+    fused = baseline(rows) == DENSE_FUSED
+    return "the dense model" + (" on fused attention" if fused else "")
+
+
+def fitted(plan: Plan, spec: EncoderSpec | ResNetSpec) -> Plan:
+    """The plan; one that names no method gets the shift, and the reduction, that the model has.
+
+    Of a ResNet, one that prunes by a score takes rows and columns out by that score.
+    """
+    if isinstance(spec, ResNetSpec):
+        if plan.reduction != Prune():
+            return plan
+        reduction = RowsAndColumns()
+        return Plan(plan.drop, reduction.usual if plan.score == Shift() else plan.score, reduction)
+    return replace(plan, score=Shift("mixer")) if spec.mixers and plan == Plan(plan.drop) else plan
+
+
+def default_methods(spec: EncoderSpec | ResNetSpec) -> list[str]:
+    """Attention (of the class token where there is one), random, ToMe, and the shift both ways.
+
+    Of Mamba blocks: the clipped activation, random, and the shift both ways. Of a ResNet: random
+    rows and columns, those at the border, those of the lowest norm, and the shift.
+    """
+    if isinstance(spec, ResNetSpec):
+        return [Random.name, Border.name, StreamNorm.name, str(Shift())]
+    if spec.mixers:
+        shifts = [Shift("mixer", definition="update"), Shift("mixer")]
+        return [ClippedActivation.name, Random.name, *map(str, shifts)]
+    attention = ClassAttention if spec.class_token else ColumnAttention
+    methods = [attention.name, Random.name, str(Shift(definition="update")), str(Shift())]
+    mergeable = spec.mlp and all(spec.mlp) and all(spec.norm2)
+    return [*methods[:2], ToMe.name, *methods[2:]] if mergeable else methods
+
+
+def variants(
+    spec: EncoderSpec | ResNetSpec, plans: Sequence[tuple[str, Plan]], methods: Sequence[str]
+) -> list[Variant]:
+    """Dense, on eager and on fused attention where there is any, then the plans by every method.
+
+    ``methods`` are labels of a score, a reduction, or ``score + reduction``; the default ones if
+    empty. A plan that brings another method than the default keeps it as a further row. Random
+    dropping is the mean of several seeds.
+    """
+    attends = isinstance(spec, EncoderSpec) and not spec.mixers
+    rows = [DENSE_EAGER, DENSE_FUSED] if attends else [DENSE]
+    labels = methods or default_methods(spec)
+    chosen = [fitted(Plan.from_method(label, {}), spec) for label in labels]
+    for name, plan in plans:
+        if plan.adaptive:  # its levels are those of its own score
+            rows.append(_variant(name, plan))
+            continue
+        tried = [replace(method, drop=plan.drop) for method in chosen]
+        if plan not in tried and plan != fitted(Plan(plan.drop), spec):
+            tried.append(plan)
+        rows += [_variant(name, one) for one in tried]
+    return rows
+
+
+def paper_variants(
+    spec: EncoderSpec, name: str, plan: Plan, tldr_name: str, tldr: Plan
+) -> list[Variant]:
+    """The rows of the paper's tables on video, and random dropping.
+
+    Attention's columns and the shift prune by ``plan``; vid-TLDR, with its own saliency and with
+    the shift's, merges by the schedule of ``tldr``.
+    """
+    pruned = [Plan.from_method(method, plan.drop) for method in (Random.name, ColumnAttention.name)]
+    merged = [Plan(tldr.drop, score, VidTLDR()) for score in (AttentionEntropy(), Shift())]
+    return [
+        DENSE_EAGER,
+        DENSE_FUSED,
+        *(_variant(name, one) for one in (*pruned, Plan(plan.drop))),
+        *(_variant(tldr_name, one) for one in merged),
+    ]
+
+
+def _variant(name: str, plan: Plan) -> Variant:
+    if plan.score != Random() or not plan.reduction.scored:
+        return Variant(plan.method, name, (plan,))
+    seeds = tuple(replace(plan, score=Random(seed)) for seed in range(RANDOM_SEEDS))
+    method = plan.method.replace(str(plan.score), Random.name)
+    return Variant(f"{method}, mean of {RANDOM_SEEDS} seeds", name, seeds)

@@ -1,0 +1,112 @@
+"""What a model makes of every video with every variant, on disk as it is computed.
+
+A stopped run goes on, several processes share the work, and the result is the same to the bit.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import torch
+from tqdm import tqdm
+
+from repshift.errors import InputError
+from repshift.evaluation.tasks.store import Store
+from repshift.measure.digest import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from jaxtyping import Float
+    from torch import Tensor, nn
+
+    from repshift.adapters.spec import EncoderSpec
+    from repshift.evaluation.tasks.ranks import Ranks
+    from repshift.evaluation.tasks.store import Piece
+    from repshift.evaluation.tasks.variants import Variant
+    from repshift.evaluation.tasks.videos import Videos
+
+
+class VideoRun(ABC):
+    """One model on one data set; ``settings`` are what its pieces depend on besides the videos."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: EncoderSpec,
+        videos: Videos,
+        settings: dict[str, Any],
+        folder: Path,
+        ranks: Ranks,
+    ) -> None:
+        self.spec, self.videos, self.folder, self.ranks = spec, videos, folder, ranks
+        self._model = model
+        state = model.state_dict()
+        weights = [(key, str(value.dtype), list(value.shape)) for key, value in state.items()]
+        weights = {"parameters": weights, "weights": digest(state.values())}
+        self._settings = {**weights, **settings, **videos.settings}
+
+    @abstractmethod
+    def piece(self, indices: Sequence[int], video: Float[Tensor, "B T 3 S S"]) -> Piece:
+        """What is kept of a batch of videos, run with the variant at hand."""
+
+    @abstractmethod
+    def quality(self, row: Variant) -> dict[str, Any]:
+        """How good one variant is, by the names of the results; after ``encode``."""
+
+    def encode(self, rows: Sequence[Variant]) -> None:
+        """Compute the pieces that are missing; each process those of its share."""
+        runs = [(row, number) for row in rows for number in range(max(1, len(row.plans)))]
+        stores = {run: self.store(*run) for run in runs}
+
+        def missing(chunk: int) -> list[tuple[Variant, int]]:
+            return [run for run in runs if not stores[run].has(chunk_name(chunk))]
+
+        mine = [chunk for chunk in range(self.videos.chunks) if self.ranks.owns(chunk)]
+        due = [chunk for chunk in mine if missing(chunk)]
+        # Closed even where a batch fails: the processes that decode end with it.
+        with closing(self.videos.read(due)) as batches:
+            for chunk, indices, video in tqdm(
+                batches, total=len(due), desc="videos", unit="batch", leave=False
+            ):
+                for row, number in missing(chunk):
+                    piece = {"index": torch.tensor(indices)}
+                    if indices:
+                        with torch.inference_mode(), row.attached(self._model, self.spec, number):
+                            piece |= self.piece(indices, video)
+                    stores[row, number].write(chunk_name(chunk), piece)
+        self.ranks.wait()
+
+    def stores(self, row: Variant) -> list[Store]:
+        """Where the pieces are, for each plan of a variant."""
+        return [self.store(row, number) for number in range(max(1, len(row.plans)))]
+
+    def store(self, row: Variant, number: int) -> Store:
+        plan = row.plans[number].to_json() if row.plans else row.label
+        return Store(self.folder, {"plan": plan, **self._settings})
+
+    def usable(self, store: Store) -> dict[int, list[int]]:
+        """The videos of each chunk that were decoded; ``InputError`` if none was."""
+        found = {
+            chunk: store.read(chunk_name(chunk), ("index",))["index"].tolist()
+            for chunk in range(self.videos.chunks)
+        }
+        if not any(found.values()):
+            raise InputError(
+                f"none of the {len(self.videos.paths)} videos can be used; the first: "
+                f"{self.videos.reasons([0])[0]}"
+            )
+        return found
+
+    def skipped(self, row: Variant) -> list[str]:
+        """A line for each video that was left out."""
+        used = {index for chunk in self.usable(self.store(row, 0)).values() for index in chunk}
+        return self.videos.reasons([i for i in range(len(self.videos.paths)) if i not in used])
+
+
+def chunk_name(number: int) -> str:
+    """The name of a piece."""
+    return f"videos-{number:05}"

@@ -1,1 +1,0 @@
-"""Vision Mamba (Vim, ICML 2024): a bidirectional state-space model of images."""

@@ -1,0 +1,1 @@
+"""ResNets: rows and columns of their feature maps leave, where transformers lose tokens."""

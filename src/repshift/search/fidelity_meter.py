@@ -1,0 +1,115 @@
+"""How far a plan moves a model's outputs from those of the dense model, on a set of images."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from repshift.errors import InputError
+from repshift.measure.fidelity import feature_fidelity, logit_fidelity
+from repshift.plan import Plan
+from repshift.search.replay import Recording, Replay
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from jaxtyping import Float
+    from torch import Tensor, nn
+
+    from repshift.adapters.spec import EncoderSpec
+
+Objective = Literal["kl", "cosine"]
+
+
+class FidelityMeter:
+    """The dense model as teacher of plans; no gradient, no labels.
+
+    ``loss`` is the mean KL(dense || compressed) of the logits in nats, or 1 - cosine of the
+    features. Plans that begin like ``base`` share its forward up to the first block where they
+    differ.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        spec: EncoderSpec,
+        images: Float[Tensor, "N C H W"],
+        objective: Objective,
+        batch_size: int,
+    ) -> None:
+        self.model, self.spec, self.objective = model, spec, objective
+        self.batches = list(images.split(batch_size))
+        self.base = Plan({})
+        self.recordings: list[Recording | None] = [None] * len(self.batches)
+        self.dense = self.outputs(self.base, keep=True)
+        first = self.recordings[0]
+        assert first is not None
+        self.patches = first.call.counts[0] - spec.staying
+        if not self.dense.isfinite().all():
+            raise InputError("the dense model gives NaN or infinity on the images to search on")
+
+    def rate(self, plan: Plan, batches: int | None = None) -> tuple[float, float]:
+        """Loss and fidelity (top-1 agreement, or feature cosine) on the first ``batches``."""
+        return self.compare(self.outputs(plan, batches))
+
+    def compare(self, output: Float[Tensor, "N K"]) -> tuple[float, float]:
+        """Loss and fidelity of outputs for the first images."""
+        dense = self.dense[: len(output)]
+        if self.objective == "kl":
+            fidelity = logit_fidelity(dense, output)
+            assert fidelity.kl is not None
+            return fidelity.kl, fidelity.value
+        value = feature_fidelity(dense, output).value
+        return 1 - value, value
+
+    def start_from(self, plan: Plan) -> None:
+        """Make ``plan`` the base that further plans share their beginning with."""
+        if plan != self.base:
+            self.outputs(plan, keep=True)
+            self.base = plan
+
+    def outputs(
+        self, plan: Plan, batches: int | None = None, keep: bool = False
+    ) -> Float[Tensor, "N K"]:
+        """What the model returns under ``plan`` for the images of the first ``batches``.
+
+        ``keep`` records the forward, for others to share its beginning.
+        """
+        first = differs_from(self.base, plan)
+        outputs = []
+        with torch.inference_mode():
+            for number in range(batches or len(self.batches)):
+                earlier = self.recordings[number]
+                start = first if earlier else 0
+                replay = Replay(self.model, plan, self.spec, start, earlier)
+                with replay:
+                    outputs.append(read_out(self.model(self.batches[number])).float().cpu())
+                    if keep:
+                        self.recordings[number] = replay.recorded()
+        return torch.cat(outputs)
+
+
+def differs_from(base: Plan, plan: Plan) -> int:
+    """The first block after which ``plan`` acts unlike ``base``; all before it run the same."""
+    acting = {block for one in (base, plan) for block, amount in one.drop.items() if amount}
+    ways = [(one.score, one.reduction, one.budget) for one in (base, plan)]
+    if ways[0] == ways[1]:
+        acting = {block for block in acting if base.drop.get(block, 0) != plan.drop.get(block, 0)}
+    return min(acting, default=0)
+
+
+def read_out(output: Any) -> Float[Tensor, "B K"]:
+    """The logits or the pooled feature in what a model returns."""
+    for name in ("logits", "pooler_output"):
+        if getattr(output, name, None) is not None:
+            output = getattr(output, name)
+            break
+    if not isinstance(output, torch.Tensor) or output.ndim != 2:
+        shape = getattr(output, "shape", None)
+        raise InputError(
+            "the search compares logits or pooled features [B, K] (a tensor, or an output with "
+            f"logits or pooler_output); the model returned {type(output).__name__}"
+            + (f" of shape {list(shape)}" if shape is not None else "")
+        )
+    return output
