@@ -24,7 +24,7 @@ from repshift.files import write_text
 from repshift.measure.environment import environment, in_words
 from repshift.scores import Score
 from repshift.search.memo import Memo
-from repshift.tokens import gather
+from repshift.sequence.token_map import gather
 from subjects import labelled
 
 SINK = 2.5  # standard deviations above the mean norm
@@ -37,10 +37,10 @@ def standard(scores):
     return (scores - scores.mean(1, keepdim=True)) / deviation
 
 
-def sinks(seen):
+def sinks(snapshot):
     """Tokens of outlying norm, which attention uses as registers."""
-    norms = seen.exit.float().norm(dim=-1)[:, seen.prefix :]
-    return F.pad(standard(norms) > SINK, (seen.prefix, 0))
+    norms = snapshot.exit.float().norm(dim=-1)[:, snapshot.prefix :]
+    return F.pad(standard(norms) > SINK, (snapshot.prefix, 0))
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,14 @@ class Sinks(Score):
     def required(self):
         return self.inner.required() | {"exit"}
 
-    def __call__(self, seen):
-        scores = self.inner(seen)
+    def __call__(self, snapshot):
+        scores = self.inner(snapshot)
         value = {
             "median": scores.median(1, keepdim=True).values,
             "protected": scores.new_tensor(1e9),
             "first": scores.new_tensor(-1e9),
         }[self.way]
-        return torch.where(sinks(seen), value, scores)
+        return torch.where(sinks(snapshot), value, scores)
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,10 @@ class RedundantAndStill(Score):
     def required(self):
         return Redundancy(self.of).required() | Shift().required()
 
-    def __call__(self, seen):
-        scores = standard(Redundancy(self.of)(seen)[:, 0::2])
-        scores = scores + self.weight * standard(Shift()(seen))[:, 0::2]
-        full = scores.new_full(seen.tokens.shape[:2], 1e9)
+    def __call__(self, snapshot):
+        scores = standard(Redundancy(self.of)(snapshot)[:, 0::2])
+        scores = scores + self.weight * standard(Shift()(snapshot))[:, 0::2]
+        full = scores.new_full(snapshot.tokens.shape[:2], 1e9)
         full[:, 0::2] = scores
         return full
 
@@ -103,8 +103,8 @@ class Followed(Prune):
     def _label_values(self):
         return []
 
-    def __call__(self, seen, scores, drop):
-        step = super().__call__(seen, scores, drop)
+    def __call__(self, snapshot, scores, drop):
+        step = super().__call__(snapshot, scores, drop)
         self.memory.held = [gather(values, step.kept) for values in self.memory.held]
         return step
 
@@ -122,9 +122,9 @@ class Distant(Score):
     def _label_values(self):
         return [self.way]
 
-    def __call__(self, seen):
-        self.memory.add(seen.block, self.first, seen.entry)
-        change = (seen.exit - self.memory.held[0]).float()
+    def __call__(self, snapshot):
+        self.memory.add(snapshot.block, self.first, snapshot.entry)
+        change = (snapshot.exit - self.memory.held[0]).float()
         if self.way == "length":
             return change.norm(dim=-1)
         direction = F.normalize(change, dim=-1)
@@ -149,10 +149,10 @@ class Averaged(Score):
     def required(self):
         return self.inner.required()
 
-    def __call__(self, seen):
-        scores = self.inner(seen)
+    def __call__(self, snapshot):
+        scores = self.inner(snapshot)
         scores = scores if isinstance(self.inner, Redundancy) else standard(scores)
-        self.memory.add(seen.block, self.first, scores[..., None])
+        self.memory.add(snapshot.block, self.first, scores[..., None])
         return torch.cat(self.memory.held, dim=-1).mean(-1)
 
 

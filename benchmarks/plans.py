@@ -35,11 +35,11 @@ from repshift import (
     compress,
     search_plan,
 )
-from repshift.attention import EagerAttention
 from repshift.evaluation.report.progress import search_bar
 from repshift.files import replacing, write_text
 from repshift.measure.environment import environment, in_words
 from repshift.measure.speed import interleave, speedup
+from repshift.runtime.attention import EagerAttention
 from repshift.search.candidates import Search, closed_forms
 from repshift.search.cost_model import FlopsCost
 from repshift.search.fidelity_meter import FidelityMeter

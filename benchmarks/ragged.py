@@ -14,9 +14,9 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from repshift.attention import WatchedAttention
 from repshift.measure.speed import interleave, speedup
-from repshift.packing import Packing
+from repshift.runtime.attention import AttentionRecorder
+from repshift.sequence.segments import Packing
 
 
 class Masked(TorchFunctionMode):
@@ -58,7 +58,7 @@ def measure(name, count, mean, spread, *, rounds, seconds, device, dtype):
         "one by one": [tokens(1, length) for length in packing.counts],
     }
     contexts = dict.fromkeys(batches, nullcontext)
-    contexts["end to end"] = partial(WatchedAttention, (), None, packing)
+    contexts["end to end"] = partial(AttentionRecorder, (), None, packing)
     contexts["padded, under a mask"] = partial(Masked, packing)
     times = interleave(
         contexts,

@@ -30,7 +30,7 @@ PLANS = [
     Plan(PAPER.drop, Border(), RowsAndColumns()),
     Plan(PAPER.drop, Shift("block"), RowsAndColumns()),
     Plan(PAPER.drop, Shift("branch", definition="update"), RowsAndColumns()),
-    Plan(PAPER.drop, RowsAndColumns.usual, PerRowAndColumn()),
+    Plan(PAPER.drop, RowsAndColumns.default_score, PerRowAndColumn()),
 ]
 HEADS = "| model | memory format | batch | method | GFLOPs | peak MB | images/s | vs dense | of FLOPs' gain |"  # noqa: E501
 

@@ -154,10 +154,10 @@ def compare(subject, target, least):
     cost = FlopsCost(subject.model, subject.spec, halves[0][:1], Memo(None, {}))
     methods = usual_methods(subject.model, subject.spec, "fixed")
     with search_bar(f"{subject.name}: closed forms") as progress:
-        closed = Watched(seen, cost, target, progress)
-        start = closed.best_start(methods, target)
-    spent = closed.seconds
-    results = {"closed forms": row(closed, start, seen, unseen)}
+        protected = Watched(seen, cost, target, progress)
+        start = protected.best_start(methods, target)
+    spent = protected.seconds
+    results = {"closed forms": row(protected, start, seen, unseen)}
     seconds = least
     for name, way in WAYS.items():
         with search_bar(f"{subject.name}: {name}") as progress:

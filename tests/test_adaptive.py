@@ -29,11 +29,11 @@ from repshift import (
     compress,
     search_plan,
 )
-from repshift.adaptive import leave_by_level, levels
-from repshift.attention import AttentionCall, each_alone, in_one_kernel
-from repshift.packing import Packing
 from repshift.reductions import Prune
+from repshift.runtime.attention import AttentionCall, varlen_attention, varlen_attention_loop
 from repshift.scores import Snapshots
+from repshift.sequence.levels import leave_by_level, levels
+from repshift.sequence.segments import Packing
 
 # Those whose pooling takes the same number of tokens of every image.
 REFUSED = ("siglip", "pe core")
@@ -52,7 +52,7 @@ def adaptive(score, drop=None):
     return Plan(drop or SHARES, score, budget="adaptive")
 
 
-def slow_levels(scores, absolute):
+def slow_levels(scores, comparable_across_images):
     """Row by row, as the docstring says it."""
     result = []
     for row in scores.tolist():
@@ -61,7 +61,9 @@ def slow_levels(scores, absolute):
         level = list(row)
         for value, place in finite:
             held = sum(other[0] for other in finite if other <= (value, place))
-            level[-place] = value if absolute else held / total if total > 0 else 1.0
+            level[-place] = (
+                value if comparable_across_images else held / total if total > 0 else 1.0
+            )
         if finite:
             level[-max(finite)[1]] = math.inf
         result.append(level)
@@ -74,10 +76,10 @@ rows = st.lists(
 
 
 @given(st.lists(rows, min_size=1, max_size=4), st.booleans())
-def test_levels_are_what_they_say(table, absolute):
+def test_levels_are_what_they_say(table, comparable_across_images):
     scores = torch.tensor(table)
-    score = Redundancy() if absolute else Shift()
-    torch.testing.assert_close(levels(scores, score), slow_levels(scores, absolute))
+    score = Redundancy() if comparable_across_images else Shift()
+    torch.testing.assert_close(levels(scores, score), slow_levels(scores, comparable_across_images))
 
 
 def test_levels_do_not_depend_on_padding():
@@ -96,7 +98,7 @@ def test_packing_is_undone_by_unpacking(lengths):
         sequence[0], torch.cat([row[:n] for row, n in zip(batch, lengths, strict=True)])
     )
     assert torch.equal(packing.unpack(sequence), batch)
-    assert packing.ends.tolist() == [sum(lengths[:n]) for n in range(len(lengths) + 1)]
+    assert packing.cu_seqlens.tolist() == [sum(lengths[:n]) for n in range(len(lengths) + 1)]
 
 
 @given(st.integers(0, 9), st.lists(st.integers(2, 9), min_size=1, max_size=4))
@@ -106,7 +108,7 @@ def test_a_step_is_that_of_each_image_alone(seed, lengths):
     tokens = torch.randn(len(lengths), max(lengths), 4)
     padding = packing.padding
     tokens[padding] = 0
-    seen = Snapshots(0, 1, tokens, closed=padding, padding=padding)
+    seen = Snapshots(0, 1, tokens, protected=padding, padding=padding)
     scores = seen.guard(torch.rand(tokens.shape[:2]))
     step = leave_by_level(seen, levels(scores, Shift()), 0.4, packing)
     left = step.packing.unpack(step.apply(packing.pack(tokens), None))
@@ -116,7 +118,7 @@ def test_a_step_is_that_of_each_image_alone(seed, lengths):
         own = scores[row : row + 1, :count].masked_fill(torch.arange(count) < 1, math.inf)
         slow = Prune()(alone, own, count - stays)
         assert torch.equal(step.map.kept[row, :stays], slow.kept[0])
-        assert torch.equal(step.map.home[row, :count], slow.map.home[0])
+        assert torch.equal(step.map.parent[row, :count], slow.map.parent[0])
         assert torch.equal(left[row, :stays], slow.apply(alone.tokens, None)[0])
 
 
@@ -199,15 +201,15 @@ def test_one_kernel_for_all_lengths_is_told_the_same(monkeypatch):
         assert query.shape == key.shape == value.shape
         assert cu_seq_q.dtype == torch.int32
         assert torch.equal(cu_seq_q, cu_seq_k)
-        ends = cu_seq_q.tolist()
-        assert max_q == max_k == max(b - a for a, b in pairwise(ends))
+        cu_seqlens = cu_seq_q.tolist()
+        assert max_q == max_k == max(b - a for a, b in pairwise(cu_seqlens))
         parts = [
             F.scaled_dot_product_attention(
                 *(part[a:b].transpose(0, 1) for part in (query, key, value)),
                 scale=scale,
                 is_causal=window_size == (-1, 0),
             ).transpose(0, 1)
-            for a, b in pairwise(ends)
+            for a, b in pairwise(cu_seqlens)
         ]
         return torch.cat(parts)
 
@@ -223,7 +225,9 @@ def test_one_kernel_for_all_lengths_is_told_the_same(monkeypatch):
             query, key, value = torch.randn(3, 1, 4, 11, 4).double()
             key, value = key[:, ::groups], value[:, ::groups]
             call = AttentionCall(query, key, value, None, 0.0, causal, 0.3, groups > 1)
-            torch.testing.assert_close(in_one_kernel(call, packing), each_alone(call, packing))
+            torch.testing.assert_close(
+                varlen_attention(call, packing), varlen_attention_loop(call, packing)
+            )
 
 
 def test_gradients_pass_and_checkpointing_gives_the_same():

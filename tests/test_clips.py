@@ -70,11 +70,11 @@ def test_a_worker_that_is_killed_is_an_error_and_the_others_end(paths):
 
 @pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "reset")])
 def test_a_clip_that_a_dead_worker_keeps_is_the_same_error(paths, monkeypatch, error):
-    def gone(self):
+    def dropped(self):
         raise error
 
     monkeypatch.setattr(
-        torch.utils.data.dataloader._MultiProcessingDataLoaderIter, "_get_data", gone
+        torch.utils.data.dataloader._MultiProcessingDataLoaderIter, "_get_data", dropped
     )
     with pytest.raises(RuntimeError, match=r"died while it read .*0\.mp4 or one of the 1 after"):
         next(iter(Clips(paths, CLIP, workers=1)))

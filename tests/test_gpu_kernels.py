@@ -8,8 +8,13 @@ from torch.profiler import ProfilerActivity, profile
 
 from models import build, images
 from repshift import ClassAttention, Merge, Plan, Random, Redundancy, Shift, ToMe, VidTLDR, compress
-from repshift.attention import AttentionCall, each_alone, in_one_kernel, in_one_more_channel
-from repshift.packing import Packing
+from repshift.runtime.attention import (
+    AttentionCall,
+    bias_as_channel,
+    varlen_attention,
+    varlen_attention_loop,
+)
+from repshift.sequence.segments import Packing
 
 pytestmark = pytest.mark.gpu
 
@@ -70,7 +75,7 @@ def test_sizes_as_one_more_channel_are_sizes_as_a_mask(device, dtype, width, cau
     bias = size.double().log()[:, None, None]
     expected = exact.eager(size.double())[0]
     torch.testing.assert_close(exact.fused(bias=bias), expected)
-    found = in_one_more_channel(call, size).double()
+    found = bias_as_channel(call, size).double()
     # No worse than the mask in the same precision, which rounds the logarithms too.
     masked = call.fused(bias=size.log().to(dtype)[:, None, None]).double()
     room = 4 * torch.finfo(dtype).eps
@@ -89,15 +94,15 @@ def test_the_kernel_for_different_lengths_is_the_loop(cuda, dtype, causal, group
     exact = AttentionCall(
         query.double(), key.double(), value.double(), None, 0.0, causal, 0.2, groups > 1
     )
-    found = in_one_kernel(call, packing).double()
-    torch.testing.assert_close(found, each_alone(exact, packing), atol=0.02, rtol=0.02)
+    found = varlen_attention(call, packing).double()
+    torch.testing.assert_close(found, varlen_attention_loop(exact, packing), atol=0.02, rtol=0.02)
 
 
 @HALF
 def test_lengths_reach_that_kernel(cuda, dtype):
     packing = Packing(torch.tensor([37, 5, 130], device=cuda))
     parts = torch.randn(3, 1, 4, sum(packing.counts), 64, device=cuda, dtype=dtype)
-    names = kernels(lambda: each_alone(AttentionCall(*parts), packing))
+    names = kernels(lambda: varlen_attention_loop(AttentionCall(*parts), packing))
     assert fused(names), names
     assert len([name for name in names if "flash" in name or "fmha" in name]) == 1, names
 

@@ -44,11 +44,11 @@ def lines_by_loops(scores, rows, columns):
     height, width = scores.shape
     row_means = [scores[i].mean().item() for i in range(height)]
     column_means = [scores[:, j].mean().item() for j in range(width)]
-    gone = lowest(row_means, rows), lowest(column_means, columns)
+    dropped = lowest(row_means, rows), lowest(column_means, columns)
     return [
-        [(i, j) for j in range(width) if j not in gone[1]]
+        [(i, j) for j in range(width) if j not in dropped[1]]
         for i in range(height)
-        if i not in gone[0]
+        if i not in dropped[0]
     ]
 
 
@@ -56,13 +56,13 @@ def tokens_by_loops(scores, rows, columns):
     height, width = scores.shape
     packed = []
     for i in range(height):
-        gone = lowest(scores[i].tolist(), columns)
-        packed.append([(i, j) for j in range(width) if j not in gone])
+        dropped = lowest(scores[i].tolist(), columns)
+        packed.append([(i, j) for j in range(width) if j not in dropped])
     stacks = []
     for j in range(width - columns):
         stack = [row[j] for row in packed]
-        gone = lowest([scores[place].item() for place in stack], rows)
-        stacks.append([place for i, place in enumerate(stack) if i not in gone])
+        dropped = lowest([scores[place].item() for place in stack], rows)
+        stacks.append([place for i, place in enumerate(stack) if i not in dropped])
     return [[stack[i] for stack in stacks] for i in range(height - rows)]
 
 
@@ -156,4 +156,4 @@ def test_a_chain_of_halves_of_nothing_is_the_whole_grid():
     assert torch.equal(every.kept[0].flatten(), torch.arange(30))
     half = every.strided()
     assert torch.equal(half.kept[0].flatten(), torch.arange(9))
-    assert torch.equal(half.home, half.kept)
+    assert torch.equal(half.parent, half.kept)

@@ -14,7 +14,6 @@ from torch.utils.flop_counter import sdpa_flop_count
 
 import models
 from repshift import ClassAttention, Plan, Shift, compress
-from repshift.attention import EagerAttention
 from repshift.evaluation.report.pareto import pareto, winners
 from repshift.evaluation.tasks.bench import Bench, Row
 from repshift.measure.digest import digest
@@ -22,6 +21,7 @@ from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
 from repshift.measure.flops import _varlen_flops, count_flops
 from repshift.measure.memory import peak_memory
 from repshift.measure.speed import interleave
+from repshift.runtime.attention import EagerAttention
 
 CPU = torch.device("cpu")
 
@@ -148,9 +148,9 @@ def test_attention_that_forms_its_map_is_called_eager():
 
 
 def test_flops_of_images_end_to_end_are_those_of_each():
-    ends = torch.tensor([0, 3, 10], dtype=torch.int32)
+    cu_seqlens = torch.tensor([0, 3, 10], dtype=torch.int32)
     parts = torch.randn(3, 10, 2, 4)
-    counted = _varlen_flops(*parts, ends, ends, 7, 7, out_val=None)
+    counted = _varlen_flops(*parts, cu_seqlens, cu_seqlens, 7, 7, out_val=None)
     alone = sum(sdpa_flop_count(*[(1, 2, count, 4)] * 3) for count in (3, 7))
     assert counted == alone
 

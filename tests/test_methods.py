@@ -20,15 +20,15 @@ from repshift import (
     VidTLDR,
     compress,
 )
-from repshift.attention import (
-    AttentionCall,
-    EagerAttention,
-    in_one_more_channel,
-    proportional,
-)
 from repshift.measure.flops import count_flops
 from repshift.registry import REDUCTIONS, SCORES
 from repshift.resnet.reductions import GridReduction
+from repshift.runtime.attention import (
+    AttentionCall,
+    EagerAttention,
+    bias_as_channel,
+    proportional,
+)
 
 # What needs a grid is tested with ResNets, what needs a mixer with Vision Mamba.
 ELSEWHERE = {"grid", "activation"}
@@ -142,7 +142,7 @@ class SlowViT(nn.Module):
     def attend(self, block, x, sizes):
         attn, y = block.attn, block.norm1(x)
         qkv = attn.qkv(y).unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        bias = torch.tensor(sizes).log() if self.plan.reduction.weighs else 0
+        bias = torch.tensor(sizes).log() if self.plan.reduction.proportional_attention else 0
         logits = qkv[0] @ qkv[1].transpose(-2, -1) * attn.scale + bias
         return attn.proj((logits.softmax(-1) @ qkv[2]).transpose(1, 2).flatten(2)), qkv[1].mean(1)
 
@@ -162,9 +162,11 @@ class SlowViT(nn.Module):
     def merge_nearest(self, x, scores, sizes, drop):
         count = x.shape[1]
         ranked = sorted(range(self.prefix, count), key=scores.__getitem__)
-        gone, stay = ranked[:drop], sorted([*range(self.prefix), *ranked[drop:]])
+        dropped, stay = ranked[:drop], sorted([*range(self.prefix), *ranked[drop:]])
         unit = F.normalize(x[0], dim=-1)
-        pairs = {i: max(stay[self.prefix :], key=lambda j: float(unit[i] @ unit[j])) for i in gone}
+        pairs = {
+            i: max(stay[self.prefix :], key=lambda j: float(unit[i] @ unit[j])) for i in dropped
+        }
         return self.join(x, pairs, stay, sizes)
 
     def join(self, x, pairs, order, sizes):
@@ -204,7 +206,7 @@ MASKS = {
 
 @pytest.mark.parametrize("width", [8, 12, 64])
 @pytest.mark.parametrize("name", MASKS)
-@pytest.mark.parametrize("weighed", [proportional, in_one_more_channel])
+@pytest.mark.parametrize("weighed", [proportional, bias_as_channel])
 def test_keys_are_weighed_by_their_log_sizes(weighed, name, width):
     query, key, value = torch.randn(3, 2, 3, 7, width, dtype=torch.float64).unbind()
     size, mask = torch.rand(2, 7, dtype=torch.float64) * 9 + 0.1, MASKS[name]

@@ -34,7 +34,7 @@ class Blindfold:
     def __init__(self, model, plan, monkeypatch):
         self.plan, self.prefix = plan, model.num_prefix_tokens
         self.fused = F.scaled_dot_product_attention
-        self.gone, self.blocks = None, []
+        self.dropped, self.blocks = None, []
         monkeypatch.setattr(F, "scaled_dot_product_attention", self.attend)
         for index, block in enumerate(model.blocks):
             block.register_forward_pre_hook(self.enter)
@@ -44,14 +44,14 @@ class Blindfold:
             block.register_forward_hook(lambda _, __, out, index=index: self.leave(index, out))
 
     def enter(self, block, args):
-        if self.gone is None:
-            self.gone = torch.zeros(args[0].shape[:2], dtype=torch.bool)
+        if self.dropped is None:
+            self.dropped = torch.zeros(args[0].shape[:2], dtype=torch.bool)
         self.blocks.append(
-            SimpleNamespace(entry=args[0], middle=args[0], stays=~self.gone, attention=None)
+            SimpleNamespace(entry=args[0], middle=args[0], stays=~self.dropped, attention=None)
         )
 
     def attend(self, q, k, v, attn_mask=None, dropout_p=0.0, is_causal=False):
-        hidden = self.gone[:, None, None, -k.shape[-2] :]
+        hidden = self.dropped[:, None, None, -k.shape[-2] :]
         mask = torch.zeros(hidden.shape, dtype=q.dtype).masked_fill(hidden, -math.inf)
         if is_causal:
             attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
@@ -70,13 +70,13 @@ class Blindfold:
         at, amount = self.blocks[-1], self.plan.drop.get(index, 0)
         at.exit = out
         scores = FORMULAS[self.plan.score](at).tolist() if amount else ()
-        for gone, row in zip(self.gone, scores, strict=False):
-            patches = [token for token in range(self.prefix, len(row)) if not gone[token]]
+        for dropped, row in zip(self.dropped, scores, strict=False):
+            patches = [token for token in range(self.prefix, len(row)) if not dropped[token]]
             count = math.floor(amount * len(patches)) if amount < 1 else amount
-            gone[sorted(patches, key=row.__getitem__)[:count]] = True
+            dropped[sorted(patches, key=row.__getitem__)[:count]] = True
 
     def survivors(self):
-        return torch.stack([(~gone).nonzero().squeeze(1) for gone in self.gone])
+        return torch.stack([(~dropped).nonzero().squeeze(1) for dropped in self.dropped])
 
 
 def assert_masked_equals_dropped(family, plan, monkeypatch, **forward):

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from repshift import ClassAttention, InputError, Merge, Plan, Shift, ToMe, compress
 from repshift.adapters import describe
-from repshift.attention import EagerAttention, WatchedAttention
+from repshift.runtime.attention import AttentionRecorder, EagerAttention
 
 
 def open_clip_tower(**settings):
@@ -71,12 +71,12 @@ def images(batch=3, dtype=torch.float64):
 def hidden(model, photos, compression):
     """Every block's output of the dense model, later attention blind to what the plan dropped."""
     streams, spec = [], compression.spec
-    gone = torch.zeros(len(photos), 26, dtype=torch.bool)
+    dropped = torch.zeros(len(photos), 26, dtype=torch.bool)
     kept = [compression.kept_after(block) for block in range(len(spec.blocks))]
     fused, whole = F.scaled_dot_product_attention, F.multi_head_attention_forward
 
     def mask(heads):
-        blind = torch.zeros(gone.shape, dtype=photos.dtype).masked_fill(gone, -math.inf)
+        blind = torch.zeros(dropped.shape, dtype=photos.dtype).masked_fill(dropped, -math.inf)
         return blind[:, None, None].expand(-1, heads, 26, -1)
 
     def attend(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **settings):
@@ -93,7 +93,7 @@ def hidden(model, photos, compression):
     def leave(block):
         def hook(module, args, output):
             streams.append(output)
-            gone.fill_(True).scatter_(1, kept[block], False)
+            dropped.fill_(True).scatter_(1, kept[block], False)
 
         return hook
 
@@ -159,7 +159,7 @@ def test_multihead_attention_weighs_keys_by_their_size(masked):
     with torch.no_grad():
         expected, _ = layer(x, x, x, attn_mask=bias.flatten(0, 1), average_attn_weights=False)
         free = layer(x, x, x, attn_mask=mask, average_attn_weights=False)[1]
-        with WatchedAttention({"attention", "keys"}, size) as watch:
+        with AttentionRecorder({"attention", "keys"}, size) as watch:
             found, weights = layer(x, x, x, attn_mask=mask, need_weights=False)
     assert weights is None
     assert watch.calls == 1

@@ -303,7 +303,7 @@ def test_a_method_that_is_too_slow_for_the_target_makes_way(small, monkeypatch):
         if not plan.drop:
             return 1.0, 4 * 0.035
         share = cost(plan) - cost.steps.get(plan.method, 0) * len(plan.drop)
-        return share + 0.5 * plan.reduction.weighs * len(plan.drop), 1.0
+        return share + 0.5 * plan.reduction.proportional_attention * len(plan.drop), 1.0
 
     monkeypatch.setattr(TimeCost, "_each", lambda cost, counts, run: [c / 1000 for c in counts])
     monkeypatch.setattr(TimeCost, "_run", run)

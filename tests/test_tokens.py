@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
 
 from repshift import InputError, Prune, TokenMap
-from repshift.arguments import followed_by
-from repshift.call import Call
+from repshift.runtime.carriers import gather_arguments
+from repshift.runtime.trace import ForwardTrace
 from repshift.scores import Snapshots
-from repshift.similarity import most_similar
-from repshift.tokens import Step, follow
+from repshift.sequence.similarity import most_similar
+from repshift.sequence.token_map import Step, follow
 
 
 @st.composite
@@ -20,13 +20,13 @@ def maps(draw, batch=None, dense=None):
     batch = draw(st.integers(1, 3)) if batch is None else batch
     dense = draw(st.integers(1, 9)) if dense is None else dense
     count = draw(st.integers(1, dense))
-    kept, home = [], []
+    kept, parent = [], []
     for _ in range(batch):
         stay = sorted(draw(st.permutations(range(dense)))[:count])
         guest = st.integers(0, count - 1)
         kept.append(stay)
-        home.append([stay.index(i) if i in stay else draw(guest) for i in range(dense)])
-    return TokenMap(torch.tensor(kept), torch.tensor(home))
+        parent.append([stay.index(i) if i in stay else draw(guest) for i in range(dense)])
+    return TokenMap(torch.tensor(kept), torch.tensor(parent))
 
 
 @st.composite
@@ -48,15 +48,15 @@ def prunings(draw):
     return scores, draw(st.integers(0, patches - 1)), prefix
 
 
-def decide(reduction, tokens, scores, drop, prefix, **seen):
+def decide(reduction, tokens, scores, drop, prefix, **snapshot):
     """What a block asks of a reduction: prefix tokens have the score inf."""
     marked = scores.index_fill(1, torch.arange(prefix), torch.inf)
-    return reduction(Snapshots(0, prefix, tokens, **seen), marked, drop)
+    return reduction(Snapshots(0, prefix, tokens, **snapshot), marked, drop)
 
 
 @given(maps())
 def test_apply_takes_the_survivors(token_map):
-    tokens = torch.randn(*token_map.home.shape, 2)
+    tokens = torch.randn(*token_map.parent.shape, 2)
     survivors = token_map.apply(tokens)
     for image, row in enumerate(token_map.kept.tolist()):
         assert torch.equal(survivors[image], torch.stack([tokens[image, i] for i in row]))
@@ -66,7 +66,7 @@ def test_apply_takes_the_survivors(token_map):
 def test_restore_gives_every_place_the_value_of_its_stand_in(token_map):
     survivors = torch.randn(*token_map.kept.shape, 2)
     dense = token_map.restore(survivors)
-    for image, row in enumerate(token_map.home.tolist()):
+    for image, row in enumerate(token_map.parent.tolist()):
         assert torch.equal(dense[image], torch.stack([survivors[image, i] for i in row]))
     assert torch.equal(token_map.apply(dense), survivors)
 
@@ -75,7 +75,7 @@ def test_restore_gives_every_place_the_value_of_its_stand_in(token_map):
 def test_then_is_one_map_after_the_other(chain):
     first, later = chain
     both = first.then(later)
-    tokens, survivors = torch.randn(*first.home.shape, 2), torch.randn(*later.kept.shape, 2)
+    tokens, survivors = torch.randn(*first.parent.shape, 2), torch.randn(*later.kept.shape, 2)
     assert torch.equal(both.apply(tokens), later.apply(first.apply(tokens)))
     assert torch.equal(both.restore(survivors), first.restore(later.restore(survivors)))
 
@@ -105,8 +105,10 @@ def test_homes_are_the_most_similar_surviving_patches(pruning):
     scores, drop, prefix = pruning
     tokens = torch.randn(*scores.shape, 4, dtype=torch.float64)
     token_map = decide(Prune(), tokens, scores, drop, prefix).map
-    for x, kept, home in zip(tokens, token_map.kept.tolist(), token_map.home.tolist(), strict=True):
-        for token, place in enumerate(home):
+    for x, kept, parent in zip(
+        tokens, token_map.kept.tolist(), token_map.parent.tolist(), strict=True
+    ):
+        for token, place in enumerate(parent):
             if token in kept:
                 assert kept[place] == token
             else:
@@ -179,11 +181,11 @@ def test_a_table_that_cannot_belong_to_the_tokens_is_refused(length):
 
 
 def test_all_tables_of_a_tuple_follow():
-    call = Call(1, 4, torch.device("cpu"))
+    call = ForwardTrace(1, 4, torch.device("cpu"))
     step = Step(torch.tensor([[0, 1, 3]]), torch.tensor([[2]]), torch.tensor([[1]]))
     call.record(0, 3, step, None)
     tables = tuple(torch.randn(1, 4, 2) for _ in range(3))
-    found = followed_by(call, 1, {"bias": tables}, {"bias": "bnd"})["bias"]
+    found = gather_arguments(call, 1, {"bias": tables}, {"bias": "bnd"})["bias"]
     assert len(found) == 3
     for table, left in zip(tables, found, strict=True):
         assert torch.equal(left, table[:, [0, 1, 3]])

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from repshift import Plan, ToMe, compress
 from repshift.reductions.bipartite import match
-from repshift.tokens import Step
+from repshift.sequence.token_map import Step
 
 FIXTURES = Path(__file__).parent / "fixtures"
 MATCHING = load_file(FIXTURES / "tome_matching.safetensors")
@@ -32,17 +32,17 @@ def test_the_matching_is_that_of_the_reference(case):
     }
     drop = Plan({0: drop}, reduction=ToMe()).leaving(0, 21 - prefix)
     scores = torch.zeros(2, 21).index_fill(1, torch.arange(prefix), torch.inf)
-    kept, gone, into = match(MATCHING["input.metric"], scores, drop, prefix)
+    kept, dropped, target = match(MATCHING["input.metric"], scores, drop, prefix)
 
-    assert torch.equal(gone, 2 * expected["src_idx"])
-    assert torch.equal(kept.gather(1, into), 2 * expected["dst_idx"] + 1)
+    assert torch.equal(dropped, 2 * expected["src_idx"])
+    assert torch.equal(kept.gather(1, target), 2 * expected["dst_idx"] + 1)
     # Without a class token the reference leaves the unmerged ones in the order of their likeness;
     # here survivors keep their order, and its results are compared in ours.
     even = 2 * expected["unm_idx"].sort(dim=1).values
     even_prefix = (prefix + 1) // 2
     assert torch.equal(kept[:, prefix:][:, : even.shape[1] - even_prefix], even[:, even_prefix:])
 
-    step = Step(kept, gone, into, torch.ones(gone.shape))
+    step = Step(kept, dropped, target, torch.ones(dropped.shape))
     size = MATCHING["input.size"].squeeze(-1)
     odd = torch.arange(1, 21, 2).expand(2, -1)
     order = torch.cat((2 * expected["unm_idx"], odd), dim=1)
@@ -61,7 +61,7 @@ def test_the_matching_is_that_of_the_reference(case):
     close(step.resize(None), ours("size_unit").squeeze(-1))
     if prefix < 2:  # the reference's unmerge forgets that the distillation token moved
         close(step.map.restore(step.apply(tokens, size)), expected["unmerge"])
-    assert torch.equal(step.map.home, ours("source").argmax(1))
+    assert torch.equal(step.map.parent, ours("source").argmax(1))
 
 
 @pytest.mark.parametrize("name", ["tome_vit", "tome_vit_distilled"])

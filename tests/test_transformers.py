@@ -32,8 +32,8 @@ def hide(spec, kept, monkeypatch):
 
     def leave(index, output):
         tokens = output[0] if isinstance(output, tuple) else output
-        gone = torch.ones(tokens.shape[:2], dtype=torch.bool)
-        hidden.append(gone.scatter(1, kept[index], False))
+        dropped = torch.ones(tokens.shape[:2], dtype=torch.bool)
+        hidden.append(dropped.scatter(1, kept[index], False))
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", attend)
     return [

@@ -85,8 +85,8 @@ def test_dropping_equals_hiding_in_mpnet():
     hidden = layers[0](
         model.embeddings(given["input_ids"]), position_bias=bias(left.new_empty(3, 19, 1))
     )[0]
-    gone = torch.ones(3, 19, dtype=torch.bool).scatter(1, kept, False)
-    mask = torch.zeros(3, 1, 1, 19, dtype=left.dtype).masked_fill(gone[:, None, None], -1e30)
+    dropped = torch.ones(3, 19, dtype=torch.bool).scatter(1, kept, False)
+    mask = torch.zeros(3, 1, 1, 19, dtype=left.dtype).masked_fill(dropped[:, None, None], -1e30)
     for layer in layers[1:]:
         hidden = layer(hidden, mask, position_bias=bias(hidden))[0]
     torch.testing.assert_close(left, survivors_of(hidden, kept), atol=1e-9, rtol=0)

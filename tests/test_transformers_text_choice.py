@@ -55,7 +55,7 @@ class Blindfold:
 
     def __init__(self, family, model, plan, mask, monkeypatch):
         self.plan, self.real = plan, mask.bool()
-        self.gone = torch.zeros_like(self.real)
+        self.dropped = torch.zeros_like(self.real)
         self.at = SimpleNamespace()
         self.fused, self.softmax = F.scaled_dot_product_attention, F.softmax
         monkeypatch.setattr(F, "scaled_dot_product_attention", self.attend)
@@ -69,11 +69,11 @@ class Blindfold:
             block.register_forward_hook(lambda _, __, out, index=index: self.leave(index, out))
 
     def enter(self, block, args):
-        self.at = SimpleNamespace(entry=args[0], asks=self.real & ~self.gone)
+        self.at = SimpleNamespace(entry=args[0], asks=self.real & ~self.dropped)
 
     def hidden(self, like):
-        none = torch.zeros(len(self.gone), 1, 1, self.gone.shape[1], dtype=like.dtype)
-        return none.masked_fill(self.gone[:, None, None], -math.inf)
+        none = torch.zeros(len(self.dropped), 1, 1, self.dropped.shape[1], dtype=like.dtype)
+        return none.masked_fill(self.dropped[:, None, None], -math.inf)
 
     def attend(self, q, k, v, attn_mask=None, **others):
         mask = self.hidden(q)
@@ -95,18 +95,18 @@ class Blindfold:
         at, amount = self.at, self.plan.drop.get(index, 0)
         at.exit = output[0] if isinstance(output, tuple) else output
         scores = FORMULAS[self.plan.score](at).tolist() if amount else ()
-        for gone, real, row in zip(self.gone, self.real, scores, strict=False):
+        for dropped, real, row in zip(self.dropped, self.real, scores, strict=False):
             # The places left, padding included, less [CLS] and [SEP].
-            left = [place for place in range(len(row)) if not gone[place]]
+            left = [place for place in range(len(row)) if not dropped[place]]
             count = math.floor(amount * (len(left) - 2)) if amount < 1 else amount
             words = [place for place in left if real[place]][1:-1]
             padding = [place for place in left if not real[place]]
             # Of equals the later leaves: outside a window all words are seen as little.
             words.sort(key=lambda place, row=row: (row[place], -place))
-            gone[(padding[::-1] + words)[:count]] = True
+            dropped[(padding[::-1] + words)[:count]] = True
 
     def survivors(self):
-        return torch.stack([(~gone).nonzero().squeeze(1) for gone in self.gone])
+        return torch.stack([(~dropped).nonzero().squeeze(1) for dropped in self.dropped])
 
 
 def assert_hidden_equals_dropped(family, plan, lengths, monkeypatch):

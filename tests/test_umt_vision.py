@@ -100,9 +100,9 @@ def test_vid_tldr(name, schedule, monkeypatch):
         key = f"output.{name}.layer{block}."
         close(before, MERGED[f"{key}before_merge"], 2e-5)
         close(saliency, MERGED[f"{key}saliency"])
-        assert torch.equal(step.gone, 2 * MERGED[f"{key}src_in_even"])
-        into = step.kept.gather(1, step.into)
-        assert torch.equal(into, 2 * MERGED[f"{key}dst_in_odd"] + 1)
+        assert torch.equal(step.dropped, 2 * MERGED[f"{key}src_in_even"])
+        target = step.kept.gather(1, step.target)
+        assert torch.equal(target, 2 * MERGED[f"{key}dst_in_odd"] + 1)
         unmerged = 2 * MERGED[f"{key}unmerged_in_even"]
         assert torch.equal(step.kept[:, : unmerged.shape[1]], unmerged)
         close(compression.sizes_after(block), MERGED[f"{key}size"])

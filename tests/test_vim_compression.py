@@ -67,8 +67,8 @@ def image_by_image(model, image, score, aligned):
         if drop:
             value = SCORES[score](block, hidden, residual, positions)[0].tolist()
             patches = [at for at, place in enumerate(places) if place != CLASS_PLACE]
-            gone = sorted(patches, key=lambda at: value[at])[:drop]
-            stay = [at for at in range(len(places)) if at not in gone]
+            dropped = sorted(patches, key=lambda at: value[at])[:drop]
+            stay = [at for at in range(len(places)) if at not in dropped]
             residual, hidden = residual[:, stay], hidden[:, stay]
             places = [places[at] for at in stay]
     tokens = model.norm_f(residual + hidden)

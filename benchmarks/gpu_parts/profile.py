@@ -8,10 +8,10 @@ import torch
 from timm.models.vision_transformer import Block
 
 from repshift import Merge, Prune, Redundancy, Shift, ToMe, representation_shift
-from repshift.attention import AttentionCall, in_one_more_channel
 from repshift.measure.speed import interleave
 from repshift.reductions.bipartite import match
 from repshift.reductions.prune import highest, nearest
+from repshift.runtime.attention import AttentionCall, bias_as_channel
 from repshift.scores import Snapshots
 
 NEEDS = ("timm",)
@@ -38,7 +38,7 @@ def measure(label, setting):
     query, key, value = (setting.random(batch, heads, count, width // heads) for _ in range(3))
     seen = Snapshots(0, 1, after, entry=before, middle=before, exit=after, keys=key)
     scores = seen.guard(Shift()(seen))
-    kept, gone = highest(scores, drop)
+    kept, dropped = highest(scores, drop)
     pruned, merged = Prune()(seen, scores, drop), Merge()(seen, scores, drop)
     matched = ToMe()(seen, scores, drop)
     size = 1 + torch.rand(batch, count, device=setting.device)
@@ -56,13 +56,13 @@ def measure(label, setting):
         "score: shift": partial(representation_shift, before, after),
         "score: redundancy(mlp)": partial(Redundancy("mlp"), seen),
         "choice: sort": partial(highest, scores, drop),
-        "stand-ins: most similar kept token": partial(nearest, seen, kept, gone),
+        "stand-ins: most similar kept token": partial(nearest, seen, kept, dropped),
         "matching: tome": lambda: match(key.mean(1), scores, drop, 1),
         "gather: prune": partial(pruned.apply, after, None),
         "gather and sum: merge": partial(merged.apply, after, None),
         "gather and sum: tome": partial(matched.apply, after, None),
         "attention, fused": call.fused,
-        "attention, fused, sizes as one more channel": partial(in_one_more_channel, call, size),
+        "attention, fused, sizes as one more channel": partial(bias_as_channel, call, size),
         "attention, fused, sizes as a mask": partial(call.fused, bias=bias),
         "attention, eager": partial(call.eager, size),
     }

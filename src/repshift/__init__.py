@@ -26,8 +26,8 @@ from repshift.scores import (
 )
 from repshift.search.adapt import adapt
 from repshift.search.search_plan import SearchResult, search_plan
+from repshift.sequence.token_map import TokenMap
 from repshift.shift import representation_shift
-from repshift.tokens import TokenMap
 
 __version__ = "0.1.0"
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, overload
 from repshift.adapters import EncoderSpec, describe
 from repshift.compression import Compression
 from repshift.errors import InputError
-from repshift.hooks import Hook
 from repshift.resnet.compression import ResNetCompression
 from repshift.resnet.reductions import GridReduction
 from repshift.resnet.spec import ResNetSpec
+from repshift.runtime.attachment import Hook
 
 if TYPE_CHECKING:
     from torch import nn

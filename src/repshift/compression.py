@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from repshift.adaptive import PackedStep
-from repshift.arguments import by_name, followed_by, padding_among, replaced
-from repshift.attention import WatchedAttention
-from repshift.block import BlockRun
-from repshift.call import Call
-from repshift.checkpointing import check_place, recomputing, replays
 from repshift.errors import InputError
-from repshift.hooks import Hook, Hooked
 from repshift.reductions.base import Merging
+from repshift.runtime.attachment import Attachment, Hook
+from repshift.runtime.attention import AttentionRecorder
+from repshift.runtime.block_state import BlockState
+from repshift.runtime.carriers import bind, gather_arguments, padding_among, rebind
+from repshift.runtime.checkpointing import check_place, recomputing, replays
+from repshift.runtime.trace import ForwardTrace
+from repshift.sequence.levels import PackedStep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from repshift.plan import Plan
 
 
-class Compression(Hooked):
+class Compression(Attachment):
     """A plan at work on a model; made by ``compress``."""
 
     def __init__(self, model: nn.Module, plan: Plan, spec: EncoderSpec) -> None:
@@ -38,8 +38,8 @@ class Compression(Hooked):
         self._names = [
             tuple(inspect.signature(part.forward).parameters) for part in (*spec.blocks, *readers)
         ]
-        self._call: Call | None = None
-        self._run: BlockRun | None = None
+        self._call: ForwardTrace | None = None
+        self._run: BlockState | None = None
         self._features: Tensor | None = None
         super().__init__(self._attach(model))
 
@@ -112,7 +112,7 @@ class Compression(Hooked):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_call": None, "_run": None, "_features": None}
 
-    def _last_call(self) -> Call:
+    def _last_call(self) -> ForwardTrace:
         if self._call is None or len(self._call.counts) < len(self.spec.blocks):
             raise InputError(
                 "no complete forward has run under this plan yet; call the model first"
@@ -129,7 +129,7 @@ class Compression(Hooked):
             # First of all hooks, so that those of others (the hidden states of transformers) see
             # what is left of the tokens, whoever came first.
             yield block.register_forward_hook(Hook(self, "_leave", index), prepend=True)
-            watches = plan.adaptive or plan.reduction.weighs
+            watches = plan.adaptive or plan.reduction.proportional_attention
             if watches or plan.required() & {"attention", "keys"}:
                 # The mode that watches attention must be left even where the block raises.
                 yield block.register_forward_hook(Hook(self, "_release"), always_call=True)
@@ -169,7 +169,7 @@ class Compression(Hooked):
             )
         again = recomputing()
         if block == 0 and not again:
-            self._call = Call(tokens.shape[0], tokens.shape[1], tokens.device)
+            self._call = ForwardTrace(tokens.shape[0], tokens.shape[1], tokens.device)
         call = self._call
         came = call.counts.get(block - 1) if call and block else tokens.shape[1]
         if call is None or (tokens.shape[1] != came and not again):
@@ -179,12 +179,12 @@ class Compression(Hooked):
                 "tokens back or skips blocks between them, so it cannot be compressed by hooks"
             )
         names = self._names[block]
-        given = by_name(names, args, kwargs)
+        given = bind(names, args, kwargs)
         for name, reason in self.spec.refused.items():
             if given.get(name) is not None:
                 raise InputError(f"block {block} was given {name}: {reason}")
         size, packing = call.size_after(block - 1), call.packing_after(block - 1)
-        followed = followed_by(call, block, given, self.spec.positions)
+        followed = gather_arguments(call, block, given, self.spec.positions)
         ids = self.spec.position_ids
         if ids and given.get(ids) is None and (so_far := call.map_after(block - 1)):
             followed[ids] = packing.pack(so_far.kept) if packing else so_far.kept
@@ -194,14 +194,14 @@ class Compression(Hooked):
             drop = self.plan.drop.get(block, 0) if len(tokens) else 0
         else:
             drop = self.plan.leaving(block, tokens.shape[1] - self.spec.staying)
-        self._run = run = BlockRun(block, self.plan, self.spec, drop, tokens, size, packing)
+        self._run = run = BlockState(block, self.plan, self.spec, drop, tokens, size, packing)
         if drop and packing:
             run.padding = packing.padding
         elif drop:
             run.padding = padding_among(given | followed, self.spec.positions, tokens)
             run.inner = call.places_of(self.spec.inner_tokens, block - 1)
         self._watch(run)
-        return replaced(names, args, kwargs, followed) if followed else None
+        return rebind(names, args, kwargs, followed) if followed else None
 
     def _see_middle(self, _: int, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if (run := self._run) is None:
@@ -266,9 +266,9 @@ class Compression(Hooked):
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         part = len(self.spec.blocks) + index
         names, layouts = self._names[part], self.spec.readers[index][1]
-        given = by_name(names, args, kwargs)
-        followed = followed_by(self._call, part, given, layouts) if self._call else {}
-        return replaced(names, args, kwargs, followed)
+        given = bind(names, args, kwargs)
+        followed = gather_arguments(self._call, part, given, layouts) if self._call else {}
+        return rebind(names, args, kwargs, followed)
 
     def _see_features(self, _: int, args: tuple[Any, ...], features: Tensor) -> None:
         self._features = features
@@ -296,9 +296,9 @@ class Compression(Hooked):
             )
         self._verified = True
 
-    def _watch(self, run: BlockRun) -> None:
+    def _watch(self, run: BlockState) -> None:
         needs = self.plan.required() & {"attention", "keys"} if run.drop else frozenset()
-        size = run.size if self.plan.reduction.weighs else None
+        size = run.size if self.plan.reduction.proportional_attention else None
         acts = needs or size is not None or run.packing or (run.drop and self.plan.before_mlp)
         if acts and replays(self.spec.blocks[run.block]):
             raise InputError(
@@ -307,7 +307,7 @@ class Compression(Hooked):
                 "attention, prune and a fixed budget, or without gradient checkpointing"
             )
         if needs or size is not None or run.packing:
-            run.watch = WatchedAttention(needs, size, run.packing)
+            run.watch = AttentionRecorder(needs, size, run.packing)
             run.watch.__enter__()
 
 

@@ -60,7 +60,7 @@ class Plan:
             _check(block, amount)
         object.__setattr__(self, "drop", dict(sorted(self.drop.items())))
         if self.score is None and isinstance(self.reduction, Reduction):
-            object.__setattr__(self, "score", self.reduction.usual)
+            object.__setattr__(self, "score", self.reduction.default_score)
         if not isinstance(self.score, Score) or not isinstance(self.reduction, Reduction):
             raise InputError(
                 f"a plan takes a Score and a Reduction, got {type(self.score).__name__} and "

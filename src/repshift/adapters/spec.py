@@ -26,7 +26,7 @@ class Pooling:
     skipped: int
 
 
-# The axes of a layout, as ``repshift.tokens.follow`` reads them.
+# The axes of a layout, as ``repshift.sequence.token_map.follow`` reads them.
 AXES = {"b": "image", "h": "head", "n": "token", "r": "channel of a rotation"}
 
 
@@ -49,8 +49,8 @@ class EncoderSpec:
     the projection that ends it; its input are the mixer's activations.
 
     ``positions`` names arguments of the blocks that hold one entry a token, with their layout (see
-    ``repshift.tokens.follow``): ``{"rope": "bhnr", "attn_mask": "bhnn"}``; with the axes ``nn`` it
-    is an attention mask, which also tells the padding. ``position_ids`` names an argument that
+    ``repshift.sequence.token_map.follow``): ``{"rope": "bhnr", "attn_mask": "bhnn"}``; with the
+    axes ``nn`` it is an attention mask, which also tells the padding. ``position_ids`` names an argument that
     takes the place of every token [B, N] in the dense sequence and stands for all of them when left
     out. ``readers`` are modules that run once after all blocks, such as a pooling, with the layout
     of their arguments that have one entry for every token of the dense sequence. A head that reads

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from repshift.scores import Need, Snapshots
-    from repshift.tokens import Step
+    from repshift.sequence.token_map import Step
 
 Weighing = Literal["proportional", "plain"]
 
@@ -31,18 +31,18 @@ class Reduction(Method):
     score of a plan that names none.
     """
 
-    usual: ClassVar[Score] = Shift()
+    default_score: ClassVar[Score] = Shift()
     needs: ClassVar[frozenset[Need]] = frozenset()
     scored: ClassVar[bool] = True
     before_mlp: ClassVar[bool] = False
     at_most_half: ClassVar[bool] = False
 
     @property
-    def weighs(self) -> bool:
+    def proportional_attention(self) -> bool:
         """Whether later attention weighs the survivors by their size."""
         return False
 
-    def __call__(self, seen: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
+    def __call__(self, snapshot: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
         """Let ``drop`` tokens leave.
 
         A score of inf never leaves (prefix and suffix tokens); -inf leaves first and is taken up by
@@ -71,5 +71,5 @@ class Merging(Reduction):
         return [] if self.attention == "proportional" else [self.attention]
 
     @property
-    def weighs(self) -> bool:
+    def proportional_attention(self) -> bool:
         return self.attention == "proportional"

@@ -32,7 +32,7 @@ def match(
     even = scores[:, 0::2]
     value = torch.where(even.isinf(), -even, value)
     order = value.argsort(dim=1, descending=True, stable=True)
-    gone, stay = order[:, :drop], order[:, drop:].sort(dim=1).values
+    dropped, stay = order[:, :drop], order[:, drop:].sort(dim=1).values
 
     # Even prefix tokens never leave, so they are the first that stay.
     even_prefix, odd_prefix = (prefix + 1) // 2, prefix // 2
@@ -42,4 +42,4 @@ def match(
     # An odd token keeps its order behind all others; as the odd prefix tokens are joined by none,
     # the partner's position counts from the first odd patch.
     first = kept.shape[1] - odd.shape[1]
-    return kept, 2 * gone, partner.gather(1, gone) + first
+    return kept, 2 * dropped, partner.gather(1, dropped) + first

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from repshift.reductions.base import Merging
 from repshift.reductions.prune import highest, nearest
-from repshift.tokens import Step
+from repshift.sequence.token_map import Step
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -25,7 +25,7 @@ class Merge(Merging):
 
     name: ClassVar[str] = "merge"
 
-    def __call__(self, seen: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
-        kept, gone = highest(scores, drop)
-        share = scores.gather(1, gone).isneginf().logical_not().to(scores.dtype)
-        return Step(kept, gone, nearest(seen, kept, gone), share)
+    def __call__(self, snapshot: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
+        kept, dropped = highest(scores, drop)
+        share = scores.gather(1, dropped).isneginf().logical_not().to(scores.dtype)
+        return Step(kept, dropped, nearest(snapshot, kept, dropped), share)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from repshift.reductions.base import Reduction
-from repshift.similarity import most_similar
-from repshift.tokens import Step, gather
+from repshift.sequence.similarity import most_similar
+from repshift.sequence.token_map import Step, gather
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -25,9 +25,9 @@ class Prune(Reduction):
 
     name: ClassVar[str] = "prune"
 
-    def __call__(self, seen: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
-        kept, gone = highest(scores, drop)
-        return Step(kept, gone, nearest(seen, kept, gone))
+    def __call__(self, snapshot: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
+        kept, dropped = highest(scores, drop)
+        return Step(kept, dropped, nearest(snapshot, kept, dropped))
 
 
 def highest(
@@ -41,9 +41,9 @@ def highest(
 
 
 def nearest(
-    seen: Snapshots, kept: Int[Tensor, "B K"], gone: Int[Tensor, "B D"]
+    snapshot: Snapshots, kept: Int[Tensor, "B K"], dropped: Int[Tensor, "B D"]
 ) -> Int[Tensor, "B D"]:
     """The position among the survivors of the one most similar to each token that leaves."""
-    closed = None if seen.closed is None else seen.closed.gather(1, kept)
-    left, stayed = gather(seen.tokens, gone), gather(seen.tokens, kept)
-    return most_similar(left, stayed, seen.prefix, closed)
+    protected = None if snapshot.protected is None else snapshot.protected.gather(1, kept)
+    left, stayed = gather(snapshot.tokens, dropped), gather(snapshot.tokens, kept)
+    return most_similar(left, stayed, snapshot.prefix, protected)

@@ -9,7 +9,7 @@ import torch
 
 from repshift.reductions.base import Merging
 from repshift.reductions.bipartite import match
-from repshift.tokens import Step
+from repshift.sequence.token_map import Step
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -32,8 +32,10 @@ class ToMe(Merging):
     before_mlp: ClassVar[bool] = True
     at_most_half: ClassVar[bool] = True
 
-    def __call__(self, seen: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
-        assert seen.keys is not None
-        kept, gone, into = match(seen.keys.mean(1), scores, drop, seen.prefix)
-        share = scores.gather(1, gone).isneginf().logical_not()
-        return Step(kept, gone, into, share.to(torch.promote_types(scores.dtype, torch.float32)))
+    def __call__(self, snapshot: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
+        assert snapshot.keys is not None
+        kept, dropped, target = match(snapshot.keys.mean(1), scores, drop, snapshot.prefix)
+        share = scores.gather(1, dropped).isneginf().logical_not()
+        return Step(
+            kept, dropped, target, share.to(torch.promote_types(scores.dtype, torch.float32))
+        )

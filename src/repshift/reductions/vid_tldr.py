@@ -9,7 +9,7 @@ import torch
 
 from repshift.reductions.base import Merging
 from repshift.reductions.bipartite import match
-from repshift.tokens import Step
+from repshift.sequence.token_map import Step
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -32,9 +32,9 @@ class VidTLDR(Merging):
     before_mlp: ClassVar[bool] = True
     at_most_half: ClassVar[bool] = True
 
-    def __call__(self, seen: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
-        kept, gone, into = match(seen.tokens, scores, drop, seen.prefix)
-        return Step(kept, gone, into, foreground(scores).gather(1, gone))
+    def __call__(self, snapshot: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
+        kept, dropped, target = match(snapshot.tokens, scores, drop, snapshot.prefix)
+        return Step(kept, dropped, target, foreground(scores).gather(1, dropped))
 
 
 def foreground(scores: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:

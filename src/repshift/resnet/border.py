@@ -21,9 +21,9 @@ class Border(Score):
     name: ClassVar[str] = "border"
     needs: ClassVar[frozenset[Need]] = frozenset({"grid"})
 
-    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
-        assert seen.grid is not None
-        device = seen.tokens.device
-        down, across = (torch.arange(length, device=device) for length in seen.grid)
+    def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
+        assert snapshot.grid is not None
+        device = snapshot.tokens.device
+        down, across = (torch.arange(length, device=device) for length in snapshot.grid)
         down, across = (torch.minimum(axis, axis.flip(0)).float() for axis in (down, across))
-        return (down[:, None] + across).flatten().expand(len(seen.tokens), -1)
+        return (down[:, None] + across).flatten().expand(len(snapshot.tokens), -1)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
-from repshift.checkpointing import recomputing
 from repshift.errors import InputError
-from repshift.hooks import Hook, Hooked
 from repshift.resnet.reductions import GridReduction
+from repshift.runtime.attachment import Attachment, Hook
+from repshift.runtime.checkpointing import recomputing
 from repshift.scores import Snapshots
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class _Call:
     maps: list[tuple[GridMap, ...]] = field(default_factory=list)
 
 
-class ResNetCompression(Hooked):
+class ResNetCompression(Attachment):
     """A plan at work on a ResNet; made by ``compress``.
 
     A grid is the rows and columns of a feature map. The full grid of a stage is the one that it has

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from repshift.tokens import gather
+from repshift.sequence.token_map import gather
 
 if TYPE_CHECKING:
     from jaxtyping import Int, Shaped
@@ -40,7 +40,7 @@ class GridMap:
         return self.rows * self.width + columns
 
     @property
-    def home(self) -> Int[Tensor, "B H W"]:
+    def parent(self) -> Int[Tensor, "B H W"]:
         """For each place of the full grid, that of the survivor which stands for it.
 
         The nearest column of its row, then the nearest row of that column; a survivor stands for
@@ -58,7 +58,7 @@ class GridMap:
 
     def restore(self, features: Shaped[Tensor, "B C h w"]) -> Shaped[Tensor, "B C H W"]:
         """Put the survivors back in place; what left gets the features of its stand-in."""
-        return _take(features, self.home)
+        return _take(features, self.parent)
 
     def strided(self) -> GridMap:
         """The same map after both grids went through a layer of stride 2.

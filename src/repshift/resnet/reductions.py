@@ -32,7 +32,7 @@ class GridReduction(Reduction):
     where a transformer loses tokens.
     """
 
-    usual: ClassVar[Score] = Shift("block")
+    default_score: ClassVar[Score] = Shift("block")
 
     def choose(self, scores: Float[Tensor, "B H W"], rows: int, columns: int) -> GridMap:
         """Let ``rows`` rows and ``columns`` columns leave."""

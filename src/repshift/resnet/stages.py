@@ -24,13 +24,13 @@ def stages_of(
     layers = [part for name, part in parts.items() if name.removeprefix("layer").isdecimal()]
     stages = []
     for layer in layers:
-        ends = [
+        cu_seqlens = [
             branch(block)
             for block in layer
             for kind, branch in branches.items()
             if type(block).forward is kind.forward
         ]
-        if not ends or len(ends) < len(layer):
+        if not cu_seqlens or len(cu_seqlens) < len(layer):
             return None
-        stages.append(Stage(layer[0], layer[-1], ends[-1], layer[-1].downsample))
+        stages.append(Stage(layer[0], layer[-1], cu_seqlens[-1], layer[-1].downsample))
     return ResNetSpec(stages) if stages else None

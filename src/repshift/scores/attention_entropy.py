@@ -24,6 +24,6 @@ class AttentionEntropy(Score):
     name: ClassVar[str] = "attention-entropy"
     needs: ClassVar[frozenset[Need]] = frozenset({"attention"})
 
-    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
-        assert seen.attention is not None
-        return -torch.special.entr(seen.attention.mean(1)).sum(-1)
+    def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
+        assert snapshot.attention is not None
+        return -torch.special.entr(snapshot.attention.mean(1)).sum(-1)

@@ -49,7 +49,7 @@ class Snapshots:
     attention: Float[Tensor, "B H N N"] | None = None
     keys: Float[Tensor, "B H N D"] | None = None
     activation: Float[Tensor, "B N E"] | None = None
-    closed: Bool[Tensor, "B N"] | None = None
+    protected: Bool[Tensor, "B N"] | None = None
     padding: Bool[Tensor, "B N"] | None = None
     branch: Float[Tensor, "B N C"] | None = None
     stage_entry: Float[Tensor, "B N D"] | None = None
@@ -58,8 +58,8 @@ class Snapshots:
     def guard(self, scores: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
         """The scores, inf for what never leaves and -inf for padding, which leaves first."""
         scores = F.pad(scores[:, self.prefix :], (self.prefix, 0), value=math.inf)
-        if self.closed is not None:
-            scores = scores.masked_fill(self.closed, math.inf)
+        if self.protected is not None:
+            scores = scores.masked_fill(self.protected, math.inf)
         return scores if self.padding is None else scores.masked_fill(self.padding, -math.inf)
 
 
@@ -74,10 +74,10 @@ class Score(Method):
         return self.needs
 
     @property
-    def absolute(self) -> bool:
+    def comparable_across_images(self) -> bool:
         """Whether a value means the same in every image, so that images can be compared by it."""
         return False
 
-    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
+    def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
         """Scores of all tokens, prefix tokens included (their scores are not used)."""
         raise NotImplementedError

@@ -19,6 +19,6 @@ class ClassAttention(Score):
     name: ClassVar[str] = "class-attention"
     needs: ClassVar[frozenset[Need]] = frozenset({"attention", "class token"})
 
-    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
-        assert seen.attention is not None
-        return seen.attention[:, :, 0].mean(1)
+    def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
+        assert snapshot.attention is not None
+        return snapshot.attention[:, :, 0].mean(1)

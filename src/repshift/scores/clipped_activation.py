@@ -27,7 +27,7 @@ class ClippedActivation(Score):
     name: ClassVar[str] = "clipped-activation"
     needs: ClassVar[frozenset[Need]] = frozenset({"activation", "mixer"})
 
-    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
-        assert seen.activation is not None
-        dtype = torch.promote_types(seen.activation.dtype, torch.float32)
-        return seen.activation.clamp_min(0).sum(-1, dtype=dtype)
+    def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
+        assert snapshot.activation is not None
+        dtype = torch.promote_types(snapshot.activation.dtype, torch.float32)
+        return snapshot.activation.clamp_min(0).sum(-1, dtype=dtype)

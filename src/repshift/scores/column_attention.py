@@ -22,10 +22,10 @@ class ColumnAttention(Score):
     name: ClassVar[str] = "column-attention"
     needs: ClassVar[frozenset[Need]] = frozenset({"attention"})
 
-    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
-        assert seen.attention is not None
-        attention = seen.attention.mean(1)
-        if seen.padding is not None:
+    def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
+        assert snapshot.attention is not None
+        attention = snapshot.attention.mean(1)
+        if snapshot.padding is not None:
             # What padding attends to is noise, and its length depends on the other texts.
-            attention = attention.masked_fill(seen.padding[:, :, None], 0)
+            attention = attention.masked_fill(snapshot.padding[:, :, None], 0)
         return attention.mean(1)

@@ -21,7 +21,7 @@ class KeyNorm(Score):
     name: ClassVar[str] = "key-norm"
     needs: ClassVar[frozenset[Need]] = frozenset({"keys"})
 
-    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
-        assert seen.keys is not None
-        dtype = torch.promote_types(seen.keys.dtype, torch.float32)
-        return torch.linalg.vector_norm(seen.keys, dim=-1, dtype=dtype).mean(1)
+    def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
+        assert snapshot.keys is not None
+        dtype = torch.promote_types(snapshot.keys.dtype, torch.float32)
+        return torch.linalg.vector_norm(snapshot.keys, dim=-1, dtype=dtype).mean(1)

@@ -20,11 +20,11 @@ class MeanDistance(Score):
 
     name: ClassVar[str] = "mean-distance"
 
-    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
-        tokens = seen.tokens.float() if seen.tokens.itemsize < 4 else seen.tokens
-        patches = tokens[:, seen.prefix :]
-        if seen.padding is not None:
+    def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
+        tokens = snapshot.tokens.float() if snapshot.tokens.itemsize < 4 else snapshot.tokens
+        patches = tokens[:, snapshot.prefix :]
+        if snapshot.padding is not None:
             # The sum without padding points where the mean does.
-            patches = patches.masked_fill(seen.padding[:, seen.prefix :, None], 0)
+            patches = patches.masked_fill(snapshot.padding[:, snapshot.prefix :, None], 0)
         mean = patches.mean(1, keepdim=True)
         return (1 - F.cosine_similarity(tokens, mean, dim=-1)).clamp_min(0)

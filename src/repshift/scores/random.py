@@ -27,10 +27,10 @@ class Random(Score):
     name: ClassVar[str] = "random"
     seed: int = 0
 
-    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
-        batch, count, _ = seen.tokens.shape
-        positions = torch.arange(count, device=seen.tokens.device)
-        order = _mix(positions + _mix(_mix(self.seed) + seen.block + 1))
+    def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
+        batch, count, _ = snapshot.tokens.shape
+        positions = torch.arange(count, device=snapshot.tokens.device)
+        order = _mix(positions + _mix(_mix(self.seed) + snapshot.block + 1))
         return (order >> 8).float().expand(batch, -1)  # 24 bits: exact in float32
 
 

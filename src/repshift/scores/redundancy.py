@@ -45,25 +45,25 @@ class Redundancy(Score):
         return needs[self.of]
 
     @property
-    def absolute(self) -> bool:
+    def comparable_across_images(self) -> bool:
         return True
 
-    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
+    def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
         if self.of == "keys":
-            assert seen.keys is not None
-            direction = seen.keys.mean(1)
+            assert snapshot.keys is not None
+            direction = snapshot.keys.mean(1)
         else:
-            before = seen.middle if self.of == "mlp" else seen.entry
-            assert seen.exit is not None
+            before = snapshot.middle if self.of == "mlp" else snapshot.entry
+            assert snapshot.exit is not None
             assert before is not None
-            direction = seen.exit - before
+            direction = snapshot.exit - before
         direction = F.normalize(direction.float() if direction.itemsize < 4 else direction, dim=-1)
         likeness = direction[:, 0::2] @ direction[:, 1::2].transpose(1, 2)
-        if seen.closed is not None:
-            likeness = likeness.masked_fill(seen.closed[:, None, 1::2], -1)
-        closed = seen.prefix // 2  # odd places among the prefix tokens stand for no other
+        if snapshot.protected is not None:
+            likeness = likeness.masked_fill(snapshot.protected[:, None, 1::2], -1)
+        protected = snapshot.prefix // 2  # odd places among the prefix tokens stand for no other
         # Where no odd place is left to be like, a token is like none.
-        likeness = F.pad(likeness[..., closed:], (0, 1), value=-1).amax(-1)
+        likeness = F.pad(likeness[..., protected:], (0, 1), value=-1).amax(-1)
         scores = direction.new_full(direction.shape[:2], 2.0)
         scores[:, 0::2] = 1 - likeness
         return scores

@@ -30,5 +30,5 @@ class Reverse(Score):
     def required(self) -> frozenset[Need]:
         return self.score.required()
 
-    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
-        return -self.score(seen)
+    def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
+        return -self.score(snapshot)

@@ -65,29 +65,33 @@ class Shift(Score):
         }
         return needs[self.site]
 
-    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
+    def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
         if self.site == "stage":
-            return self._change_of_norm(seen)
+            return self._change_of_norm(snapshot)
         if self.site == "branch":
-            assert seen.branch is not None
-            assert seen.entry is not None
-            after = seen.branch if self.definition == "printed" else seen.entry + seen.branch
-            return representation_shift(seen.entry, after, self.metric)
-        before = seen.middle if self.site == "mlp" else seen.entry
-        after = seen.middle if self.site == "attention" else seen.exit
+            assert snapshot.branch is not None
+            assert snapshot.entry is not None
+            after = (
+                snapshot.branch
+                if self.definition == "printed"
+                else snapshot.entry + snapshot.branch
+            )
+            return representation_shift(snapshot.entry, after, self.metric)
+        before = snapshot.middle if self.site == "mlp" else snapshot.entry
+        after = snapshot.middle if self.site == "attention" else snapshot.exit
         assert before is not None
         assert after is not None
         if self.definition == "printed" and self.site != "block":
             after = after - before
         return representation_shift(before, after, self.metric)
 
-    def _change_of_norm(self, seen: Snapshots) -> Float[Tensor, "B N"]:
+    def _change_of_norm(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
         if self.metric == "cosine":
             raise InputError("shift(stage) compares norms, which have no cosine; use l2 or l1")
-        assert seen.stage_entry is not None
-        assert seen.exit is not None
+        assert snapshot.stage_entry is not None
+        assert snapshot.exit is not None
         before, after = (
             representation_shift(torch.zeros_like(x), x, self.metric)
-            for x in (seen.stage_entry, seen.exit)
+            for x in (snapshot.stage_entry, snapshot.exit)
         )
         return (after - before).abs()

@@ -20,6 +20,6 @@ class StreamNorm(Score):
 
     name: ClassVar[str] = "stream-norm"
 
-    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
-        dtype = torch.promote_types(seen.tokens.dtype, torch.float32)
-        return torch.linalg.vector_norm(seen.tokens, dim=-1, dtype=dtype)
+    def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
+        dtype = torch.promote_types(snapshot.tokens.dtype, torch.float32)
+        return torch.linalg.vector_norm(snapshot.tokens, dim=-1, dtype=dtype)

@@ -25,13 +25,13 @@ class Watched(Score):
         return str(self.inner)
 
     @property
-    def absolute(self) -> bool:
-        return self.inner.absolute
+    def comparable_across_images(self) -> bool:
+        return self.inner.comparable_across_images
 
     def required(self) -> frozenset[Need]:
         return self.inner.required()
 
-    def __call__(self, seen: Snapshots) -> Float[Tensor, "B N"]:
-        scores = self.inner(seen)
-        self.tell(seen, scores)
+    def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
+        scores = self.inner(snapshot)
+        self.tell(snapshot, scores)
         return scores

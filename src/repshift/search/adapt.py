@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from repshift.adaptive import levels
 from repshift.compress import compress
 from repshift.errors import InputError
 from repshift.scores.watched import Watched
+from repshift.sequence.levels import levels
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from repshift.call import Call
 from repshift.compression import Compression
+from repshift.runtime.trace import ForwardTrace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,12 +22,12 @@ class Recording:
     """What every block of one forward handed to the next, and the call's counts and steps."""
 
     outputs: list[Any]
-    call: Call
+    call: ForwardTrace
 
-    def before(self, first: int) -> Call:
+    def before(self, first: int) -> ForwardTrace:
         """The call as it stood when block ``first`` was about to run."""
         call = self.call
-        return Call(
+        return ForwardTrace(
             call.batch,
             call.dense,
             call.device,

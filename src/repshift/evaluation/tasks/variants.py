@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from repshift.adapters.spec import EncoderSpec
-from repshift.attention import EagerAttention
 from repshift.compress import compress
 from repshift.compression import Compression
 from repshift.plan import Plan
@@ -15,6 +14,7 @@ from repshift.reductions import Prune, ToMe, VidTLDR
 from repshift.resnet.border import Border
 from repshift.resnet.reductions import RowsAndColumns
 from repshift.resnet.spec import ResNetSpec
+from repshift.runtime.attention import EagerAttention
 from repshift.scores import (
     AttentionEntropy,
     ClassAttention,
@@ -90,7 +90,9 @@ def fitted(plan: Plan, spec: EncoderSpec | ResNetSpec) -> Plan:
         if plan.reduction != Prune():
             return plan
         reduction = RowsAndColumns()
-        return Plan(plan.drop, reduction.usual if plan.score == Shift() else plan.score, reduction)
+        return Plan(
+            plan.drop, reduction.default_score if plan.score == Shift() else plan.score, reduction
+        )
     return replace(plan, score=Shift("mixer")) if spec.mixers and plan == Plan(plan.drop) else plan
 
 

@@ -24,7 +24,7 @@ class TokenMap:
     """
 
     kept: Int[Tensor, "B K"]
-    home: Int[Tensor, "B N"]
+    parent: Int[Tensor, "B N"]
 
     def apply(self, tokens: Shaped[Tensor, "B N C"]) -> Shaped[Tensor, "B K C"]:
         """The survivors of any [B, N, C], in order."""
@@ -37,11 +37,11 @@ class TokenMap:
                 f"restore: got features of shape {list(tokens.shape)}, expected "
                 f"[{self.kept.shape[0]}, {self.kept.shape[1]}, C], the survivors of the last call"
             )
-        return gather(tokens, self.home)
+        return gather(tokens, self.parent)
 
     def then(self, later: TokenMap) -> TokenMap:
         """Follow this map by ``later``, whose N is this one's K."""
-        return TokenMap(self.kept.gather(1, later.kept), later.home.gather(1, self.home))
+        return TokenMap(self.kept.gather(1, later.kept), later.parent.gather(1, self.parent))
 
     @staticmethod
     def identity(batch: int, count: int, device: torch.device) -> TokenMap:
@@ -60,17 +60,17 @@ class Step:
     """
 
     kept: Int[Tensor, "B K"]
-    gone: Int[Tensor, "B D"]
-    into: Int[Tensor, "B D"]
+    dropped: Int[Tensor, "B D"]
+    target: Int[Tensor, "B D"]
     share: Float[Tensor, "B D"] | None = None
 
     @property
     def map(self) -> TokenMap:
         """The way there and back, without weights."""
         places = torch.arange(self.kept.shape[1], device=self.kept.device)
-        home = torch.cat((places.expand_as(self.kept), self.into), dim=1)
-        order = torch.cat((self.kept, self.gone), dim=1)
-        return TokenMap(self.kept, torch.empty_like(home).scatter(1, order, home))
+        parent = torch.cat((places.expand_as(self.kept), self.target), dim=1)
+        order = torch.cat((self.kept, self.dropped), dim=1)
+        return TokenMap(self.kept, torch.empty_like(parent).scatter(1, order, parent))
 
     def apply(
         self, tokens: Float[Tensor, "B N C"], size: Float[Tensor, "B N"] | None
@@ -81,17 +81,17 @@ class Step:
             return stayed
         # A sum of weighted tokens, never scatter's own mean: that exports to a wrong ONNX graph.
         own, added = self._weights(size)
-        total = own.scatter_add(1, self.into, added)
+        total = own.scatter_add(1, self.target, added)
         stayed = stayed * (own / total)[..., None]
-        taken = gather(tokens, self.gone) * (added / total.gather(1, self.into))[..., None]
-        rows = _rows(self.into, stayed.shape[1])
+        taken = gather(tokens, self.dropped) * (added / total.gather(1, self.target))[..., None]
+        rows = _rows(self.target, stayed.shape[1])
         summed = stayed.flatten(0, 1).index_add_(0, rows, taken.flatten(0, 1))
         return summed.view_as(stayed).to(tokens.dtype)
 
     def resize(self, size: Float[Tensor, "B N"] | None) -> Float[Tensor, "B K"]:
         """How many tokens each survivor stands for, where each of the N stood for ``size``."""
         own, added = self._weights(size)
-        return own.scatter_add(1, self.into, added)
+        return own.scatter_add(1, self.target, added)
 
     def _weights(
         self, size: Float[Tensor, "B N"] | None
@@ -100,7 +100,7 @@ class Step:
         assert self.share is not None
         if size is None:
             return self.share.new_ones(self.kept.shape), self.share
-        return size.gather(1, self.kept), self.share * size.gather(1, self.gone)
+        return size.gather(1, self.kept), self.share * size.gather(1, self.dropped)
 
 
 def gather(tokens: Shaped[Tensor, "B M C"], index: Int[Tensor, "B J"]) -> Shaped[Tensor, "B J C"]:

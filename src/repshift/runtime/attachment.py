@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.hooks import RemovableHandle
 
-Self = TypeVar("Self", bound="Hooked")  # typing's own is not checked function by function
+Self = TypeVar("Self", bound="Attachment")  # typing's own is not checked function by function
 
 
 class Hook:
@@ -27,7 +27,7 @@ class Hook:
         return getattr(self.compression, self.action)(self.block, *inputs)
 
 
-class Hooked:
+class Attachment:
     """Something at work on a model in hooks, until it is detached; a context manager."""
 
     def __init__(self, handles: Iterable[RemovableHandle]) -> None:

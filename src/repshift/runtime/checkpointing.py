@@ -11,10 +11,10 @@ from repshift.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from repshift.call import Call
+    from repshift.runtime.trace import ForwardTrace
 
 
-def check_place(call: Call, block: int, tokens: Tensor, again: bool) -> None:
+def check_place(call: ForwardTrace, block: int, tokens: Tensor, again: bool) -> None:
     """Whether a block that runs again belongs to the last call, whose positions are known."""
     # Checkpointing hands a block the very tensor it got before.
     taped = torch.is_grad_enabled() and not torch.compiler.is_compiling()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from repshift.errors import InputError
-from repshift.tokens import follow
+from repshift.sequence.token_map import follow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,22 +15,20 @@ if TYPE_CHECKING:
     from jaxtyping import Bool
     from torch import Tensor
 
-    from repshift.call import Call
-    from repshift.packing import Packing
+    from repshift.runtime.trace import ForwardTrace
+    from repshift.sequence.segments import Packing
 
 # What turns no token: sine 0, cosine 1. One rotary table holds sines, then cosines; a tuple of them
 # holds cosines and sines in turn.
 SIN_COS, COS_SIN = (0.0, 1.0), ((1.0,), (0.0,))
 
 
-def by_name(
-    names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
+def bind(names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """All arguments by the ``names`` of the parameters, however they came."""
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
-def replaced(
+def rebind(
     names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any], new: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The same arguments, in place or by name as they came, but for the ``new`` ones."""
@@ -38,8 +36,8 @@ def replaced(
     return placed + args[len(names) :], {**kwargs, **new}
 
 
-def followed_by(
-    call: Call, block: int, given: Mapping[str, Any], layouts: Mapping[str, str]
+def gather_arguments(
+    call: ForwardTrace, block: int, given: Mapping[str, Any], layouts: Mapping[str, str]
 ) -> dict[str, Any]:
     """Those named in ``layouts``, with the entries of the tokens that enter ``block``."""
     tables = {name: given[name] for name in layouts if given.get(name) is not None}

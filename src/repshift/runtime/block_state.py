@@ -7,24 +7,24 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from repshift.adaptive import leave_by_level, levels
 from repshift.errors import InputError
 from repshift.scores import Snapshots
+from repshift.sequence.levels import leave_by_level, levels
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
     from repshift.adapters.spec import EncoderSpec
-    from repshift.adaptive import PackedStep
-    from repshift.attention import WatchedAttention
-    from repshift.packing import Packing
     from repshift.plan import Plan
-    from repshift.tokens import Step
+    from repshift.runtime.attention import AttentionRecorder
+    from repshift.sequence.levels import PackedStep
+    from repshift.sequence.segments import Packing
+    from repshift.sequence.token_map import Step
 
 
 @dataclass
-class BlockRun:
+class BlockState:
     """One block in one forward, which ``drop`` tokens shall leave, or all up to that level.
 
     ``size`` is how many tokens each one that entered stands for (None: itself); ``packing`` tells
@@ -41,7 +41,7 @@ class BlockRun:
     size: Float[Tensor, "B N"] | None = None
     packing: Packing | None = None
     padding: Bool[Tensor, "B N"] | None = None
-    watch: WatchedAttention | None = None
+    watch: AttentionRecorder | None = None
     inner: Bool[Tensor, "B N"] | None = None
     middle: Float[Tensor, "B N C"] | None = None
     activation: Float[Tensor, "B N E"] | None = None
@@ -52,16 +52,16 @@ class BlockRun:
 
         ``verify`` costs a synchronisation on a GPU.
         """
-        seen = self._snapshots(tokens)
-        tokens = seen.tokens
+        snapshot = self._snapshots(tokens)
+        tokens = snapshot.tokens
         if self.plan.reduction.scored:
-            scores = self.plan.score(seen).detach()
+            scores = self.plan.score(snapshot).detach()
             if verify and scores.sum().isnan():
                 raise InputError(
                     f"block {self.block}: the score {self.plan.score} is NaN, so the activations "
                     "are; check the input and the weights"
                 )
-            shared = self.plan.adaptive and not self.plan.score.absolute
+            shared = self.plan.adaptive and not self.plan.score.comparable_across_images
             if verify and shared and (scores < 0).any():
                 raise InputError(
                     "an adaptive budget counts scores as shares of their sum, but "
@@ -70,15 +70,17 @@ class BlockRun:
         else:
             dtype = torch.promote_types(tokens.dtype, torch.float32)
             scores = torch.zeros(tokens.shape[:2], dtype=dtype, device=tokens.device)
-        if self.padding is not None and verify and self.padding[:, : seen.prefix].any():
+        if self.padding is not None and verify and self.padding[:, : snapshot.prefix].any():
             raise InputError(
                 "a text begins with padding, so its first token is not where it must stay; pad on "
                 'the right (tokenizer.padding_side = "right")'
             )
-        scores = seen.guard(scores)
+        scores = snapshot.guard(scores)
         if self.plan.adaptive:
-            return leave_by_level(seen, levels(scores, self.plan.score), self.drop, self.packing)
-        return self.plan.reduction(seen, scores, int(self.drop))
+            return leave_by_level(
+                snapshot, levels(scores, self.plan.score), self.drop, self.packing
+            )
+        return self.plan.reduction(snapshot, scores, int(self.drop))
 
     def _snapshots(self, tokens: Float[Tensor, "B N C"]) -> Snapshots:
         needs, watch = self.plan.required(), self.watch
@@ -113,7 +115,7 @@ class BlockRun:
             attention=watch.map if watch and "attention" in needs else None,
             keys=watch.keys if watch and "keys" in needs else None,
             activation=self.activation if "activation" in needs else None,
-            closed=self._closed(),
+            protected=self._closed(),
             padding=self.padding,
         )
 
@@ -126,5 +128,5 @@ class BlockRun:
             padding = torch.zeros(self.entry.shape[:2], dtype=torch.bool, device=self.entry.device)
         # Counted from the end, the padding not.
         from_end = (~padding).flip(1).cumsum(1).flip(1)
-        closed = padding | (from_end <= suffix)
-        return closed if inner is None else closed | inner
+        protected = padding | (from_end <= suffix)
+        return protected if inner is None else protected | inner

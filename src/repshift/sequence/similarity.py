@@ -17,7 +17,7 @@ def most_similar(
     left: Float[Tensor, "B D C"],
     stayed: Float[Tensor, "B K C"],
     prefix: int,
-    closed: Bool[Tensor, "B K"] | None = None,
+    protected: Bool[Tensor, "B K"] | None = None,
 ) -> Int[Tensor, "B D"]:
     """For each token that left, the position of the survivor most like it.
 
@@ -33,7 +33,7 @@ def most_similar(
     # C rows at a time: memory stays linear in N.
     for rows in left.detach().split(left.shape[-1], dim=1):
         cosine = rows @ patches
-        if closed is not None:
-            cosine = cosine.masked_fill(closed[:, None, prefix:], -math.inf)
+        if protected is not None:
+            cosine = cosine.masked_fill(protected[:, None, prefix:], -math.inf)
         best.append(cosine.argmax(-1))
     return torch.cat(best, dim=1) + prefix

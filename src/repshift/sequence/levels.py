@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from repshift.packing import Packing
-from repshift.similarity import most_similar
-from repshift.tokens import TokenMap, gather
+from repshift.sequence.segments import Packing
+from repshift.sequence.similarity import most_similar
+from repshift.sequence.token_map import TokenMap, gather
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -38,7 +38,7 @@ class PackedStep:
 
 
 def leave_by_level(
-    seen: Snapshots, level: Float[Tensor, "B N"], drop: float, packing: Packing | None
+    snapshot: Snapshots, level: Float[Tensor, "B N"], drop: float, packing: Packing | None
 ) -> PackedStep:
     """Let all tokens leave whose level is at most ``drop``; -inf is padding.
 
@@ -51,14 +51,16 @@ def leave_by_level(
     shortest = min(after.counts)
     kept, others = order[:, : after.longest], order[:, shortest:]
     # Among the survivors: what is padding, and what stands for no other.
-    closed = after.padding
-    if seen.closed is not None:
-        closed = closed | seen.closed.gather(1, kept)
-    into = most_similar(gather(seen.tokens, others), gather(seen.tokens, kept), seen.prefix, closed)
+    protected = after.padding
+    if snapshot.protected is not None:
+        protected = protected | snapshot.protected.gather(1, kept)
+    target = most_similar(
+        gather(snapshot.tokens, others), gather(snapshot.tokens, kept), snapshot.prefix, protected
+    )
     places = torch.arange(order.shape[1], device=order.device).expand_as(order)
-    into = torch.cat((places[:, :shortest], into), dim=1)
-    home = places.where(places < after.lengths[:, None], into)
-    whole = TokenMap(kept, torch.empty_like(home).scatter(1, order, home))
+    target = torch.cat((places[:, :shortest], target), dim=1)
+    parent = places.where(places < after.lengths[:, None], target)
+    whole = TokenMap(kept, torch.empty_like(parent).scatter(1, order, parent))
     rows = stays.flatten() if packing is None else packing.pack(stays)[0]
     return PackedStep(rows.nonzero().flatten(), after, whole)
 
@@ -76,7 +78,7 @@ def levels(scores: Float[Tensor, "B N"], score: Score) -> Float[Tensor, "B N"]:
     last = scores.shape[1] - 1
     order = last - scores.where(counted, torch.inf).flip(1).argsort(dim=1, stable=True)
     level = scores
-    if not score.absolute:
+    if not score.comparable_across_images:
         held = scores.where(counted, 0).gather(1, order).cumsum(1)
         share = (held / held[:, -1:]).where(held[:, -1:] > 0, 1)
         level = torch.empty_like(held).scatter(1, order, share)

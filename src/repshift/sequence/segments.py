@@ -43,7 +43,7 @@ class Packing:
         return (~self.padding).flatten().nonzero().flatten()
 
     @cached_property
-    def ends(self) -> Int[Tensor, " E"]:
+    def cu_seqlens(self) -> Int[Tensor, " E"]:
         """Where each image ends in the sequence, 0 before the first (``cu_seqlens``)."""
         return torch.nn.functional.pad(self.lengths.cumsum(0), (1, 0)).int()
 

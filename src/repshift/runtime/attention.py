@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from repshift.packing import Packing
     from repshift.scores import Need
+    from repshift.sequence.segments import Packing
 
 
 class EagerAttention(TorchFunctionMode):
@@ -41,7 +41,7 @@ class EagerAttention(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class WatchedAttention(TorchFunctionMode):
+class AttentionRecorder(TorchFunctionMode):
     """Inside, the attention of one block leaves its map or keys, and weighs keys by ``size``.
 
     ``map`` [B, H, N, N] is free of the sizes; ``keys`` [B, H, N, D] are those that queries meet.
@@ -83,7 +83,7 @@ class WatchedAttention(TorchFunctionMode):
             self.map = call.without_blind(free)
             return output
         if self.packing:
-            return each_alone(call, self.packing)
+            return varlen_attention_loop(call, self.packing)
         return call.fused() if self.size is None else proportional(call, self.size)
 
     def _batch(self, keys: Float[Tensor, "P H T D"]) -> Float[Tensor, "B H K D"]:
@@ -140,13 +140,11 @@ def proportional(call: AttentionCall, size: Float[Tensor, "B N"]) -> Float[Tenso
     The fused kernel for CPU takes the bias as a mask, at no cost. That for CUDA takes none.
     """
     if call.query.is_cuda:
-        return in_one_more_channel(call, size)
+        return bias_as_channel(call, size)
     return call.fused(bias=size.log().to(call.key.dtype)[:, None, None])
 
 
-def in_one_more_channel(
-    call: AttentionCall, size: Float[Tensor, "B N"]
-) -> Float[Tensor, "B H Q D"]:
+def bias_as_channel(call: AttentionCall, size: Float[Tensor, "B N"]) -> Float[Tensor, "B H Q D"]:
     """The same without a mask: 1 in every query, log(size) / scale in every key.
 
     Zeros fill up to a multiple of eight channels, which the flash kernel for CUDA asks for; values
@@ -162,7 +160,7 @@ def in_one_more_channel(
     return call.fused(query, key, value)[..., :width]
 
 
-def each_alone(call: AttentionCall, packing: Packing) -> Float[Tensor, "1 H T D"]:
+def varlen_attention_loop(call: AttentionCall, packing: Packing) -> Float[Tensor, "1 H T D"]:
     """Attention of images that lie end to end, each to itself alone, without a mask or padding."""
     if call.mask is not None:
         raise InputError(
@@ -170,7 +168,7 @@ def each_alone(call: AttentionCall, packing: Packing) -> Float[Tensor, "1 H T D"
             "does not know; use a fixed budget"
         )
     if _one_kernel_takes(call):
-        return in_one_kernel(call, packing)
+        return varlen_attention(call, packing)
     parts = [part.split(packing.counts, dim=-2) for part in (call.query, call.key, call.value)]
     return torch.cat([call.fused(*image) for image in zip(*parts, strict=True)], dim=-2)
 
@@ -186,7 +184,7 @@ def _one_kernel_takes(call: AttentionCall) -> bool:
     return same and query.shape[-1] % 8 == 0 and capable and torch.__version__ >= "2.11"
 
 
-def in_one_kernel(call: AttentionCall, packing: Packing) -> Float[Tensor, "1 H T D"]:
+def varlen_attention(call: AttentionCall, packing: Packing) -> Float[Tensor, "1 H T D"]:
     """The same by the kernel for sequences of different lengths (CUDA, half precision)."""
     from torch.nn.attention.varlen import varlen_attn
 
@@ -198,8 +196,8 @@ def in_one_kernel(call: AttentionCall, packing: Packing) -> Float[Tensor, "1 H T
         query,
         key,
         value,
-        cu_seq_q=packing.ends,
-        cu_seq_k=packing.ends,
+        cu_seq_q=packing.cu_seqlens,
+        cu_seq_k=packing.cu_seqlens,
         max_q=packing.longest,
         max_k=packing.longest,
         scale=call.scale,

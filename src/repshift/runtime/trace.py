@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from repshift.adaptive import PackedStep
-from repshift.tokens import TokenMap
+from repshift.sequence.levels import PackedStep
+from repshift.sequence.token_map import TokenMap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
     from torch import Tensor
 
-    from repshift.packing import Packing
-    from repshift.tokens import Step
+    from repshift.sequence.segments import Packing
+    from repshift.sequence.token_map import Step
 
 
 @dataclass
-class Call:
+class ForwardTrace:
     """One forward: how many tokens left each block, how, and how many each stands for."""
 
     batch: int

@@ -1,0 +1,1 @@
+"""What happens while a compressed model runs: captured stream, intercepted attention, traces."""

@@ -1,0 +1,1 @@
+"""Sequences of tokens: which rows belong to which image, which are kept, and the way back."""
