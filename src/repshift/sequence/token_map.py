@@ -43,6 +43,10 @@ class TokenMap:
         """Follow this map by ``later``, whose N is this one's K."""
         return TokenMap(self.kept.gather(1, later.kept), later.parent.gather(1, self.parent))
 
+    def to(self, device: torch.device) -> TokenMap:
+        """The same on another device: the blocks of a model may be spread over several."""
+        return TokenMap(self.kept.to(device), self.parent.to(device))
+
     @staticmethod
     def identity(batch: int, count: int, device: torch.device) -> TokenMap:
         """The map that keeps all ``count`` tokens."""
