@@ -97,11 +97,7 @@ def test_rows_and_columns_of_a_resnet(plain, score):
     model = resnet_models.build("timm bottleneck")
     plan = plain.Plan({0: 0.3, 2: 1}, plain.Shift(score), plain.RowsAndColumns())
 
-    def compress(one, plan):
-        compression = plain.compress(one, plan)
-        return compression
-
-    with compress(model, plan) as compression, torch.inference_mode():
+    with plain.compress(model, plan) as compression, torch.inference_mode():
         given = batches(resnet_models.images)
         alone = [(model(one), compression.kept, compression.grids) for one in given]
 
@@ -116,7 +112,7 @@ def test_rows_and_columns_of_a_resnet(plain, score):
                 wrong += not same or compression.grids != alone[at][2]
         return wrong
 
-    with compress(model, plan) as compression, ThreadPoolExecutor(THREADS) as pool:
+    with plain.compress(model, plan) as compression, ThreadPoolExecutor(THREADS) as pool:
         assert sum(pool.map(work, range(THREADS))) == 0
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from repshift.errors import InputError
 from repshift.reductions.base import Merging
-from repshift.runtime.attachment import Hook
+from repshift.runtime.attachment import Hook, ReplacedMethod
 from repshift.runtime.carriers import bind, gather_arguments, parameters_of, rebind
 from repshift.runtime.engine import Engine
 from repshift.runtime.pooling import WeightedMean
 from repshift.runtime.sites import BlockSite
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from jaxtyping import Float, Int, Shaped
     from torch import Tensor, nn
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from repshift.adapters.spec import EncoderSpec
     from repshift.plan import Plan
-    from repshift.runtime.attachment import ReplacedForward
     from repshift.runtime.trace import ForwardTrace
 
 
@@ -125,7 +125,7 @@ class Compression(Engine):
             )
         return trace
 
-    def _parts(self, model: nn.Module) -> Iterator[RemovableHandle | ReplacedForward]:
+    def _parts(self, model: nn.Module) -> Iterator[RemovableHandle | ReplacedMethod]:
         yield model.register_forward_pre_hook(Hook(self, self._start))
         yield model.register_forward_hook(Hook(self, self._finish))
         for site in self._sites():
@@ -135,6 +135,23 @@ class Compression(Engine):
             yield reader.register_forward_pre_hook(Hook(self, follow.gather), with_kwargs=True)
         if self._mean is not None:
             yield from self._mean.attach()
+        if any(self.plan.drop.values()):
+            for method in self.spec.reshaping:
+                yield ReplacedMethod(self, model, method, self._refuse_grid)
+
+    def _refuse_grid(
+        self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        form = inspect.signature(method).bind(*args, **kwargs)
+        form.apply_defaults()
+        if form.arguments.get("output_fmt") == "NCHW":
+            raise InputError(
+                "fewer tokens do not fill the grid that was asked for; take the features with "
+                'output_fmt="NLC" (get_intermediate_layers: reshape=False), put their prefix '
+                "tokens in front, and give them to restore(features, block), which puts every "
+                "token back in its place"
+            )
+        return method(*args, **kwargs)
 
     def _sites(self) -> list[BlockSite]:
         return [BlockSite(self, index) for index in range(len(self.spec.blocks))]

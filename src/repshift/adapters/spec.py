@@ -56,7 +56,8 @@ class EncoderSpec:
     with the layout of their arguments that have one entry for every token of the dense sequence. A
     head that reads patch tokens in another way than ``pooling`` is named there too, so that an
     adaptive budget, which leaves padding behind, is refused. ``refused`` names arguments of the
-    blocks that must be None, with the reason.
+    blocks that must be None, with the reason. ``reshaping`` names methods of the model that put the
+    tokens on a grid when ``output_fmt`` is ``"NCHW"``, which is refused.
     """
 
     blocks: Sequence[nn.Module] | nn.ModuleList
@@ -72,6 +73,7 @@ class EncoderSpec:
     inner_tokens: Sequence[int] = ()
     mixers: Sequence[nn.Module] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
+    reshaping: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.blocks or len(self.norm2) != len(self.blocks):

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from repshift.errors import InputError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -29,9 +31,9 @@ class Attachment:
         self._model = model
         self._local = threading.local()
         self._verified = False
-        self._handles: list[RemovableHandle | ReplacedForward] = []
+        self._handles: list[RemovableHandle | ReplacedMethod] = []
 
-    def _attach(self, handles: Iterable[RemovableHandle | ReplacedForward]) -> None:
+    def _attach(self, handles: Iterable[RemovableHandle | ReplacedMethod]) -> None:
         """Attach one after the other, all or nothing."""
         try:
             for handle in handles:
@@ -79,6 +81,14 @@ class Hook:
     def __call__(self, *inputs: Any) -> Any:
         return self.action(*inputs)
 
+    @property
+    def __name__(self) -> str:
+        """What torch.jit.script asks a hook first; it can compile none of these."""
+        raise InputError(
+            "torch.jit.script cannot compile a compressed model; use torch.compile or "
+            "torch.export, or detach() first"
+        )
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Hook | Inactive:
         return _copied(self, memo) if id(self.attachment._model) in memo else Inactive()
 
@@ -90,12 +100,50 @@ class Inactive:
         pass
 
 
-class ReplacedForward:
-    """Takes the place of the ``forward`` of one module, so that it can run inside a ``with``.
+class ReplacedMethod:
+    """Takes the place of a method of one module; ``run`` gets the method and its arguments."""
 
-    Hooks cannot: PyTorch calls none of them after a KeyboardInterrupt. ``run`` gets the module's
-    own forward and its arguments. The module is told by a pre-hook, because the replicas of
-    ``nn.DataParallel`` share this object and not the module.
+    def __init__(
+        self,
+        attachment: Attachment,
+        module: nn.Module,
+        name: str,
+        run: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any],
+    ) -> None:
+        self.attachment, self.module, self.name, self.run = attachment, module, name, run
+        # One that others have put there, as accelerate does.
+        self.earlier = vars(module).get(name)
+        setattr(module, name, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        module = self._owner()
+        method = self.earlier or partial(getattr(type(module), self.name), module)
+        return self.run(method, args, kwargs)
+
+    def remove(self) -> None:
+        """Put the module's own method back."""
+        if vars(self.module).get(self.name) is self:
+            delattr(self.module, self.name)
+            if self.earlier is not None:
+                setattr(self.module, self.name, self.earlier)
+        # Others may have wrapped this object; for them it becomes the module's own method.
+        self.run = _plainly
+
+    def _owner(self) -> nn.Module:
+        return self.module
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReplacedMethod | partial[Any]:
+        if id(self.attachment._model) in memo:
+            return _copied(self, memo)
+        part = memo[id(self.module)]
+        return partial(getattr(type(part), self.name), part)
+
+
+class ReplacedForward(ReplacedMethod):
+    """Takes the place of a module's ``forward``, so that it can run inside a ``with``.
+
+    Hooks cannot: PyTorch calls none of them after a KeyboardInterrupt. The module is told by a
+    pre-hook, because the replicas of ``nn.DataParallel`` share this object and not the module.
     """
 
     def __init__(
@@ -104,35 +152,18 @@ class ReplacedForward:
         module: nn.Module,
         run: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any],
     ) -> None:
-        self.attachment, self.module, self.run = attachment, module, run
-        # One that others have put there, as accelerate does.
-        self.earlier = vars(module).get("forward")
+        super().__init__(attachment, module, "forward", run)
         self.handle = module.register_forward_pre_hook(Hook(attachment, self._remember))
-        module.forward = self
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        module = getattr(self.attachment._local, "module", self.module)
-        forward = self.earlier or partial(type(module).forward, module)
-        return self.run(forward, args, kwargs)
 
     def remove(self) -> None:
-        """Put the module's own forward back."""
         self.handle.remove()
-        if vars(self.module).get("forward") is self:
-            del self.module.forward
-            if self.earlier is not None:
-                self.module.forward = self.earlier
-        # Others may have wrapped this object; for them it becomes the module's own forward.
-        self.run = _plainly
+        super().remove()
+
+    def _owner(self) -> nn.Module:
+        return getattr(self.attachment._local, "module", self.module)
 
     def _remember(self, module: nn.Module, _: tuple[Any, ...]) -> None:
         self.attachment._local.module = module
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> ReplacedForward | partial[Any]:
-        if id(self.attachment._model) in memo:
-            return _copied(self, memo)
-        part = memo[id(self.module)]
-        return partial(type(part).forward, part)
 
 
 def _plainly(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -82,7 +82,8 @@ class BlockState:
             level = levels(scores, self.plan.score)
             self.step = leave_by_level(snapshot, level, self.drop, self.packing)
         else:
-            self.step = self.plan.reduction(snapshot, scores, int(self.drop))
+            # Not int(): in an exported graph it is a symbol.
+            self.step = self.plan.reduction(snapshot, scores, cast("int", self.drop))
 
     def _follow(self, device: torch.device) -> None:
         """Bring what was captured to the block's device, to which it may have moved its tokens."""

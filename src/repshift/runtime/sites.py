@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.utils.hooks import RemovableHandle
 
+    from repshift.runtime.attachment import ReplacedMethod
     from repshift.runtime.engine import Engine
     from repshift.sequence.segments import Packing
 
@@ -39,12 +40,14 @@ class BlockSite:
         self.block = engine.spec.blocks[index]
         self.parameters = parameters_of(self.block)
 
-    def attach(self) -> Iterator[RemovableHandle | ReplacedForward]:
+    def attach(self) -> Iterator[RemovableHandle | ReplacedMethod]:
         """Attach all that this plan needs of the block."""
         plan, spec, index = self.engine.plan, self.engine.spec, self.index
         yield ReplacedForward(self.engine, self.block, self.run)
         if index not in plan.drop:
             return
+        if index == min(plan.drop) and (first := next(self.block.children(), None)) is not None:
+            yield first.register_forward_pre_hook(self._hook(self._check_inside))
         norm2 = spec.norm2[index]
         if norm2 is not None and ("middle" in plan.required() or plan.before_mlp):
             yield norm2.register_forward_pre_hook(self._hook(self._capture_middle))
@@ -75,6 +78,14 @@ class BlockSite:
         """That of this block while it runs in this thread; None while another or none does."""
         state = getattr(self.engine._local, "state", None)
         return state if state is not None and state.block == self.index else None
+
+    def _check_inside(self, _: nn.Module, args: tuple[Any, ...]) -> None:
+        if self._state() is None and not recomputing():
+            raise InputError(
+                f"a part of block {self.index} ran outside its block, where no token can be "
+                "dropped; a feature extractor that torch.fx made before compress does that. Take "
+                "features with forward hooks on the blocks, or detach() first"
+            )
 
     # What happens to a block, in order.
 

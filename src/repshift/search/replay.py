@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from repshift.adapters.spec import EncoderSpec
     from repshift.plan import Plan
+    from repshift.runtime.attachment import ReplacedMethod
     from repshift.runtime.sites import BlockSite
     from repshift.runtime.trace import ForwardTrace
 
@@ -51,7 +52,7 @@ class Replay(Compression):
         """The last forward, to start others from."""
         return Recording(self._outputs, self._last_trace())
 
-    def _parts(self, model: nn.Module) -> Iterator[RemovableHandle | ReplacedForward]:
+    def _parts(self, model: nn.Module) -> Iterator[RemovableHandle | ReplacedMethod]:
         yield from super()._parts(model)
         for block in self.spec.blocks[: self._first]:
             yield ReplacedForward(self, block, self._skip)
