@@ -154,10 +154,10 @@ class SlowViT(nn.Module):
             if i >= self.prefix:
                 like = [float(keys[i] @ keys[j]) for j in odd]
                 pairs.append((max(like), i, odd[like.index(max(like))]))
-        pairs = {i: j for _, i, j in sorted(pairs, reverse=True)[:drop]}
-        stay = [i for i in range(count) if i not in pairs]
-        order = sorted(stay, key=lambda i: (i >= self.prefix, i % 2 if i >= self.prefix else 0, i))
-        return self.join(x, pairs, order, sizes)
+        pairs.sort(reverse=True)
+        # These have no class token: what is left of the even ones stays as alike as it is.
+        order = [*range(self.prefix), *(i for _, i, _ in pairs[drop:]), *odd]
+        return self.join(x, {i: j for _, i, j in pairs[:drop]}, order, sizes)
 
     def merge_nearest(self, x, scores, sizes, drop):
         count = x.shape[1]

@@ -53,7 +53,8 @@ class Compression(Engine):
     def kept(self) -> Int[Tensor, "B K"]:
         """Index in the dense sequence of each token that was kept in the last forward.
 
-        Ascending, except after the matching of ToMe and vid-TLDR, which puts odd tokens last. With
+        Ascending, except after the matching of ToMe and vid-TLDR, which puts the tokens at odd
+        places last, ToMe without a class token the others in the order of their likeness. With
         an adaptive budget, -1 at the end of images that kept fewer than the longest.
         """
         return self.kept_after(len(self.spec.blocks) - 1)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 from repshift.errors import InputError
 from repshift.method import from_dict, from_label
 from repshift.presets import RESNET, SHIFT, VID_TLDR
-from repshift.reductions import Prune, Reduction, VidTLDR
+from repshift.reductions import Prune, Reduction, ToMe, VidTLDR
 from repshift.registry import REDUCTIONS, SCORES
 from repshift.resnet.reductions import RowsAndColumns
-from repshift.schedules import block_macs, fewest, late, spread
+from repshift.schedules import block_macs, fewest, inflected, late, spread
 from repshift.scores import AttentionEntropy, Score, Shift
 
 if TYPE_CHECKING:
@@ -153,6 +153,44 @@ class Plan:
         '1:1,2:2,3:3,4:5,5:7,6:9,7:13,8:16,9:19,10:24'
         """
         return cls(spread(leaving, late(depth, power)), score or Shift(), reduction or Prune())
+
+    @classmethod
+    def tome(
+        cls,
+        depth: int,
+        r: float | int,
+        inflection: float | int = 0,
+        score: Score | None = None,
+        reduction: Reduction | None = None,
+    ) -> Plan:
+        """ToMe's schedule ``(r, inflection)``: on average ``r`` tokens leave each block.
+
+        Their numbers lie on a straight line (``repshift.schedules.inflected``). No more than half
+        of the patch tokens leave a block at once, so the last ones may lose fewer. A list of ToMe
+        is the plan ``Plan(dict(enumerate(r)), reduction=ToMe())``.
+
+        Source: the code of ToMe (arXiv 2210.09461); its "decreasing schedule" is inflection -1.
+
+        >>> Plan.tome(12, 16, -1).schedule
+        '0:32,1:29,2:26,3:23,4:20,5:17,6:14,7:11,8:8,9:5,10:2'
+
+        Args:
+            depth: How many blocks the model has.
+            r: How many tokens leave each block on average.
+            inflection: -1 from 2 r down to none, 0 the same in every block, 1 from none up to 2 r.
+            score: For a ``reduction`` that asks one.
+            reduction: What becomes of those that leave, ToMe if left out.
+
+        Returns:
+            The plan.
+
+        Raises:
+            InputError: If ``depth`` is below 1, ``r`` negative or not whole, or ``inflection``
+                outside [-1, 1].
+        """
+        numbers = enumerate(inflected(depth, r, inflection))
+        drop = {block: number for block, number in numbers if number}
+        return cls(drop, score or Shift(), reduction or ToMe())
 
     @classmethod
     def for_flops(

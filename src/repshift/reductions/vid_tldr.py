@@ -25,7 +25,8 @@ class VidTLDR(Merging):
     Saliency is the score without its background (see ``foreground``); vid-TLDR's own is
     ``attention-entropy``. With a Representation Shift in its place (arXiv 2508.00367, Table 3)
     no attention map is needed. Tokens leave between attention and MLP where the score is known
-    there, after the MLP otherwise. At most half of the patch tokens leave at once.
+    there, after the MLP otherwise. At most half of the patch tokens leave at once. Of the
+    survivors those at even places come first, then those at odd ones, each in their order.
     """
 
     name: ClassVar[str] = "vid-tldr"
@@ -33,7 +34,9 @@ class VidTLDR(Merging):
     at_most_half: ClassVar[bool] = True
 
     def __call__(self, snapshot: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
-        kept, dropped, target = match(snapshot.tokens, scores, drop, snapshot.prefix)
+        kept, dropped, target = match(
+            snapshot.tokens, scores, drop, snapshot.prefix, ascending=True
+        )
         return Step(kept, dropped, target, foreground(scores).gather(1, dropped))
 
 

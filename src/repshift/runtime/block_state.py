@@ -127,6 +127,7 @@ class BlockState:
             activation=self.activation if "activation" in needs else None,
             protected=self._closed(),
             padding=self.padding,
+            class_token=self.spec.class_token,
         )
 
     def _closed(self) -> Bool[Tensor, "B N"] | None:

@@ -31,9 +31,9 @@ class Snapshots:
     ``tokens`` is the one from which tokens are about to leave (the exit, or the middle for a
     reduction that acts before the MLP). Only what ``needs`` names is there.
 
-    The first ``prefix`` tokens never leave; ``closed`` marks further ones that stand for no other
-    (inner and suffix tokens, and padding) and ``padding`` those that no query sees, None if there
-    are none.
+    The first ``prefix`` tokens never leave, and ``class_token`` says whether the model has a class
+    token; ``protected`` marks further ones that stand for no other (inner and suffix tokens, and
+    padding) and ``padding`` those that no query sees, None if there are none.
 
     Of a ResNet it is the last block of a stage, and the N tokens are the positions of its ``grid``
     of rows and columns, row by row: ``entry`` is what the block adds its ``branch`` to, ``exit``
@@ -54,6 +54,7 @@ class Snapshots:
     branch: Float[Tensor, "B N C"] | None = None
     stage_entry: Float[Tensor, "B N D"] | None = None
     grid: tuple[int, int] | None = None
+    class_token: bool = False
 
     def guard(self, scores: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
         """The scores, inf for what never leaves and -inf for padding, which leaves first."""

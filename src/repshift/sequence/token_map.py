@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 class TokenMap:
     """The way from N tokens to K survivors and back.
 
-    ``kept`` [B, K] is the index of every survivor among the N. ``home`` [B, N] is, for every one of
-    the N, the position among the survivors of the token that stands for it; a survivor stands for
-    itself.
+    ``kept`` [B, K] is the index of every survivor among the N, in the order in which the survivors
+    stand: ascending, except after a matching (ToMe, vid-TLDR). ``parent`` [B, N] is, for every one
+    of the N, the position among the survivors of the token that stands for it; a survivor stands
+    for itself.
     """
 
     kept: Int[Tensor, "B K"]
     parent: Int[Tensor, "B N"]
 
     def apply(self, tokens: Shaped[Tensor, "B N C"]) -> Shaped[Tensor, "B K C"]:
-        """The survivors of any [B, N, C], in order."""
+        """The survivors of any [B, N, C], in the order of ``kept``."""
         return gather(tokens, self.kept)
 
     def restore(self, tokens: Shaped[Tensor, "B K C"]) -> Shaped[Tensor, "B N C"]:
