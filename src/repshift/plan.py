@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from repshift.errors import InputError
-from repshift.method import from_dict, from_label
+from repshift.method import Method, from_dict, from_label, split
 from repshift.presets import RESNET, SHIFT, VID_TLDR
 from repshift.reductions import Prune, Reduction, VidTLDR
-from repshift.registry import REDUCTIONS, SCORES
+from repshift.registry import registered
 from repshift.resnet.reductions import RowsAndColumns
 from repshift.schedules import block_macs, fewest, late, spread
 from repshift.scores import AttentionEntropy, Score, Shift
@@ -237,9 +237,9 @@ class Plan:
         drop = _unique([(_block(key), amount) for key, amount in form["drop"].items()])
         parts: dict[str, Any] = {"drop": drop}
         if "score" in form:
-            parts["score"] = from_dict(SCORES, form["score"])
+            parts["score"] = from_dict(registered(Score), form["score"])
         if "reduction" in form:
-            parts["reduction"] = from_dict(REDUCTIONS, _renamed(form["reduction"]))
+            parts["reduction"] = from_dict(registered(Reduction), _renamed(form["reduction"]))
         if "budget" in form:
             parts["budget"] = form["budget"]
         return cls(**parts)
@@ -250,12 +250,13 @@ class Plan:
 
         A reduction alone takes the default score, if it asks one.
         """
-        score, _, reduction = (part.strip() for part in label.partition("+"))
-        if reduction:
-            return cls(drop, from_label(SCORES, score), from_label(REDUCTIONS, reduction))
-        if score.partition("(")[0].strip() in REDUCTIONS:
-            return cls(drop, reduction=from_label(REDUCTIONS, score))
-        return cls(drop, from_label(SCORES, score))
+        first, *further = split(label, "+")
+        if further:
+            score = from_label(registered(Score), first)
+            return cls(drop, score, from_label(registered(Reduction), "+".join(further)))
+        method = from_label(registered(Method), first)
+        part: dict[str, Any] = {method.kind: method}
+        return cls(drop, **part)
 
     @classmethod
     def from_schedule(cls, text: str) -> Plan:

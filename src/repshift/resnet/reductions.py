@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from repshift.reductions.base import Reduction
 from repshift.reductions.prune import highest
+from repshift.registry import register
 from repshift.resnet.map import GridMap
 from repshift.scores import Score, Shift
 
@@ -39,6 +40,7 @@ class GridReduction(Reduction):
         raise NotImplementedError
 
 
+@register
 @dataclass(frozen=True)
 class RowsAndColumns(GridReduction):
     """The lowest rows and columns leave, by the mean of their scores (the paper's line-wise)."""
@@ -51,6 +53,7 @@ class RowsAndColumns(GridReduction):
         return GridMap(kept_columns[:, None], kept_rows[:, :, None], *scores.shape[1:])
 
 
+@register
 @dataclass(frozen=True)
 class PerRowAndColumn(GridReduction):
     """The lowest positions of each row leave, then those of each column (the paper's token-wise).

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 import torch
 
 from repshift.errors import InputError
+from repshift.registry import register
 from repshift.scores.base import Need, Score, Snapshots
 from repshift.shift import Metric, representation_shift
 
@@ -19,6 +20,7 @@ Site = Literal["mlp", "attention", "block", "mixer", "branch", "stage"]
 Definition = Literal["printed", "update"]
 
 
+@register
 @dataclass(frozen=True)
 class Shift(Score):
     """Representation Shift, D(F(x), x) (arXiv 2508.00367, eq. 4 and section 3.3).
