@@ -39,6 +39,8 @@ class Video:
     out."""
     methods: tuple[str, ...] = ()
     """Labels: a score (which prunes), a reduction or both; the plan's own if left out."""
+    imports: options.Imports = ()
+    """A module or a .py file with scores or reductions of your own, imported first; repeatable."""
     compare: bool = False
     """All rows of the paper's tables: attention's columns, the shift, vid-TLDR, both together; and
     random dropping."""
