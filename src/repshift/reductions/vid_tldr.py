@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 class VidTLDR(Merging):
     """Match tokens by the residual stream; what joins another counts by its saliency.
 
-    Saliency is the score without its background (see ``foreground``); vid-TLDR's own is
-    ``attention-entropy``. With a Representation Shift in its place (arXiv 2508.00367, Table 3)
-    no attention map is needed. Tokens leave between attention and MLP where the score is known
-    there, after the MLP otherwise. At most half of the patch tokens leave at once.
+    The merging of vid-TLDR (CVPR 2024). Saliency is the score without its background (see
+    ``foreground``); vid-TLDR's own is ``attention-entropy``. With a Representation Shift in its
+    place (arXiv 2508.00367, Table 3) no attention map is needed. Tokens leave between attention and
+    MLP where the score is known there, after the MLP otherwise. At most half of the patch tokens
+    leave at once.
     """
 
     name: ClassVar[str] = "vid-tldr"

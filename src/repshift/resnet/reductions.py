@@ -43,7 +43,10 @@ class GridReduction(Reduction):
 @register
 @dataclass(frozen=True)
 class RowsAndColumns(GridReduction):
-    """The lowest rows and columns leave, by the mean of their scores (the paper's line-wise)."""
+    """The lowest rows and columns leave, by the mean of their scores.
+
+    The paper's line-wise reduction (arXiv 2508.00367, section 4.2).
+    """
 
     name: ClassVar[str] = "rows-and-columns"
 
@@ -56,10 +59,11 @@ class RowsAndColumns(GridReduction):
 @register
 @dataclass(frozen=True)
 class PerRowAndColumn(GridReduction):
-    """The lowest positions of each row leave, then those of each column (the paper's token-wise).
+    """The lowest positions of each row leave, then those of each column.
 
-    The rest moves together, so that a column of what is left is none of the image. The paper does
-    not say which come first, rows or columns.
+    The paper's token-wise reduction (arXiv 2508.00367, section 4.2). The rest moves together, so
+    that a column of what is left is none of the image. The paper does not say which come first,
+    rows or columns.
     """
 
     name: ClassVar[str] = "per-row-and-column"

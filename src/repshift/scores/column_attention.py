@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class ColumnAttention(Score):
     """Attention that all tokens pay to each token, mean over heads and queries.
 
-    The baseline of Representation Shift for models without a class token (section 4.1).
+    The baseline of Representation Shift for models without a class token (arXiv 2508.00367,
+    section 4.1).
     """
 
     name: ClassVar[str] = "column-attention"
