@@ -122,18 +122,20 @@ def default_methods(spec: EncoderSpec | ResNetSpec) -> list[Plan]:
 
 
 def variants(
-    spec: EncoderSpec | ResNetSpec, plans: Sequence[tuple[str, Plan]], methods: Sequence[str]
+    spec: EncoderSpec | ResNetSpec,
+    plans: Sequence[tuple[str, Plan]],
+    methods: Sequence[str | Plan],
 ) -> list[Variant]:
     """Dense, on eager and on fused attention where there is any, then the plans by every method.
 
-    ``methods`` are labels of a score, a reduction, or ``score + reduction``; the default ones if
-    empty. A plan that brings another method than the default keeps it as a further row. Random
-    dropping is the mean of several seeds.
+    ``methods`` are labels of a score, a reduction, or ``score + reduction``, or plans without
+    drops; the default ones if empty. A plan that brings another method than the default keeps it as
+    a further row. Random dropping is the mean of several seeds.
     """
     attends = isinstance(spec, EncoderSpec) and not spec.mixers
     rows = [DENSE_EAGER, DENSE_FUSED] if attends else [DENSE]
-    asked = [Plan.from_method(label, {}) for label in methods] or default_methods(spec)
-    chosen = [fitted(method, spec) for method in asked]
+    asked = [one if isinstance(one, Plan) else Plan.from_method(one, {}) for one in methods]
+    chosen = [fitted(method, spec) for method in asked or default_methods(spec)]
     for name, plan in plans:
         if plan.adaptive:  # its levels are those of its own score
             rows.append(_variant(name, plan))
