@@ -1,6 +1,6 @@
 """Every score with every reduction, and merging against a model written out in slow steps.
 
-A new score or reduction enters by being listed in SCORES or REDUCTIONS.
+A new score or reduction enters by being registered.
 """
 
 import pytest
@@ -21,7 +21,8 @@ from repshift import (
     compress,
 )
 from repshift.measure.flops import count_flops
-from repshift.registry import REDUCTIONS, SCORES
+from repshift.reductions import Reduction
+from repshift.registry import registered
 from repshift.resnet.reductions import GridReduction
 from repshift.runtime.attention import (
     AttentionCall,
@@ -29,13 +30,14 @@ from repshift.runtime.attention import (
     bias_as_channel,
     proportional,
 )
+from repshift.scores import Score
 
 # What needs a grid is tested with ResNets, what needs a mixer with Vision Mamba.
 ELSEWHERE = {"grid", "activation"}
 METHODS = [
     Plan({}, score(), reduction())
-    for score in SCORES.values()
-    for reduction in REDUCTIONS.values()
+    for score in registered(Score).values()
+    for reduction in registered(Reduction).values()
     if (reduction.scored or score is Shift)
     and not issubclass(reduction, GridReduction)
     and not score().required() & ELSEWHERE

@@ -9,6 +9,7 @@ import torch
 
 from repshift.reductions.base import Merging
 from repshift.reductions.bipartite import match
+from repshift.registry import register
 from repshift.sequence.token_map import Step
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from repshift.scores import Need, Snapshots
 
 
+@register
 @dataclass(frozen=True)
 class ToMe(Merging):
     """Merge the pairs with the most similar keys, between attention and MLP (arXiv 2210.09461).
