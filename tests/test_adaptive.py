@@ -30,7 +30,11 @@ from repshift import (
     search_plan,
 )
 from repshift.reductions import Prune
-from repshift.runtime.attention import AttentionCall, varlen_attention, varlen_attention_loop
+from repshift.runtime.attention_kernels import (
+    AttentionCall,
+    varlen_attention,
+    varlen_attention_kernel,
+)
 from repshift.scores import Snapshots
 from repshift.sequence.levels import leave_by_level, levels
 from repshift.sequence.segments import Packing
@@ -226,7 +230,7 @@ def test_one_kernel_for_all_lengths_is_told_the_same(monkeypatch):
             key, value = key[:, ::groups], value[:, ::groups]
             call = AttentionCall(query, key, value, None, 0.0, causal, 0.3, groups > 1)
             torch.testing.assert_close(
-                varlen_attention(call, packing), varlen_attention_loop(call, packing)
+                varlen_attention_kernel(call, packing), varlen_attention(call, packing)
             )
 
 

@@ -8,10 +8,11 @@ from torch.profiler import ProfilerActivity, profile
 
 from models import build, images
 from repshift import ClassAttention, Merge, Plan, Random, Redundancy, Shift, ToMe, VidTLDR, compress
-from repshift.runtime.attention import (
+from repshift.runtime.attention_kernels import (
     AttentionCall,
     bias_as_channel,
     varlen_attention,
+    varlen_attention_kernel,
     varlen_attention_loop,
 )
 from repshift.sequence.segments import Packing
@@ -94,7 +95,7 @@ def test_the_kernel_for_different_lengths_is_the_loop(cuda, dtype, causal, group
     exact = AttentionCall(
         query.double(), key.double(), value.double(), None, 0.0, causal, 0.2, groups > 1
     )
-    found = varlen_attention(call, packing).double()
+    found = varlen_attention_kernel(call, packing).double()
     torch.testing.assert_close(found, varlen_attention_loop(exact, packing), atol=0.02, rtol=0.02)
 
 
@@ -102,7 +103,7 @@ def test_the_kernel_for_different_lengths_is_the_loop(cuda, dtype, causal, group
 def test_lengths_reach_that_kernel(cuda, dtype):
     packing = Packing(torch.tensor([37, 5, 130], device=cuda))
     parts = torch.randn(3, 1, 4, sum(packing.counts), 64, device=cuda, dtype=dtype)
-    names = kernels(lambda: varlen_attention_loop(AttentionCall(*parts), packing))
+    names = kernels(lambda: varlen_attention(AttentionCall(*parts), packing))
     assert fused(names), names
     assert len([name for name in names if "flash" in name or "fmha" in name]) == 1, names
 

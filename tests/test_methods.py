@@ -24,12 +24,8 @@ from repshift.measure.flops import count_flops
 from repshift.reductions import Reduction
 from repshift.registry import registered
 from repshift.resnet.reductions import GridReduction
-from repshift.runtime.attention import (
-    AttentionCall,
-    EagerAttention,
-    bias_as_channel,
-    proportional,
-)
+from repshift.runtime.attention import EagerAttention
+from repshift.runtime.attention_kernels import AttentionCall, bias_as_channel, proportional
 from repshift.scores import Score
 
 # What needs a grid is tested with ResNets, what needs a mixer with Vision Mamba.

@@ -11,7 +11,7 @@ from repshift import Merge, Prune, Redundancy, Shift, ToMe, representation_shift
 from repshift.measure.speed import interleave
 from repshift.reductions.bipartite import match
 from repshift.reductions.prune import highest, nearest
-from repshift.runtime.attention import AttentionCall, bias_as_channel
+from repshift.runtime.attention_kernels import AttentionCall, bias_as_channel
 from repshift.scores import Snapshots
 
 NEEDS = ("timm",)

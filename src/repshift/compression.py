@@ -158,7 +158,7 @@ class Compression(Engine):
         return [BlockSite(self, index) for index in range(len(self.spec.blocks))]
 
     def _start(self, _: nn.Module, args: tuple[Any, ...]) -> None:
-        self._local.trace = self._local.features = None
+        self._local.trace = self._local.means = None
         if self.plan.adaptive and torch.compiler.is_compiling():
             raise InputError(
                 "how many tokens an adaptive budget keeps, only the images tell, so no graph can "
@@ -176,7 +176,6 @@ class Compression(Engine):
             )
         if self._mean is not None:
             self._mean.check()
-        self._local.features = None
         self._verified = True
 
 

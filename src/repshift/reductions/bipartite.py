@@ -43,7 +43,9 @@ def match(
     """
     count = metric.shape[1]
     direction = F.normalize(metric, dim=-1)
-    likeness = direction[:, 0::2] @ direction[:, 1::2].transpose(1, 2)
+    # Contiguous, so that no exported graph depends on whether the number of tokens is even.
+    left, right = direction[:, 0::2].contiguous(), direction[:, 1::2].contiguous()
+    likeness = left @ right.transpose(1, 2)
     likeness = likeness.masked_fill(scores[:, None, 1::2].isinf(), -math.inf)
     value, partner = likeness.max(-1)
     even = scores[:, 0::2]

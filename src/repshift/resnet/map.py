@@ -87,7 +87,7 @@ def _take(
 ) -> Shaped[Tensor, "B C h w"]:
     batch, channels = features.shape[:2]
     height, width = places.shape[1:]
-    places = places.flatten(1)
+    places = places.flatten(1).to(features.device)
     channels_last = features.is_contiguous(memory_format=torch.channels_last)
     if channels_last and not features.is_contiguous():
         # Whole rows of [B * H * W, C], which is how the features lie in memory.

@@ -64,9 +64,7 @@ class Attachment:
     def _verify(self, features: Tensor) -> bool:
         # NaN sorts first, so that a NaN token is kept and turns the output to NaN: never silent.
         # Saying so at once costs a synchronisation on a GPU, which only the first forward pays.
-        if torch.compiler.is_compiling() or features.is_meta or transforming():
-            return False
-        return features.device.type == "cpu" or not self._verified
+        return readable(features) and (features.device.type == "cpu" or not self._verified)
 
 
 class Hook:
@@ -160,10 +158,13 @@ class ReplacedForward(ReplacedMethod):
         super().remove()
 
     def _owner(self) -> nn.Module:
-        return getattr(self.attachment._local, "module", self.module)
+        local = self.attachment._local
+        called, local.called = getattr(local, "called", None), None
+        # None where ``forward`` is called by itself, without the hooks.
+        return self.module if called is None or called[0] is not self else called[1]
 
     def _remember(self, module: nn.Module, _: tuple[Any, ...]) -> None:
-        self.attachment._local.module = module
+        self.attachment._local.called = (self, module)
 
 
 def _plainly(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -177,6 +178,8 @@ def _copied(thing: Any, memo: dict[int, Any]) -> Any:
     return twin
 
 
-def transforming() -> bool:
-    """Whether ``torch.func`` (grad, jacrev, vmap) is at work, where no value can be looked at."""
-    return torch._C._functorch.peek_interpreter_stack() is not None
+def readable(tensor: Tensor) -> bool:
+    """Whether its values can be looked at: not in a graph, a fake tensor, or torch.func."""
+    if torch.compiler.is_compiling() or tensor.is_meta or hasattr(tensor, "fake_mode"):
+        return False
+    return torch._C._functorch.peek_interpreter_stack() is None

@@ -1,7 +1,7 @@
-"""Attention as it passes by: see its map and keys, or weigh its keys by their size.
+"""Intercept attention to record its map or keys, or to weigh its keys by size; thread-local.
 
-Every library calls ``F.scaled_dot_product_attention`` (or ``F.multi_head_attention_forward``), so
-these are met where they are called, in the calling thread only; no model is changed.
+Every library calls ``F.scaled_dot_product_attention`` or ``F.multi_head_attention_forward``. These
+are intercepted while one block runs, in the calling thread only; no model is changed.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from repshift.errors import InputError
+from repshift.runtime.attention_kernels import AttentionCall, proportional, varlen_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
     from repshift.scores import Need
     from repshift.sequence.segments import Packing
+
+# Its parameters in order: the module passes most of them by position.
+_PROJECTING = tuple(inspect.signature(F.multi_head_attention_forward).parameters)
 
 
 class EagerAttention(TorchFunctionMode):
@@ -42,11 +46,11 @@ class EagerAttention(TorchFunctionMode):
 
 
 class AttentionRecorder(TorchFunctionMode):
-    """Inside, the attention of one block leaves its map or keys, and weighs keys by ``size``.
+    """Records the attention map or the keys of one block, and weighs its keys by ``size``.
 
-    ``map`` [B, H, N, N] is free of the sizes; ``keys`` [B, H, N, D] are those that queries meet.
-    ``calls`` counts the attentions that passed. Where a ``packing`` tells that images lie end to
-    end, each attends to itself alone.
+    ``map`` [B, H, N, N] is free of the sizes; ``keys`` [B, H, N, D] are those that are compared
+    with the queries. ``calls`` counts the attentions that were intercepted. Where a ``packing``
+    says that images lie end to end, each attends to itself alone.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class AttentionRecorder(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _attend(self, call: AttentionCall) -> Tensor:
+        self._follow(call.key.device)
         if "keys" in self.needs:
             self.keys = self._batch(call.key)
         if "attention" in self.needs:
@@ -83,7 +88,7 @@ class AttentionRecorder(TorchFunctionMode):
             self.map = call.without_blind(free)
             return output
         if self.packing:
-            return varlen_attention_loop(call, self.packing)
+            return varlen_attention(call, self.packing)
         return call.fused() if self.size is None else proportional(call, self.size)
 
     def _batch(self, keys: Float[Tensor, "P H T D"]) -> Float[Tensor, "B H K D"]:
@@ -93,11 +98,15 @@ class AttentionRecorder(TorchFunctionMode):
 
     def _attend_projecting(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """nn.MultiheadAttention: projections and attention in one function, tokens [N, B, C]."""
-        _, key, _, width, heads, weight, bias, *added, dropout, out_weight, out_bias = args[:13]
-        count, batch = key.shape[:2]
-        asked = dict(kwargs)
+        given = dict(zip(_PROJECTING, args, strict=False)) | kwargs
+        key, heads = given["key"], given["num_heads"]
+        weight, bias = given["in_proj_weight"], given["in_proj_bias"]
+        count, batch, width = key.shape
+        self._follow(key.device)
         if self.packing:
-            if any(part is not None and part is not False for part in added):
+            if any(given.get(name) is not None for name in ("bias_k", "bias_v")) or given.get(
+                "add_zero_attn"
+            ):
                 raise InputError(
                     "an adaptive budget does not go with the keys that nn.MultiheadAttention adds "
                     "(add_bias_kv, add_zero_attn); use a fixed budget"
@@ -105,179 +114,36 @@ class AttentionRecorder(TorchFunctionMode):
             # This function cannot be told that images lie end to end: its three steps one by one.
             every = F.linear(key[:, 0], weight, bias).view(count, 3, heads, -1).permute(1, 2, 0, 3)
             query, key, value = every[:, None]
-            masks = [asked.get(name) for name in ("attn_mask", "key_padding_mask")]
+            masks = [given.get(name) for name in ("attn_mask", "key_padding_mask")]
             mask = next((mask for mask in masks if mask is not None), None)
-            call = AttentionCall(query, key, value, mask, asked["training"] * dropout)
+            call = AttentionCall(query, key, value, mask, given["training"] * given["dropout_p"])
             output = self._attend(call)[0].transpose(0, 1).flatten(1)
-            return F.linear(output, out_weight, out_bias)[:, None], None
+            return F.linear(output, given["out_proj_weight"], given["out_proj_bias"])[:, None], None
         if "keys" in self.needs:
             bias = None if bias is None else bias[width : 2 * width]
             keys = F.linear(key, weight[width : 2 * width], bias)
             self.keys = keys.view(count, batch, heads, -1).permute(1, 2, 0, 3)
+        asked = dict(given)
         if "attention" in self.needs:
             asked |= {"need_weights": True, "average_attn_weights": False}
         if self.size is not None:
             # This function takes no further channel. Its padding mask is added to the logits of
             # every key, and has a length for each, not for each pair.
-            weights, mask = self.size.log().to(key.dtype), asked.get("key_padding_mask")
+            weights, mask = self.size.log().to(key.dtype), given.get("key_padding_mask")
             if mask is not None and mask.dtype == torch.bool:
                 weights = weights.masked_fill(mask, -math.inf)
             elif mask is not None:
                 weights = weights + mask
             asked["key_padding_mask"] = weights
-        output, attention = func(*args, **asked)
+        output, attention = func(**asked)
         if "attention" in self.needs:
             self.map = attention
             if self.size is not None:
                 free = attention / self.size[:, None, None]
                 self.map = free / free.sum(-1, keepdim=True)
-        return output, attention if kwargs.get("need_weights", True) else None
+        return output, attention if given.get("need_weights", True) else None
 
-
-def proportional(call: AttentionCall, size: Float[Tensor, "B N"]) -> Float[Tensor, "B H Q D"]:
-    """Attention with log(size) added to the logits of every key (ToMe, arXiv 2210.09461, eq. 1).
-
-    The fused kernel for CPU takes the bias as a mask, at no cost. That for CUDA takes none.
-    """
-    if call.query.is_cuda:
-        return bias_as_channel(call, size)
-    return call.fused(bias=size.log().to(call.key.dtype)[:, None, None])
-
-
-def bias_as_channel(call: AttentionCall, size: Float[Tensor, "B N"]) -> Float[Tensor, "B H Q D"]:
-    """The same without a mask: 1 in every query, log(size) / scale in every key.
-
-    Zeros fill up to a multiple of eight channels, which the flash kernel for CUDA asks for; values
-    are widened too because it asks for one width.
-    """
-    width = call.value.shape[-1]
-    room = 8 - call.query.shape[-1] % 8
-    bias = (size.log() / call.scale).to(call.key.dtype)[:, None, :, None]
-    bias = bias.expand(*call.key.shape[:-1], 1)
-    query = F.pad(F.pad(call.query, (0, 1), value=1.0), (0, room - 1))
-    key = F.pad(torch.cat((call.key, bias), dim=-1), (0, room - 1))
-    value = F.pad(call.value, (0, query.shape[-1] - width))
-    return call.fused(query, key, value)[..., :width]
-
-
-def varlen_attention_loop(call: AttentionCall, packing: Packing) -> Float[Tensor, "1 H T D"]:
-    """Attention of images that lie end to end, each to itself alone, without a mask or padding."""
-    if call.mask is not None:
-        raise InputError(
-            "an adaptive budget keeps images end to end in one sequence, which an attention mask "
-            "does not know; use a fixed budget"
-        )
-    if _one_kernel_takes(call):
-        return varlen_attention(call, packing)
-    parts = [part.split(packing.counts, dim=-2) for part in (call.query, call.key, call.value)]
-    return torch.cat([call.fused(*image) for image in zip(*parts, strict=True)], dim=-2)
-
-
-def _one_kernel_takes(call: AttentionCall) -> bool:
-    """Whether the kernel for sequences of different lengths computes this attention."""
-    query = call.query
-    if not query.is_cuda or query.itemsize != 2 or query.ndim != 4 or call.dropout:
-        return False
-    same = query.shape[-1] == call.key.shape[-1] == call.value.shape[-1]
-    capable = torch.cuda.get_device_capability(query.device) >= (8, 0)
-    # Before 2.11 it takes no scale.
-    return same and query.shape[-1] % 8 == 0 and capable and torch.__version__ >= "2.11"
-
-
-def varlen_attention(call: AttentionCall, packing: Packing) -> Float[Tensor, "1 H T D"]:
-    """The same by the kernel for sequences of different lengths (CUDA, half precision)."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    query, key, value = (part[0].transpose(0, 1) for part in (call.query, *call.repeated()))
-    options: dict[str, Any] = {}
-    if "num_splits" in inspect.signature(varlen_attn).parameters:  # not in PyTorch 2.11
-        options["num_splits"] = 1  # so that an image does not depend on the longest beside it
-    output = varlen_attn(
-        query,
-        key,
-        value,
-        cu_seq_q=packing.cu_seqlens,
-        cu_seq_k=packing.cu_seqlens,
-        max_q=packing.longest,
-        max_k=packing.longest,
-        scale=call.scale,
-        window_size=(-1, 0) if call.causal else (-1, -1),
-        **options,
-    )
-    assert isinstance(output, torch.Tensor)
-    return output.transpose(0, 1)[None]
-
-
-class AttentionCall:
-    """The arguments of ``F.scaled_dot_product_attention``."""
-
-    def __init__(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> None:
-        self.query, self.key, self.value = query, key, value
-        self.mask, self.dropout, self.causal, self.gqa = attn_mask, dropout_p, is_causal, enable_gqa
-        self.scale = query.shape[-1] ** -0.5 if scale is None else scale
-
-    def fused(self, *widened: Tensor, bias: Tensor | None = None) -> Tensor:
-        """The output of the fused kernel, ``bias`` added to the logits."""
-        query, key, value = widened or (self.query, self.key, self.value)
-        mask, causal = self.mask, self.causal
-        if bias is not None:
-            mask, causal = self._biased(bias), False
-        return F.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=mask,
-            dropout_p=self.dropout,
-            is_causal=causal,
-            scale=self.scale,
-            enable_gqa=self.gqa,
-        )
-
-    def eager(self, size: Float[Tensor, "B N"] | None = None) -> tuple[Tensor, Tensor]:
-        """The output, its keys weighed by ``size``, and the map free of it.
-
-        The rows of blind queries are NaN in the map: see ``without_blind``.
-        """
-        key, value = self.repeated()
-        logits = self._biased((self.query * self.scale) @ key.transpose(-2, -1))
-        free = applied = logits.softmax(-1)
-        if size is not None:
-            applied = (logits + size.log().to(logits.dtype)[:, None, None]).softmax(-1)
-        return self.without_blind(F.dropout(applied, self.dropout) @ value), free
-
-    def repeated(self) -> tuple[Tensor, Tensor]:
-        """Keys and values, those of a group of queries once for each of its heads."""
-        if not self.gqa:
-            return self.key, self.value
-        groups = self.query.shape[-3] // self.key.shape[-3]
-        return self.key.repeat_interleave(groups, -3), self.value.repeat_interleave(groups, -3)
-
-    def without_blind(self, rows: Float[Tensor, "B H Q D"]) -> Float[Tensor, "B H Q D"]:
-        """``rows``, 0 for a query that sees no key, such as padding far from a window.
-
-        It attends to nothing in the fused kernels; in the eager map it would be NaN and spread.
-        """
-        if self.mask is None:
-            return rows
-        closed = ~self.mask if self.mask.dtype == torch.bool else self.mask.isneginf()
-        return rows.masked_fill(closed.all(-1, keepdim=True), 0)
-
-    def _biased(self, logits: Tensor) -> Tensor:
-        """``logits`` and what the mask adds to them."""
-        mask = self.mask
-        if self.causal:
-            shape = self.query.shape[-2], self.key.shape[-2]
-            mask = self.query.new_ones(shape, dtype=torch.bool).tril()
-        if mask is None:
-            return logits
-        return logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
+    def _follow(self, device: torch.device) -> None:
+        """Bring the sizes to the block's device, which may be another than the last block's."""
+        if self.size is not None and self.size.device != device:
+            self.size = self.size.to(device)

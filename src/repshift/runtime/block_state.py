@@ -29,7 +29,7 @@ class BlockState:
 
     ``size`` is how many tokens each one that entered was merged from (None: one); ``packing`` tells
     how images of different lengths lie in the stream (None: all are of one length); ``padding``
-    marks those that no query sees and ``inner`` those between the patches that are never dropped
+    marks those that no query sees and ``inner`` those behind the prefix that are never dropped
     (None: there are none).
     """
 
@@ -125,19 +125,13 @@ class BlockState:
             attention=recorder.map if recorder and "attention" in needs else None,
             keys=recorder.keys if recorder and "keys" in needs else None,
             activation=self.activation if "activation" in needs else None,
-            protected=self._closed(),
+            protected=self._protected(),
             padding=self.padding,
             class_token=self.spec.class_token,
         )
 
-    def _closed(self) -> Bool[Tensor, "B N"] | None:
-        """Inner tokens, suffix tokens (the last that are no padding), and the padding itself."""
-        suffix, padding, inner = self.spec.suffix_tokens, self.padding, self.inner
-        if suffix == 0:
-            return padding if inner is None else inner if padding is None else padding | inner
-        if padding is None:
-            padding = torch.zeros(self.entry.shape[:2], dtype=torch.bool, device=self.entry.device)
-        # Counted from the end, the padding not.
-        from_end = (~padding).flip(1).cumsum(1).flip(1)
-        protected = padding | (from_end <= suffix)
-        return protected if inner is None else protected | inner
+    def _protected(self) -> Bool[Tensor, "B N"] | None:
+        """Inner and suffix tokens, and the padding."""
+        if self.inner is None or self.padding is None:
+            return self.padding if self.inner is None else self.inner
+        return self.inner | self.padding

@@ -25,8 +25,11 @@ SIN_COS, COS_SIN = (0.0, 1.0), ((1.0,), (0.0,))
 
 
 def parameters_of(module: nn.Module) -> tuple[str, ...]:
-    """The names of what the module's forward takes, in order."""
-    return tuple(inspect.signature(module.forward).parameters)
+    """The names of what the module's forward takes, in order.
+
+    Of its class: one that others have put in its place may take ``*args``.
+    """
+    return tuple(inspect.signature(type(module).forward).parameters)[1:]
 
 
 def bind(names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

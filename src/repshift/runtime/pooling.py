@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from repshift.errors import InputError
-from repshift.runtime.attachment import Hook, transforming
+from repshift.runtime.attachment import Hook, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from jaxtyping import Float
+    from jaxtyping import Bool, Float
     from torch import Tensor, nn
     from torch.utils.hooks import RemovableHandle
 
@@ -24,11 +25,20 @@ _AGAIN = (
 )
 
 
+@dataclass
+class Means:
+    """Those of the last tokens: as the model takes it, and by size; whether one took its place."""
+
+    plain: Float[Tensor, "B C"]
+    weighted: Float[Tensor, "B C"]
+    read: bool = False
+
+
 class WeightedMean:
     """Replaces the plain mean that the head is given by the mean weighted by size.
 
-    It goes by the tokens of the last forward; given a mean of others, it never passes the plain one
-    on: that is an error, and on a GPU, where asking would wait for the device, NaN.
+    A mean of other tokens than the last is never passed on as it is: that is an error, and on a
+    GPU, where asking would wait for the device, NaN.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -38,55 +48,50 @@ class WeightedMean:
     def attach(self) -> Iterator[RemovableHandle]:
         """Hook what gives the tokens and what takes their mean."""
         assert self.pooling is not None
-        tokens = Hook(self.engine, self._capture_tokens)
+        tokens = Hook(self.engine, self._take_means)
         yield self.pooling.tokens.register_forward_hook(tokens)
         average = Hook(self.engine, self._replace_mean)
         yield self.pooling.average.register_forward_pre_hook(average)
 
     def check(self) -> None:
-        """At the end of a forward: whether the mean was replaced."""
-        local = self.engine._local
-        if getattr(local, "features", None) is not None and self._weights() is not None:
-            local.features = None
+        """At the end of a forward: whether the head was given the mean by size."""
+        means = self._means()
+        if means is not None and not means.read:
             raise InputError(_AGAIN.format("the module that read it has been replaced"))
 
-    def _weights(self) -> Float[Tensor, "B K"] | None:
-        trace = self.engine._trace
-        return trace.weights() if trace and trace.counts else None
+    def _means(self) -> Means | None:
+        return getattr(self.engine._local, "means", None)
 
-    def _capture_tokens(self, _: nn.Module, args: tuple[Any, ...], features: Tensor) -> None:
-        self.engine._local.features = features
-
-    def _replace_mean(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        local = self.engine._local
-        features, weights = getattr(local, "features", None), self._weights()
-        local.features = None
+    def _take_means(self, _: nn.Module, args: tuple[Any, ...], features: Tensor) -> None:
+        trace, local = self.engine._trace, self.engine._local
+        weights = trace.weights() if trace and trace.counts else None
+        local.means = None
         if weights is None or self.pooling is None:
-            return None
-        given = args[0]
-        if features is None or not isinstance(given, torch.Tensor) or given.ndim != 2:
-            raise InputError(_AGAIN.format("what the head reads is no mean of the last tokens"))
+            return
         features = features[:, self.pooling.skipped :]
         weights = weights.to(features.device)[:, self.pooling.skipped :, None]
-        # A class token may come before the mean.
-        before, plain = given.split((given.shape[1] - features.shape[2], features.shape[2]), dim=1)
-        mean = ((features * weights).sum(1) / weights.sum(1)).to(features.dtype)
-        mean = self._checked(mean, plain, features.mean(1))
-        return (torch.cat((before, mean), dim=1), *args[1:])
+        weighted = ((features * weights).sum(1) / weights.sum(1)).to(features.dtype)
+        local.means = Means(features.mean(1), weighted)
 
-    def _checked(
-        self,
-        mean: Float[Tensor, "B C"],
-        given: Float[Tensor, "B C"],
-        plain: Float[Tensor, "B C"],
-    ) -> Float[Tensor, "B C"]:
-        """``mean``, if what was ``given`` is the plain one of the same tokens."""
-        if given.shape != plain.shape:
+    def _replace_mean(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if (means := self._means()) is None:
+            return None
+        given, width = args[0], means.plain.shape[1]
+        if not isinstance(given, torch.Tensor) or given.ndim != 2 or given.shape[1] < width:
+            raise InputError(_AGAIN.format("what the head reads is no mean of the last tokens"))
+        # A class token may come before the mean.
+        before, mean = given.split((given.shape[1] - width, width), dim=1)
+        if mean.shape != means.plain.shape:
             raise InputError(_AGAIN.format("the head was given the mean of another batch"))
-        room = 8 * torch.finfo(plain.dtype).eps * plain.abs().amax(1, keepdim=True)
-        same = (given - plain).abs() <= room
-        same |= given.isnan()
-        watched = torch.compiler.is_compiling() or plain.is_meta or transforming()
-        if plain.device.type == "cpu" and not watched and not bool(same.all()):
+        means.read = True
+        # A caller may have weighed by size already.
+        known = _same(mean, means.plain) | _same(mean, means.weighted)
+        if mean.device.type == "cpu" and readable(mean) and not bool(known.all()):
             raise InputError(_AGAIN.format("the head was given the mean of other tokens"))
-        return mean.where(same, torch.nan)
+        return (torch.cat((before, means.weighted.where(known, torch.nan)), dim=1), *args[1:])
+
+
+def _same(one: Float[Tensor, "B C"], other: Float[Tensor, "B C"]) -> Bool[Tensor, "B 1"]:
+    """Which rows are equal but for rounding; NaN is equal to NaN."""
+    room = 8 * torch.finfo(other.dtype).eps * other.abs().amax(1, keepdim=True)
+    return (((one - other).abs() <= room) | other.isnan()).all(1, keepdim=True)

@@ -118,11 +118,13 @@ class BlockSite:
         else:
             drop = plan.leaving(index, tokens.shape[1] - spec.staying)
         state = BlockState(index, plan, spec, drop, tokens, size, packing)
-        if drop and packing:
-            state.padding = packing.padding
-        elif drop:
-            state.padding = padding_among(given | gathered, spec.positions, tokens)
-            state.inner = trace.places_of(spec.inner_tokens, index - 1)
+        if drop:
+            state.padding = (
+                padding_among(given | gathered, spec.positions, tokens)
+                if packing is None
+                else packing.padding
+            )
+            state.inner = trace.protected_after(index - 1, spec, state.padding)
         state.recorder = self._recorder(state)
         if gathered:
             args, kwargs = rebind(self.parameters, args, kwargs, gathered)
@@ -159,7 +161,8 @@ class BlockSite:
             return False
         followed = any(given.get(name) is not None for name in spec.positions)
         weighed = plan.reduction.proportional_attention or plan.adaptive
-        return bool(followed or weighed or spec.position_ids or spec.inner_tokens)
+        protected = spec.inner_tokens or spec.suffix_tokens
+        return bool(followed or weighed or protected or spec.position_ids)
 
     def _recorder(self, state: BlockState) -> AttentionRecorder | None:
         """What intercepts the block's attention, if anything must."""

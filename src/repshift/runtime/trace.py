@@ -11,11 +11,10 @@ from repshift.sequence.levels import PackedStep
 from repshift.sequence.token_map import TokenMap
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from jaxtyping import Bool, Float
     from torch import Tensor
 
+    from repshift.adapters.spec import EncoderSpec
     from repshift.sequence.segments import Packing
     from repshift.sequence.token_map import Step
 
@@ -35,6 +34,7 @@ class ForwardTrace:
     sizes: dict[int, Float[Tensor, "B K"]] = field(default_factory=dict)
     packings: dict[int, Packing] = field(default_factory=dict)
     scores: dict[int, Float[Tensor, "B N"]] = field(default_factory=dict)
+    protected: Bool[Tensor, "B N"] | None = None
     _maps: dict[int, TokenMap] = field(default_factory=dict)
 
     def record(
@@ -55,7 +55,7 @@ class ForwardTrace:
 
     def until(self, first: int) -> ForwardTrace:
         """The trace as it stood when block ``first`` was about to run."""
-        trace = ForwardTrace(self.batch, self.dense, self.device)
+        trace = ForwardTrace(self.batch, self.dense, self.device, protected=self.protected)
         for name in ("counts", "steps", "sizes", "packings", "scores"):
             held = getattr(self, name)
             setattr(trace, name, {block: held[block] for block in held if block < first})
@@ -97,12 +97,25 @@ class ForwardTrace:
         packing = self.packing_after(last)
         return self.size_after(last) if packing is None else (~packing.padding).float()
 
-    def places_of(self, tokens: Sequence[int], block: int) -> Bool[Tensor, "B K"] | None:
-        """Marks those ``tokens`` of the dense sequence among all that ``block`` hands on."""
-        if not tokens:
+    def protected_after(
+        self, block: int, spec: EncoderSpec, padding: Bool[Tensor, "B N"] | None
+    ) -> Bool[Tensor, "B K"] | None:
+        """Marks inner and suffix tokens among all that ``block`` hands on; None without any.
+
+        They are found in the dense sequence, at the first block that drops tokens, and followed
+        from there: a matching changes the order.
+        """
+        if not spec.inner_tokens and not spec.suffix_tokens:
             return None
-        kept = (self.map_after(block) or self.identity()).kept
-        return torch.stack([kept == token for token in tokens]).any(0)
+        if self.protected is None:
+            places = torch.arange(self.dense, device=self.device).expand(self.batch, -1)
+            tokens = torch.ones_like(places) if padding is None else (~padding).long()
+            from_end = tokens.flip(1).cumsum(1).flip(1)  # the padding not counted
+            self.protected = (tokens > 0) & (from_end <= spec.suffix_tokens)
+            for place in spec.inner_tokens:
+                self.protected |= places == place
+        so_far = self.map_after(block)
+        return self.protected if so_far is None else self.protected.gather(1, so_far.kept)
 
     def identity(self) -> TokenMap:
         """The map of a forward in which no token was dropped."""

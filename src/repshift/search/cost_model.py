@@ -14,6 +14,7 @@ from repshift.compress import compress
 from repshift.measure.flops import count_flops
 from repshift.measure.speed import interleave, speedup
 from repshift.plan import Plan
+from repshift.runtime.attachment import Attachment, ReplacedMethod
 from repshift.scores import Random
 
 if TYPE_CHECKING:
@@ -101,14 +102,21 @@ class CostModel:
 
     def _input(self, patches: int) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
         """What the second block gets when ``patches`` are left, positions and masks included."""
-        seen = []
-        with compress(self.model, Plan({0: self.patches - patches}, Random()), self.spec):
-            hook = self.spec.blocks[1].register_forward_pre_hook(
-                lambda _, args, kwargs: seen.append((args, kwargs)), with_kwargs=True
-            )
-            with hook, torch.inference_mode():
+        given = []
+
+        def run(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            given.append((args, kwargs))
+            return forward(*args, **kwargs)
+
+        # Attached first, so that it is given what the compressed block hands its own forward.
+        recorder = ReplacedMethod(Attachment(self.model), self.spec.blocks[1], "forward", run)
+        try:
+            plan = Plan({0: self.patches - patches}, Random())
+            with compress(self.model, plan, self.spec), torch.inference_mode():
                 self.model(self.images)
-        return seen[0]
+        finally:
+            recorder.remove()
+        return given[0]
 
     def _each(self, counts: list[int], run: Callable[[int], object]) -> list[float]:
         """The cost of ``run`` at each count."""

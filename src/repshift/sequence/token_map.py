@@ -119,9 +119,9 @@ def gather(tokens: Shaped[Tensor, "B M C"], index: Int[Tensor, "B J"]) -> Shaped
 def _rows(index: Int[Tensor, "B J"], count: int) -> Int[Tensor, "BJ"]:
     """Where ``index`` [B, J] into [B, count] lies in [B * count]."""
     batch = index.shape[0]
-    if batch == 1:
+    if batch == 1 and not torch.compiler.is_compiling():
         return index[0]
-    return (index + torch.arange(0, batch * count, count, device=index.device)[:, None]).flatten()
+    return (index + count * torch.arange(batch, device=index.device)[:, None]).flatten()
 
 
 def follow(
