@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from repshift.sequence.order import descending
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
@@ -31,7 +33,7 @@ def match(
     value, partner = likeness.max(-1)
     even = scores[:, 0::2]
     value = torch.where(even.isinf(), -even, value)
-    order = value.argsort(dim=1, descending=True, stable=True)
+    order = descending(value)
     dropped, stay = order[:, :drop], order[:, drop:].sort(dim=1).values
 
     # Even prefix tokens never leave, so they are the first that stay.
