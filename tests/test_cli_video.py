@@ -7,6 +7,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from models import build
+from repshift import Merge, Plan, Random, Redundancy, ToMe
+from repshift.adapters import describe
+from repshift.cli.video import Retrieve
 from repshift.evaluation.models.umt import config
 from repshift.evaluation.models.umt.answering import AnsweringModel
 from repshift.evaluation.models.umt.retrieval import RetrievalModel
@@ -154,3 +158,17 @@ def test_a_wrong_checkpoint_is_named(run, umt, tmp_path):
     torch.save({"x": torch.ones(1)}, tmp_path / "wrong.pth")
     status, _, err = run(*command, "--checkpoint", tmp_path / "wrong.pth")
     assert (status, "is not umt-b16 for retrieval" in err) == (2, True)
+
+
+@pytest.mark.usefixtures("unchecked")  # the task does not matter
+def test_a_plan_of_any_budget_brings_its_own_method(tmp_path):
+    spec = describe(build("deit"))
+    for plan in (
+        Plan({0: 0.2}, Redundancy(), Merge()),
+        Plan({0: 0.2}, budget="adaptive"),
+        Plan({0: 0.2}, Random(3), ToMe()),
+    ):
+        (tmp_path / "plan.json").write_text(plan.to_json())
+        video = Retrieve(plan=(str(tmp_path / "plan.json"),))
+        [*_, row] = rows = video._rows(spec, None, "umt-retrieval")
+        assert (len(rows), row.plans) == (3, (plan,))

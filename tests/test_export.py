@@ -11,6 +11,7 @@ from torch.utils import _pytree as pytree
 import resnet_models
 import text_models
 import transformers_models
+import vim_models
 from models import build, images
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -117,28 +118,41 @@ def test_padding_that_sees_nothing_differs_in_the_dense_model_itself(plain, tmp_
     assert not near.all()
 
 
+def test_the_scan_of_vision_mamba_is_no_operator_of_onnx(plain, tmp_path):
+    given = {"images": torch.randn(2, 3, 64, 64)}
+    with pytest.raises(torch.onnx.OnnxExporterError) as told:
+        to_onnx(vim_models.vim(), given, tmp_path / "m.onnx")
+    assert "selective_scan" in str(told.value.__cause__)
+
+
 class Choice(nn.Module):
     """What prune and tome choose, by scores and by likeness."""
+
+    def __init__(self, ascending):
+        super().__init__()
+        self.ascending = ascending
 
     def forward(self, scores, metric):
         from repshift.reductions.bipartite import match
         from repshift.reductions.prune import highest
 
-        return *highest(scores, 9), *match(metric, scores, 7, 1)
+        return *highest(scores, 9), *match(metric, scores, 7, 1, self.ascending)
 
 
-def test_of_equal_scores_the_same_leave(plain, tmp_path):
+@pytest.mark.parametrize("ascending", [True, False])
+def test_of_equal_scores_the_same_leave(ascending, plain, tmp_path):
     def make(batch):
         scores = torch.randint(0, 3, (batch, 40)).float()
         scores[:, 0], scores[:, -2:] = torch.inf, -torch.inf
         return {"scores": scores, "metric": torch.eye(4)[torch.randint(0, 4, (batch, 40))]}
 
-    run = to_onnx(Choice(), make(2), tmp_path / "c.onnx")
+    choice = Choice(ascending)
+    run = to_onnx(choice, make(2), tmp_path / "c.onnx")
     dynamic = {name: {0: torch.export.Dim("batch")} for name in make(2)}
-    program = torch.export.export(Choice(), (), make(2), dynamic_shapes=dynamic).module()
+    program = torch.export.export(choice, (), make(2), dynamic_shapes=dynamic).module()
     for batch in (1, 2, 5):
         given = make(batch)
-        expected = Choice()(**given)
+        expected = choice(**given)
         for found in (
             map(torch.from_numpy, run.run(None, {n: v.numpy() for n, v in given.items()})),
             program(**given),

@@ -1,6 +1,6 @@
 """Every score with every reduction, and merging against a model written out in slow steps.
 
-A new score or reduction enters by being listed in SCORES or REDUCTIONS.
+A new score or reduction enters by being registered.
 """
 
 import pytest
@@ -21,7 +21,8 @@ from repshift import (
     compress,
 )
 from repshift.measure.flops import count_flops
-from repshift.registry import REDUCTIONS, SCORES
+from repshift.reductions import Reduction
+from repshift.registry import registered
 from repshift.resnet.reductions import GridReduction
 from repshift.runtime.attention import (
     AttentionCall,
@@ -29,13 +30,14 @@ from repshift.runtime.attention import (
     bias_as_channel,
     proportional,
 )
+from repshift.scores import Score
 
 # What needs a grid is tested with ResNets, what needs a mixer with Vision Mamba.
 ELSEWHERE = {"grid", "activation"}
 METHODS = [
     Plan({}, score(), reduction())
-    for score in SCORES.values()
-    for reduction in REDUCTIONS.values()
+    for score in registered(Score).values()
+    for reduction in registered(Reduction).values()
     if (reduction.scored or score is Shift)
     and not issubclass(reduction, GridReduction)
     and not score().required() & ELSEWHERE
@@ -154,10 +156,10 @@ class SlowViT(nn.Module):
             if i >= self.prefix:
                 like = [float(keys[i] @ keys[j]) for j in odd]
                 pairs.append((max(like), i, odd[like.index(max(like))]))
-        pairs = {i: j for _, i, j in sorted(pairs, reverse=True)[:drop]}
-        stay = [i for i in range(count) if i not in pairs]
-        order = sorted(stay, key=lambda i: (i >= self.prefix, i % 2 if i >= self.prefix else 0, i))
-        return self.join(x, pairs, order, sizes)
+        pairs.sort(reverse=True)
+        # These have no class token: what is left of the even ones stays as alike as it is.
+        order = [*range(self.prefix), *(i for _, i, _ in pairs[drop:]), *odd]
+        return self.join(x, {i: j for _, i, j in pairs[:drop]}, order, sizes)
 
     def merge_nearest(self, x, scores, sizes, drop):
         count = x.shape[1]

@@ -21,7 +21,11 @@ from repshift import (
     ToMe,
 )
 from repshift.method import from_label
-from repshift.registry import REDUCTIONS, SCORES
+from repshift.reductions import Reduction
+from repshift.registry import registered
+from repshift.scores import Score
+
+SCORES, REDUCTIONS = registered(Score), registered(Reduction)
 
 
 def drawn_from(known):

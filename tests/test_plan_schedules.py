@@ -9,16 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models import build, images
-from repshift import InputError, Plan, Redundancy, Shift, ToMe, compress
+from repshift import InputError, Plan, Prune, Redundancy, Shift, ToMe, compress
 from repshift.measure.flops import count_flops
-from repshift.schedules import block_macs, fewest, late, spread
+from repshift.schedules import block_macs, fewest, inflected, late, spread
 
 SHAPE = st.lists(st.floats(0, 5), min_size=1, max_size=15).filter(lambda shape: sum(shape) > 0.1)
 
 
 def test_the_examples_in_the_docstrings_hold():
     # By its module's name: the tests import the package anew.
-    assert doctest.testmod(importlib.import_module("repshift.plan")).attempted == 2
+    assert doctest.testmod(importlib.import_module("repshift.plan")).attempted == 3
     assert doctest.testmod(importlib.import_module("repshift.plan")).failed == 0
 
 
@@ -36,6 +36,53 @@ def test_power_zero_is_constant_and_two_is_late():
     assert set(Plan.late(13, 96, 0).drop.values()) == {8}
     later = Plan.late(12, 66, 2).drop
     assert sum(later[block] for block in range(6, 11)) > 2 * 66 / 3
+
+
+@pytest.mark.parametrize(
+    ("depth", "r", "inflection", "numbers"),
+    [
+        (4, 6, 0, [6, 6, 6, 6]),
+        (4, 5, -1, [10, 6, 3, 0]),  # 10, 6 2/3, 3 1/3, 0
+        (4, 5, 1, [0, 3, 6, 10]),
+        (5, 8, 0.5, [4, 6, 8, 10, 12]),
+        (5, 8, -0.5, [12, 10, 8, 6, 4]),
+        (3, 5, 0.3, [3, 5, 7]),  # from int(3.5)
+        (2, 7, -1, [14, 0]),
+        (1, 7, -1, [7]),
+        (12, 8, 0.0, [8] * 12),
+        (12, 16, -1, [32, 29, 26, 23, 20, 17, 14, 11, 8, 5, 2, 0]),
+        (12, 15, 1, [0, 2, 5, 8, 10, 13, 16, 19, 21, 24, 27, 30]),
+        (6, 0, 1, [0] * 6),
+        (4, 6.0, 0, [6, 6, 6, 6]),
+    ],
+)
+def test_tomes_schedules_worked_out_by_hand(depth, r, inflection, numbers):
+    assert inflected(depth, r, inflection) == numbers
+    plan = Plan.tome(depth, r, inflection)
+    assert plan == Plan({at: n for at, n in enumerate(numbers) if n}, reduction=ToMe())
+    assert all(type(amount) is int for amount in plan.drop.values())
+
+
+@given(st.integers(2, 50), st.integers(0, 100), st.floats(-1, 1))
+def test_tomes_schedules_are_its_formula(depth, r, inflection):
+    numbers = inflected(depth, r, inflection)
+    low = int(r * (1 - inflection))
+    high = 2 * r - low
+    assert numbers == [int(low + i * (high - low) / (depth - 1)) for i in range(depth)]
+    assert (numbers[0], numbers[-1]) == (low, high)
+    # Rounded down, so on average up to one below r.
+    assert depth * r - depth < sum(numbers) <= depth * r
+
+
+def test_tomes_token_counts():
+    assert Plan.tome(12, 8).entering(13, 196)[-1] == 101 - 1
+    assert Plan.tome(12, 13).entering(13, 196)[-1] == 41 - 1
+    assert [n + 1 for n in Plan.tome(12, 16).entering(13, 196)][-2:] == [21, 11]
+    model, photos = build("deit"), images()
+    with compress(model, Plan.tome(4, 5, -1)) as compression:
+        model(photos)
+    assert compression.counts == [26, 20, 17, 17]
+    assert Plan.tome(4, 5, 1, Redundancy("keys"), Prune()).method == "redundancy(keys)"
 
 
 @given(st.integers(0, 500), SHAPE)
@@ -107,6 +154,14 @@ def test_entering_counts_what_the_blocks_get():
     [
         (lambda: Plan.late(1, 5), "needs 2 blocks or more, got depth 1"),
         (lambda: Plan.late(12, 5, -1), "power of a late schedule is -1"),
+        (lambda: Plan.tome(0, 5), "needs 1 block or more, got depth 0"),
+        (lambda: Plan.tome(12, -1), "r is -1; expected a whole number of tokens from 0 up"),
+        (lambda: Plan.tome(12, 2.5), "r is 2.5; expected a whole number"),
+        (lambda: Plan.tome(12, float("nan")), "r is nan; expected a whole number"),
+        (lambda: Plan.tome(12, float("inf")), "r is inf; expected a whole number"),
+        (lambda: Plan.tome(12, 5, 1.5), "the inflection is 1.5; expected -1 .* to 1"),
+        (lambda: Plan.tome(12, 5, -1.01), "the inflection is -1.01; expected"),
+        (lambda: Plan.tome(12, 5, float("nan")), "the inflection is nan; expected"),
         (lambda: spread(3, [0.0, 0.0]), "needs a positive sum"),
         (lambda: Plan.for_flops(1.5, depth=12, patches=64, width=64), "is 1.5; expected above 0"),
         (

@@ -2,14 +2,17 @@
 
 import sys
 import types
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from repshift import InputError
+from repshift.evaluation.models.umt.answering import AnsweringModel
 from repshift.evaluation.models.umt.checkpoint import load_answering, load_retrieval, looks_like
 from repshift.evaluation.models.umt.config import CONFIGS, UMTConfig
+from repshift.evaluation.models.umt.retrieval import RetrievalModel
 from umt_models import ANSWERING, RETRIEVAL, fixture
 
 WEIGHTS, _ = fixture("umt_retrieval")
@@ -163,6 +166,49 @@ def test_the_published_sizes_are_told_apart():
         assert looks_like({key: patches, "text_decoder.x": patches}).startswith(f"{name} for quest")
     odd = torch.empty(5, 3, 1, 16, 16, device="meta")
     assert looks_like({key: odd}) == "a UMT of width 5 for no task"
+
+
+def narrower(config, ratio, make):
+    """Random weights of that model with a text MLP of another width, and its configuration."""
+    config = replace(config, name="umt-other", text_mlp_ratio=ratio)
+    return config, make(config).state_dict()
+
+
+@pytest.mark.parametrize(("ratio", "width"), [(2, 96), (2.5, 120), (100 / 48, 100)])
+@pytest.mark.parametrize(
+    ("base", "make", "load"),
+    [
+        (RETRIEVAL, RetrievalModel, load_retrieval),
+        (ANSWERING, AnsweringModel, load_answering),
+    ],
+)
+def test_the_text_mlp_may_have_another_width(tmp_path, base, make, load, ratio, width):
+    config, weights = narrower(base, ratio, make)
+    key = "text_encoder.encoder.layer.3.intermediate.dense.weight"
+    assert weights[key].shape == (width, 48)
+    torch.save(weights, tmp_path / "ckpt.pth")
+    model = load(config, tmp_path / "ckpt.pth")
+    assert same(model, weights)
+    assert model.config == config
+    with pytest.raises(
+        InputError,
+        match=rf"ckpt.pth has a text MLP {width} wide, .* of 192 .*text_mlp_ratio={width / 48:g}\)",
+    ):
+        load(base, tmp_path / "ckpt.pth")
+
+
+def test_a_file_of_another_size_is_not_taken_for_one_of_another_ratio(tmp_path):
+    config = replace(RETRIEVAL, text_depth=3)
+    _, weights = narrower(config, 2, RetrievalModel)
+    torch.save(weights, tmp_path / "ckpt.pth")
+    with pytest.raises(InputError, match=r"is not umt-small .*: \d+ missing \(text_encoder"):
+        load_retrieval("umt-small", tmp_path / "ckpt.pth")
+
+
+@pytest.mark.parametrize("ratio", [0, -1, float("nan"), float("inf"), 0.001])
+def test_a_ratio_that_gives_no_mlp_is_refused(ratio):
+    with pytest.raises(InputError, match=f"umt-small: text_mlp_ratio is {ratio!r}; expected"):
+        replace(RETRIEVAL, text_mlp_ratio=ratio)
 
 
 def test_not_a_checkpoint(tmp_path):

@@ -22,7 +22,7 @@ from repshift import (
 from repshift.evaluation.models.vim import mixer as mixer_module
 from repshift.evaluation.models.vim.adapter import describe
 from repshift.scores import Score
-from vim_models import CLASS_PLACE, TOKENS, step_by_step, vim
+from vim_models import CLASS_PLACE, TOKENS, overlapping, step_by_step, vim
 
 SCHEDULE = {0: 0.25, 2: 3}
 PRINTED, UPDATE = Shift("mixer"), Shift("mixer", definition="update")
@@ -50,14 +50,14 @@ SCORES = {
 }
 
 
-def image_by_image(model, image, score, aligned):
+def image_by_image(model, image, score, aligned, class_place):
     """The reference's pair (hidden, residual) written out; every removal takes from both."""
     seen = []
     first = model.layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     model(image[None])
     first.remove()
     residual, hidden = seen[0], torch.zeros_like(seen[0])
-    places = list(range(TOKENS))
+    places = list(range(model.pos_embed.shape[1]))
     for number, block in enumerate(model.layers):
         residual = residual + hidden
         positions = torch.tensor([places]) if aligned else None
@@ -66,26 +66,30 @@ def image_by_image(model, image, score, aligned):
         drop = math.floor(amount * (len(places) - 1)) if isinstance(amount, float) else amount
         if drop:
             value = SCORES[score](block, hidden, residual, positions)[0].tolist()
-            patches = [at for at, place in enumerate(places) if place != CLASS_PLACE]
+            patches = [at for at, place in enumerate(places) if place != class_place]
             dropped = sorted(patches, key=lambda at: value[at])[:drop]
             stay = [at for at in range(len(places)) if at not in dropped]
             residual, hidden = residual[:, stay], hidden[:, stay]
             places = [places[at] for at in stay]
     tokens = model.norm_f(residual + hidden)
-    return model.head(tokens[:, places.index(CLASS_PLACE)]), places
+    return model.head(tokens[:, places.index(class_place)]), places
 
 
 @aligned_or_not
 @pytest.mark.parametrize("score", SCORES, ids=str)
-def test_removal_equals_the_pair_written_out(score, aligned):
-    model, photos = vim(torch.float64), images().double()
+@pytest.mark.parametrize(
+    ("make", "class_place", "counts"),
+    [(vim, CLASS_PLACE, [13, 13, 10, 10]), (overlapping, 24, [38, 38, 35, 35])],
+)
+def test_removal_equals_the_pair_written_out(make, class_place, counts, score, aligned):
+    model, photos = make(torch.float64), images().double()
     with compress(model, Plan(SCHEDULE, score), describe(model, aligned)) as compression:
         logits = model(photos)
     for row, photo in enumerate(photos):
-        expected, places = image_by_image(model, photo, score, aligned)
+        expected, places = image_by_image(model, photo, score, aligned, class_place)
         assert compression.kept[row].tolist() == places
         torch.testing.assert_close(logits[row : row + 1], expected, atol=1e-12, rtol=1e-12)
-    assert compression.counts == [13, 13, 10, 10]
+    assert compression.counts == counts
 
 
 class LowClass(Score):

@@ -160,17 +160,20 @@ def test_the_whole_forward_compiles_to_one_graph(family, plain):
             assert compression.counts == counts
 
 
-def test_code_compiled_for_a_dense_twin_is_an_error_that_says_what_to_do(plain):
-    dense, model, photos = build("deit"), build("deit"), images(2)
+def test_code_compiled_without_a_plan_is_not_taken_with_one_nor_the_other_way(plain):
+    twin, model, photos = build("deit"), build("deit"), images(2)
     torch._dynamo.reset()
     with torch.no_grad():
-        torch.compile(dense, backend="eager")(photos)
-        with plain.compress(model, plain.Plan({0: 0.3})):
-            with pytest.raises(plain.InputError, match=r"torch\._dynamo\.reset\(\)"):
-                torch.compile(model, backend="eager")(photos)
-            torch._dynamo.reset()
+        dense = model(photos)
+        torch.compile(twin, backend="eager")(photos)
+        compiled = torch.compile(model, backend="eager")
+        assert torch.equal(compiled(photos), dense)
+        with plain.compress(model, plain.Plan({0: 0.3})) as compression:
             expected = model(photos)
-            assert torch.equal(torch.compile(model, backend="eager")(photos), expected)
+            assert torch.equal(compiled(photos), expected)
+            assert compression.counts == [26] * 4
+        assert not torch.equal(expected, dense)
+        assert torch.equal(compiled(photos), dense)
 
 
 @each_family

@@ -1,5 +1,6 @@
 """The small Vim of the fixture."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,6 +19,14 @@ CLASS_PLACE, TOKENS = 8, 17
 def vim(dtype=torch.float32):
     model = VisionMamba(SMALL)
     model.load_state_dict(WEIGHTS)
+    return model.eval().requires_grad_(False).to(dtype)
+
+
+def overlapping(dtype=torch.float32):
+    """The same with patches every 8 pixels: 7 x 7 of them, the class token after the 24th."""
+    torch.manual_seed(0)
+    model = VisionMamba(replace(SMALL, name="vim-overlapping", stride=8))
+    model.load_state_dict(WEIGHTS | {"pos_embed": 0.1 * torch.randn(1, 50, 48)})
     return model.eval().requires_grad_(False).to(dtype)
 
 

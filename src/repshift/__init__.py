@@ -5,7 +5,8 @@ from repshift.compress import compress
 from repshift.compression import Compression
 from repshift.errors import InputError
 from repshift.plan import Plan
-from repshift.reductions import Merge, Prune, ToMe, VidTLDR
+from repshift.reductions import Merge, Prune, Reduction, ToMe, VidTLDR
+from repshift.registry import register
 from repshift.resnet.border import Border
 from repshift.resnet.compression import ResNetCompression
 from repshift.resnet.map import GridMap
@@ -18,15 +19,18 @@ from repshift.scores import (
     ColumnAttention,
     KeyNorm,
     MeanDistance,
+    Need,
     Random,
     Redundancy,
     Reverse,
+    Score,
     Shift,
+    Snapshots,
     StreamNorm,
 )
 from repshift.search.adapt import adapt
 from repshift.search.search_plan import SearchResult, search_plan
-from repshift.sequence.token_map import TokenMap
+from repshift.sequence.token_map import Step, TokenMap
 from repshift.shift import representation_shift
 
 __version__ = "0.1.0"
@@ -44,25 +48,31 @@ __all__ = [
     "KeyNorm",
     "MeanDistance",
     "Merge",
+    "Need",
     "PerRowAndColumn",
     "Plan",
     "Pooling",
     "Prune",
     "Random",
+    "Reduction",
     "Redundancy",
     "ResNetCompression",
     "ResNetSpec",
     "Reverse",
     "RowsAndColumns",
+    "Score",
     "SearchResult",
     "Shift",
+    "Snapshots",
     "Stage",
+    "Step",
     "StreamNorm",
     "ToMe",
     "TokenMap",
     "VidTLDR",
     "adapt",
     "compress",
+    "register",
     "register_adapter",
     "representation_shift",
     "search_plan",

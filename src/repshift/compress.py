@@ -41,8 +41,8 @@ def compress(
         _check_stages(plan, spec)
     else:
         _check(plan, spec)
-    hooks = [hook for part in (model, *spec.blocks) for hook in part._forward_hooks.values()]
-    for earlier in {hook.compression for hook in hooks if isinstance(hook, Hook)}:
+    hooks = [hook for part in (model, *spec.blocks) for hook in part._forward_pre_hooks.values()]
+    for earlier in {hook.attachment for hook in hooks if isinstance(hook, Hook)}:
         earlier.detach()
     if isinstance(spec, ResNetSpec):
         return ResNetCompression(model, plan, spec)

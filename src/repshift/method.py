@@ -10,6 +10,9 @@ from typing import Any, ClassVar, TypeVar
 
 from repshift.errors import InputError
 
+# The names and the words that a label can hold.
+NAME, WORD = r"[\w-]+", r"[^\s,()]+( [^\s,()]+)*"
+
 
 @dataclass(frozen=True)
 class Method:
@@ -17,9 +20,11 @@ class Method:
 
     Subclasses are frozen dataclasses and set ``name``. Their fields are their settings, the same in
     Python, in a plan's JSON and in the label ``name(setting, setting)`` of tables, plots and files.
-    A setting is a number, a word, or another method of the same kind.
+    A setting has a default, and is a number, a word, true or false, or another method of the same
+    ``kind``.
     """
 
+    kind: ClassVar[str]
     name: ClassVar[str]
 
     def __str__(self) -> str:
@@ -58,10 +63,13 @@ def from_dict(known: Mapping[str, type[M]], form: object) -> M:
             f"it takes {', '.join(allowed) or 'none'}"
         )
     for field in dataclasses.fields(chosen):
-        value = settings.get(field.name, field.default)
+        if field.name not in settings:
+            continue
+        value = settings[field.name]
         if isinstance(field.default, Method):
-            if field.name in settings:
-                settings[field.name] = from_dict(known, value)
+            settings[field.name] = from_dict(known, value)
+        elif type(field.default) is float and type(value) is int:
+            settings[field.name] = float(value)
         elif type(value) is not type(field.default):
             raise InputError(f"{chosen.name}: {field.name} cannot be {value!r}")
     return chosen(**settings)
@@ -69,12 +77,11 @@ def from_dict(known: Mapping[str, type[M]], form: object) -> M:
 
 def from_label(known: Mapping[str, type[M]], label: str) -> M:
     """Read ``name`` or ``name(value, value)``, values in the order of the fields."""
-    match = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", label)
+    match = re.fullmatch(rf"\s*({NAME})\s*(?:\((.*)\))?\s*", label)
     if match is None:
         raise InputError(f"cannot read {label!r}; write a name or name(value, value)")
     chosen = _choose(known, match[1])
-    # Commas inside a further pair of brackets belong to that method's label.
-    values = [value.strip() for value in re.findall(r"(?:\([^()]*\)|[^,(])+", match[2] or "")]
+    values = split(match[2], ",") if match[2] and match[2].strip() else []
     fields = dataclasses.fields(chosen)
     if len(values) > len(fields):
         raise InputError(f"{label!r} has {len(values)} values; {chosen.name} takes {len(fields)}")
@@ -84,13 +91,36 @@ def from_label(known: Mapping[str, type[M]], label: str) -> M:
             read[field.name] = from_label(known, value)
             continue
         try:
-            read[field.name] = type(field.default)(value)
+            read[field.name] = _value(type(field.default), value)
         except ValueError:
             raise InputError(f"{chosen.name}: {field.name} cannot be {value!r}") from None
     return chosen(**read)
 
 
+def split(text: str, separator: str) -> list[str]:
+    """The parts between separators, but for those in brackets, which belong to a part's label."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter == "(") - (letter == ")")
+        if letter == separator and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]
+
+
+def _value(kind: type, text: str) -> Any:
+    if kind is bool:
+        if text.lower() not in {"true", "false"}:
+            raise ValueError
+        return text.lower() == "true"
+    return kind(text)
+
+
 def _choose(known: Mapping[str, type[M]], name: object) -> type[M]:
     if not isinstance(name, str) or name not in known:
-        raise InputError(f"{name!r} is not one of {', '.join(sorted(known))}")
+        raise InputError(
+            f"{name!r} is not one of {', '.join(sorted(known))}; one of your own is found once its "
+            "module was imported (by a command: --import my_module or --import ./my_file.py)"
+        )
     return known[name]

@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
 
 from repshift.errors import InputError
-from repshift.method import from_dict, from_label
+from repshift.measure.digest import code_digest
+from repshift.method import Method, from_dict, from_label, split
 from repshift.presets import RESNET, SHIFT, VID_TLDR
-from repshift.reductions import Prune, Reduction, VidTLDR
-from repshift.registry import REDUCTIONS, SCORES
+from repshift.reductions import Prune, Reduction, ToMe, VidTLDR
+from repshift.registry import registered
 from repshift.resnet.reductions import RowsAndColumns
-from repshift.schedules import block_macs, fewest, late, spread
+from repshift.schedules import block_macs, fewest, inflected, late, spread
 from repshift.scores import AttentionEntropy, Score, Shift
 
 if TYPE_CHECKING:
@@ -155,6 +156,44 @@ class Plan:
         return cls(spread(leaving, late(depth, power)), score or Shift(), reduction or Prune())
 
     @classmethod
+    def tome(
+        cls,
+        depth: int,
+        r: float | int,
+        inflection: float | int = 0,
+        score: Score | None = None,
+        reduction: Reduction | None = None,
+    ) -> Plan:
+        """ToMe's schedule ``(r, inflection)``: on average ``r`` tokens leave each block.
+
+        Their numbers lie on a straight line (``repshift.schedules.inflected``). No more than half
+        of the patch tokens leave a block at once, so the last ones may lose fewer. A list of ToMe
+        is the plan ``Plan(dict(enumerate(r)), reduction=ToMe())``.
+
+        Source: the code of ToMe (arXiv 2210.09461); its "decreasing schedule" is inflection -1.
+
+        >>> Plan.tome(12, 16, -1).schedule
+        '0:32,1:29,2:26,3:23,4:20,5:17,6:14,7:11,8:8,9:5,10:2'
+
+        Args:
+            depth: How many blocks the model has.
+            r: How many tokens leave each block on average.
+            inflection: -1 from 2 r down to none, 0 the same in every block, 1 from none up to 2 r.
+            score: For a ``reduction`` that asks one.
+            reduction: What becomes of those that leave, ToMe if left out.
+
+        Returns:
+            The plan.
+
+        Raises:
+            InputError: If ``depth`` is below 1, ``r`` negative or not whole, or ``inflection``
+                outside [-1, 1].
+        """
+        numbers = enumerate(inflected(depth, r, inflection))
+        drop = {block: number for block, number in numbers if number}
+        return cls(drop, score or Shift(), reduction or ToMe())
+
+    @classmethod
     def for_flops(
         cls,
         share: float | int,
@@ -208,13 +247,25 @@ class Plan:
 
     def to_json(self) -> str:
         """JSON text that ``from_json`` reads back to an equal plan."""
-        form = {
+        return json.dumps(self._form(), indent=2)
+
+    @property
+    def identity(self) -> str:
+        """One line by which results of this plan are found again.
+
+        Its JSON, and of methods that are not built in the digest of the file they stand in.
+        """
+        own = sorted(_own(self.score) | _own(self.reduction), key=lambda kind: kind.name)
+        code = {kind.name: code_digest(kind) for kind in own}
+        return json.dumps(self._form() | ({"code": code} if code else {}))
+
+    def _form(self) -> dict[str, Any]:
+        return {
             "drop": {str(block): amount for block, amount in self.drop.items()},
             "score": self.score.to_dict(),
             "reduction": self.reduction.to_dict(),
             "budget": self.budget,
         }
-        return json.dumps(form, indent=2)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -237,9 +288,9 @@ class Plan:
         drop = _unique([(_block(key), amount) for key, amount in form["drop"].items()])
         parts: dict[str, Any] = {"drop": drop}
         if "score" in form:
-            parts["score"] = from_dict(SCORES, form["score"])
+            parts["score"] = from_dict(registered(Score), form["score"])
         if "reduction" in form:
-            parts["reduction"] = from_dict(REDUCTIONS, _renamed(form["reduction"]))
+            parts["reduction"] = from_dict(registered(Reduction), _renamed(form["reduction"]))
         if "budget" in form:
             parts["budget"] = form["budget"]
         return cls(**parts)
@@ -250,12 +301,13 @@ class Plan:
 
         A reduction alone takes the default score, if it asks one.
         """
-        score, _, reduction = (part.strip() for part in label.partition("+"))
-        if reduction:
-            return cls(drop, from_label(SCORES, score), from_label(REDUCTIONS, reduction))
-        if score.partition("(")[0].strip() in REDUCTIONS:
-            return cls(drop, reduction=from_label(REDUCTIONS, score))
-        return cls(drop, from_label(SCORES, score))
+        first, *further = split(label, "+")
+        if further:
+            score = from_label(registered(Score), first)
+            return cls(drop, score, from_label(registered(Reduction), "+".join(further)))
+        method = from_label(registered(Method), first)
+        part: dict[str, Any] = {method.kind: method}
+        return cls(drop, **part)
 
     @classmethod
     def from_schedule(cls, text: str) -> Plan:
@@ -301,6 +353,13 @@ def _check(block: object, amount: object) -> None:
             f"block {block} drops a share of {amount}; a share is below 1 (for a number of tokens "
             f"write {math.floor(amount) if math.isfinite(amount) else 20})"
         )
+
+
+def _own(method: Method) -> set[type[Method]]:
+    """The classes of a method, and of those in its settings, that are not built in."""
+    inner = [value for value in method.settings().values() if isinstance(value, Method)]
+    kinds = {type(method)}.union(*(_own(value) for value in inner))
+    return {kind for kind in kinds if kind.__module__.partition(".")[0] != "repshift"}
 
 
 def _block(key: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from repshift.errors import InputError
@@ -20,6 +21,44 @@ def late(depth: int, power: float | int) -> list[float]:
     if not power >= 0:
         raise InputError(f"the power of a late schedule is {power}; expected 0 or more")
     return [(block / depth) ** power for block in range(1, depth)] + [0.0]
+
+
+def inflected(depth: int, r: float | int, inflection: float | int = 0) -> list[int]:
+    """ToMe's numbers of tokens by block: as many more at one end as they are fewer at the other.
+
+    They lie on a straight line from lo = int(r (1 - inflection)) to 2 r - lo and are rounded down:
+    r_l = floor(lo + l (2 r - 2 lo) / (L - 1)) for l = 0..L-1. Counted in whole numbers; ToMe's code
+    divides first, and where its rounding falls below a whole number, that block has one less.
+
+    Source: the code of ToMe (arXiv 2210.09461), where r may be such a pair; inflection -1 is its
+    "decreasing schedule".
+
+    Args:
+        depth: How many blocks, L.
+        r: How many tokens leave each block on average.
+        inflection: -1 from 2 r down to none, 0 the same in every block, 1 from none up to 2 r.
+
+    Returns:
+        One number a block; r where there is only one.
+
+    Raises:
+        InputError: If ``depth`` is below 1, ``r`` negative or not whole, or ``inflection`` outside
+            [-1, 1].
+    """
+    if depth < 1:
+        raise InputError(f"a schedule needs 1 block or more, got depth {depth}")
+    if not 0 <= r < math.inf or int(r) != r:
+        raise InputError(f"r is {r}; expected a whole number of tokens from 0 up")
+    if not -1 <= inflection <= 1:
+        raise InputError(
+            f"the inflection is {inflection}; expected -1 (ever fewer) to 1 (ever more), 0 for the "
+            "same number in every block"
+        )
+    r = int(r)
+    if depth == 1:
+        return [r]
+    low = int(r * (1 - inflection))
+    return [low + block * (2 * r - 2 * low) // (depth - 1) for block in range(depth)]
 
 
 def spread(leaving: int, shape: Sequence[float]) -> dict[int, int]:

@@ -45,6 +45,7 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
         positions={"attn_mask": "bhnn"},
         readers=[] if tower.attn_pool is None else [(tower.attn_pool, {})],
         pooling=Pooling(tokens=blocks[-1], average=tower.ln_post, skipped=1) if averages else None,
+        reshaping=["forward_intermediates"],
     )
 
 

@@ -50,13 +50,14 @@ class EncoderSpec:
 
     ``positions`` names arguments of the blocks that hold one entry a token, with their layout (see
     ``repshift.sequence.token_map.follow``): ``{"rope": "bhnr", "attn_mask": "bhnn"}``; with the
-    axes ``nn`` it is an attention mask, which also tells the padding. ``position_ids`` names an argument that
-    takes the place of every token [B, N] in the dense sequence and stands for all of them when left
-    out. ``readers`` are modules that run once after all blocks, such as a pooling, with the layout
-    of their arguments that have one entry for every token of the dense sequence. A head that reads
-    patch tokens in another way than ``pooling`` is named there too, so that an adaptive budget,
-    which leaves padding behind, is refused. ``refused`` names arguments of the blocks that must be
-    None, with the reason.
+    axes ``nn`` it is an attention mask, which also tells the padding. ``position_ids`` names an
+    argument that takes the place of every token [B, N] in the dense sequence and stands for all of
+    them when left out. ``readers`` are modules that run once after all blocks, such as a pooling,
+    with the layout of their arguments that have one entry for every token of the dense sequence. A
+    head that reads patch tokens in another way than ``pooling`` is named there too, so that an
+    adaptive budget, which leaves padding behind, is refused. ``refused`` names arguments of the
+    blocks that must be None, with the reason. ``reshaping`` names methods of the model that put the
+    tokens on a grid when ``output_fmt`` is ``"NCHW"``, which is refused.
     """
 
     blocks: Sequence[nn.Module] | nn.ModuleList
@@ -72,6 +73,7 @@ class EncoderSpec:
     inner_tokens: Sequence[int] = ()
     mixers: Sequence[nn.Module] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
+    reshaping: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.blocks or len(self.norm2) != len(self.blocks):

@@ -100,6 +100,7 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
         mlp=[getattr(block, "mlp", None) for block in blocks],
         pooling=_pooling(model),
         readers=[(part, {}) for part in _whole_readers(model)],
+        reshaping=["forward_intermediates"],
     )
 
 

@@ -32,11 +32,16 @@ def commands() -> dict[str, type]:
 
 def main() -> None:
     """Entry point; bad input ends in one line and status 2."""
+    from repshift.cli.imports import import_module
+
     command = tyro.extras.SubcommandApp()
     for name, kind in commands().items():
         command.command(name=name)(kind)
     try:
-        command.cli(prog="repshift").run()
+        chosen = command.cli(prog="repshift")
+        for module in chosen.imports:
+            import_module(module)
+        chosen.run()
     except InputError as error:
         print(f"repshift: {error}", file=sys.stderr)
         sys.exit(2)

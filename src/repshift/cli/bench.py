@@ -24,6 +24,8 @@ class Bench:
     paper's for this kind of model if left out."""
     methods: tuple[str, ...] = ()
     """Labels: a score (which prunes), a reduction or both: 'shift(mlp)' tome 'random + merge'."""
+    imports: options.Imports = ()
+    """A module or a .py file with scores or reductions of your own, imported first; repeatable."""
     batch_size: int = 8
     """Images in a timed forward."""
     device: str = "cpu"

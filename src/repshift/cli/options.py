@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from repshift.errors import InputError
 from repshift.plan import Plan
 
 if TYPE_CHECKING:
     import torch
+
+# A tuple of what --import names; the flag is repeated. ``import`` is no name that a field can have.
+Imports = Annotated[
+    tuple[str, ...], tyro.conf.arg(name="import", metavar="MODULE"), tyro.conf.UseAppendAction
+]
 
 
 def read_plan(text: str) -> Plan:

@@ -28,6 +28,8 @@ class Search:
     """Images to use, drawn by the seed: half to search on, half to check the result."""
     methods: tuple[str, ...] = ()
     """Labels of the methods to try, such as 'redundancy(keys)' tome; a short list if left out."""
+    imports: options.Imports = ()
+    """A module or a .py file with scores or reductions of your own, imported first; repeatable."""
     budget: Literal["fixed", "adaptive"] = "fixed"
     """adaptive: every image keeps what it needs, with as many tokens on average."""
     seed: int = 0

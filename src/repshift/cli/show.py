@@ -23,6 +23,8 @@ class Show:
     """A plan's name, a schedule such as 0:0.2,3:0.2, or a JSON file; the paper's if left out."""
     method: str | None = None
     """The method's label, such as tome or 'shift(mlp, l2) + merge'; the plan's own if left out."""
+    imports: options.Imports = ()
+    """A module or a .py file with scores or reductions of your own, imported first; repeatable."""
     checkpoint: Path | None = None
     """Weights of a timm model."""
     out: Path | None = None

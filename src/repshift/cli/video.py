@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -39,6 +39,8 @@ class Video:
     out."""
     methods: tuple[str, ...] = ()
     """Labels: a score (which prunes), a reduction or both; the plan's own if left out."""
+    imports: options.Imports = ()
+    """A module or a .py file with scores or reductions of your own, imported first; repeatable."""
     compare: bool = False
     """All rows of the paper's tables: attention's columns, the shift, vid-TLDR, both together; and
     random dropping."""
@@ -110,8 +112,8 @@ class Video:
         names = self.plan or (paper_plan,)
         plans = [(name, options.read_plan(name)) for name in names]
         if not self.compare:
-            methods = self.methods or (plans[0][1].method,)
-            return variants(spec, plans, methods)
+            own = replace(plans[0][1], drop={}, budget="fixed")
+            return variants(spec, plans, self.methods or [own])
         if self.methods or len(plans) > 1:
             raise InputError(
                 "--compare chooses the methods and takes one --plan; leave out the rest"

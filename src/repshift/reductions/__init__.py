@@ -1,9 +1,7 @@
-"""What happens to the tokens that leave, one way a file."""
+"""What happens to the tokens that leave, one way a file. A new one is its file and a line here."""
 
-from repshift.reductions.base import Reduction
-from repshift.reductions.merge import Merge
-from repshift.reductions.prune import Prune
-from repshift.reductions.tome import ToMe
-from repshift.reductions.vid_tldr import VidTLDR
-
-__all__ = ["Merge", "Prune", "Reduction", "ToMe", "VidTLDR"]
+from repshift.reductions.base import Reduction as Reduction
+from repshift.reductions.merge import Merge as Merge
+from repshift.reductions.prune import Prune as Prune
+from repshift.reductions.tome import ToMe as ToMe
+from repshift.reductions.vid_tldr import VidTLDR as VidTLDR

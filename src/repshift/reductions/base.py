@@ -25,12 +25,22 @@ Weighing = Literal["proportional", "plain"]
 class Reduction(Method):
     """Decides which tokens leave, and what becomes of them.
 
-    ``needs`` names what it looks at itself; ``scored`` is false if it asks no score, ``before_mlp``
-    true if its tokens leave between attention and MLP (where the score can be known there), and
-    ``at_most_half`` if no more than half of the patch tokens can leave at once. ``usual`` is the
-    score of a plan that names none.
+    It touches no token: it returns a ``Step``, which is then applied to the stream, to sizes,
+    positions and masks, and back to the dense sequence. A subclass is a frozen dataclass with a
+    ``name`` and ``__call__``; with ``@register`` labels, plan files and the command line find it.
+
+    Attributes:
+        name: What stands in labels and plan files: letters, digits, ``-`` and ``_``.
+        needs: What it looks at itself, besides the scores and ``tokens`` (see ``Need``).
+        scored: False if it asks no score: all finite ones are then 0.
+        before_mlp: True if its tokens leave between attention and MLP. Where the plan's score is
+            known only after the MLP (it needs ``exit``), they leave after the block all the same.
+        at_most_half: True if no more than half of the patch tokens can leave at once; a plan's
+            larger numbers are cut to that.
+        default_score: The score of a plan that names none.
     """
 
+    kind: ClassVar[str] = "reduction"
     default_score: ClassVar[Score] = Shift()
     needs: ClassVar[frozenset[Need]] = frozenset()
     scored: ClassVar[bool] = True
@@ -39,14 +49,26 @@ class Reduction(Method):
 
     @property
     def proportional_attention(self) -> bool:
-        """Whether later attention weighs the survivors by their size."""
+        """Whether later attention adds log(size) to the logits of a key, size as ``Step`` says."""
         return False
 
     def __call__(self, snapshot: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
-        """Let ``drop`` tokens leave.
+        """Decide which ``drop`` tokens of each image leave.
 
-        A score of inf never leaves (prefix and suffix tokens); -inf leaves first and is taken up by
-        no one (padding).
+        Args:
+            snapshot: What the block did; ``tokens`` is the stream that they leave.
+            scores: [B, N]; inf for a token that never leaves and takes up no other (prefix, inner
+                and suffix tokens), -inf for padding, which leaves first and is taken up by no one.
+            drop: How many tokens of each image leave, padding among them.
+
+        Returns:
+            The step, three or four tensors of the N = K + D tokens, D being ``drop``. ``kept``
+            [B, K] are the indices of those that stay, in the order in which they go on: the prefix
+            first, and as a rule ascending. ``dropped`` [B, D] are the indices of those that leave,
+            and ``target`` [B, D] says for each of them at which place of ``kept`` the token stands
+            that it joins, or that stands for it when features are restored. ``share`` [B, D], of
+            floats from 0 to 1, says how much of it the target takes up in a mean weighted by size
+            (0 for padding); None prunes.
         """
         raise NotImplementedError
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from repshift.reductions.base import Merging
 from repshift.reductions.prune import highest, nearest
+from repshift.registry import register
 from repshift.sequence.token_map import Step
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from repshift.scores import Snapshots
 
 
+@register
 @dataclass(frozen=True)
 class Merge(Merging):
     """Keep the highest scores; each of the others joins its most similar survivor.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from repshift.reductions.base import Reduction
+from repshift.registry import register
 from repshift.sequence.order import descending
 from repshift.sequence.similarity import most_similar
 from repshift.sequence.token_map import Step, gather
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from repshift.scores import Snapshots
 
 
+@register
 @dataclass(frozen=True)
 class Prune(Reduction):
     """Keep the highest scores, per image, in their order; the others leave.

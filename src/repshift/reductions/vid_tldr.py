@@ -9,6 +9,7 @@ import torch
 
 from repshift.reductions.base import Merging
 from repshift.reductions.bipartite import match
+from repshift.registry import register
 from repshift.sequence.token_map import Step
 
 if TYPE_CHECKING:
@@ -18,14 +19,17 @@ if TYPE_CHECKING:
     from repshift.scores import Snapshots
 
 
+@register
 @dataclass(frozen=True)
 class VidTLDR(Merging):
     """Match tokens by the residual stream; what joins another counts by its saliency.
 
-    Saliency is the score without its background (see ``foreground``); vid-TLDR's own is
-    ``attention-entropy``. With a Representation Shift in its place (arXiv 2508.00367, Table 3)
-    no attention map is needed. Tokens leave between attention and MLP where the score is known
-    there, after the MLP otherwise. At most half of the patch tokens leave at once.
+    The merging of vid-TLDR (CVPR 2024). Saliency is the score without its background (see
+    ``foreground``); vid-TLDR's own is ``attention-entropy``. With a Representation Shift in its
+    place (arXiv 2508.00367, Table 3) no attention map is needed. Tokens leave between attention and
+    MLP where the score is known there, after the MLP otherwise. At most half of the patch tokens
+    leave at once. Of the kept tokens those at even places come first, then those at odd ones, each
+    in their order.
     """
 
     name: ClassVar[str] = "vid-tldr"
@@ -33,7 +37,9 @@ class VidTLDR(Merging):
     at_most_half: ClassVar[bool] = True
 
     def __call__(self, snapshot: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
-        kept, dropped, target = match(snapshot.tokens, scores, drop, snapshot.prefix)
+        kept, dropped, target = match(
+            snapshot.tokens, scores, drop, snapshot.prefix, ascending=True
+        )
         return Step(kept, dropped, target, foreground(scores).gather(1, dropped))
 
 

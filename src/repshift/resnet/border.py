@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from repshift.registry import register
 from repshift.scores.base import Need, Score, Snapshots
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@register
 @dataclass(frozen=True)
 class Border(Score):
     """Rows from the nearest horizontal border plus columns from the nearest vertical one."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from repshift.reductions.base import Reduction
 from repshift.reductions.prune import highest
+from repshift.registry import register
 from repshift.resnet.map import GridMap
 from repshift.scores import Score, Shift
 
@@ -39,9 +40,13 @@ class GridReduction(Reduction):
         raise NotImplementedError
 
 
+@register
 @dataclass(frozen=True)
 class RowsAndColumns(GridReduction):
-    """The lowest rows and columns leave, by the mean of their scores (the paper's line-wise)."""
+    """The lowest rows and columns leave, by the mean of their scores.
+
+    The paper's line-wise reduction (arXiv 2508.00367, section 4.2).
+    """
 
     name: ClassVar[str] = "rows-and-columns"
 
@@ -51,12 +56,14 @@ class RowsAndColumns(GridReduction):
         return GridMap(kept_columns[:, None], kept_rows[:, :, None], *scores.shape[1:])
 
 
+@register
 @dataclass(frozen=True)
 class PerRowAndColumn(GridReduction):
-    """The lowest positions of each row leave, then those of each column (the paper's token-wise).
+    """The lowest positions of each row leave, then those of each column.
 
-    The rest moves together, so that a column of what is left is none of the image. The paper does
-    not say which come first, rows or columns.
+    The paper's token-wise reduction (arXiv 2508.00367, section 4.2). The rest moves together, so
+    that a column of what is left is none of the image. The paper does not say which come first,
+    rows or columns.
     """
 
     name: ClassVar[str] = "per-row-and-column"

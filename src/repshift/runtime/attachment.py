@@ -1,13 +1,18 @@
-"""Hooks on a model, and what comes and goes with them."""
+"""What is attached to a model, and how it is taken off again."""
 
 from __future__ import annotations
 
+import copy
+import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from repshift.errors import InputError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from torch import Tensor, nn
     from torch.utils.hooks import RemovableHandle
@@ -15,27 +20,30 @@ if TYPE_CHECKING:
 Self = TypeVar("Self", bound="Attachment")  # typing's own is not checked function by function
 
 
-class Hook:
-    """A small callable, so that a compressed model can be pickled, copied and compiled."""
-
-    def __init__(self, compression: Any, action: str, block: int = -1) -> None:
-        self.compression = compression
-        self.action = action
-        self.block = block
-
-    def __call__(self, module: nn.Module, *inputs: Any) -> Any:
-        return getattr(self.compression, self.action)(self.block, *inputs)
-
-
 class Attachment:
-    """Something at work on a model in hooks, until it is detached; a context manager."""
+    """Something attached to a model until it is detached; a context manager.
 
-    def __init__(self, handles: Iterable[RemovableHandle]) -> None:
+    What a forward leaves behind is kept for each thread by itself (``_local``), so that several
+    threads can call one model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._local = threading.local()
         self._verified = False
-        self._handles = list(handles)
+        self._handles: list[RemovableHandle | ReplacedMethod] = []
+
+    def _attach(self, handles: Iterable[RemovableHandle | ReplacedMethod]) -> None:
+        """Attach one after the other, all or nothing."""
+        try:
+            for handle in handles:
+                self._handles.append(handle)
+        except BaseException:
+            self.detach()
+            raise
 
     def detach(self) -> None:
-        """Take every hook off; the model is as it was."""
+        """Take everything off; the model is as it was."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -46,9 +54,129 @@ class Attachment:
     def __exit__(self, *_: object) -> None:
         self.detach()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_local"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._local = threading.local()
+
     def _verify(self, features: Tensor) -> bool:
-        # NaN sorts first, so that what is NaN stays and turns the output to NaN: never silent.
-        # Saying so at once costs a synchronisation on a GPU, which only the first call pays.
-        if torch.compiler.is_compiling() or features.is_meta:
+        # NaN sorts first, so that a NaN token is kept and turns the output to NaN: never silent.
+        # Saying so at once costs a synchronisation on a GPU, which only the first forward pays.
+        if torch.compiler.is_compiling() or features.is_meta or transforming():
             return False
         return features.device.type == "cpu" or not self._verified
+
+
+class Hook:
+    """A hook on one module of a model.
+
+    A copy of the whole model has the copied attachment; a copy of a part is dense.
+    """
+
+    def __init__(self, attachment: Attachment, action: Callable[..., Any]) -> None:
+        self.attachment, self.action = attachment, action
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.action(*inputs)
+
+    @property
+    def __name__(self) -> str:
+        """What torch.jit.script asks a hook first; it can compile none of these."""
+        raise InputError(
+            "torch.jit.script cannot compile a compressed model; use torch.compile or "
+            "torch.export, or detach() first"
+        )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Hook | Inactive:
+        return _copied(self, memo) if id(self.attachment._model) in memo else Inactive()
+
+
+class Inactive:
+    """The hook on a copied part of a model: it does nothing."""
+
+    def __call__(self, *_: Any) -> None:
+        pass
+
+
+class ReplacedMethod:
+    """Takes the place of a method of one module; ``run`` gets the method and its arguments."""
+
+    def __init__(
+        self,
+        attachment: Attachment,
+        module: nn.Module,
+        name: str,
+        run: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any],
+    ) -> None:
+        self.attachment, self.module, self.name, self.run = attachment, module, name, run
+        # One that others have put there, as accelerate does.
+        self.earlier = vars(module).get(name)
+        setattr(module, name, self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        module = self._owner()
+        method = self.earlier or partial(getattr(type(module), self.name), module)
+        return self.run(method, args, kwargs)
+
+    def remove(self) -> None:
+        """Put the module's own method back."""
+        if vars(self.module).get(self.name) is self:
+            delattr(self.module, self.name)
+            if self.earlier is not None:
+                setattr(self.module, self.name, self.earlier)
+        # Others may have wrapped this object; for them it becomes the module's own method.
+        self.run = _plainly
+
+    def _owner(self) -> nn.Module:
+        return self.module
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReplacedMethod | partial[Any]:
+        if id(self.attachment._model) in memo:
+            return _copied(self, memo)
+        part = memo[id(self.module)]
+        return partial(getattr(type(part), self.name), part)
+
+
+class ReplacedForward(ReplacedMethod):
+    """Takes the place of a module's ``forward``, so that it can run inside a ``with``.
+
+    Hooks cannot: PyTorch calls none of them after a KeyboardInterrupt. The module is told by a
+    pre-hook, because the replicas of ``nn.DataParallel`` share this object and not the module.
+    """
+
+    def __init__(
+        self,
+        attachment: Attachment,
+        module: nn.Module,
+        run: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any],
+    ) -> None:
+        super().__init__(attachment, module, "forward", run)
+        self.handle = module.register_forward_pre_hook(Hook(attachment, self._remember))
+
+    def remove(self) -> None:
+        self.handle.remove()
+        super().remove()
+
+    def _owner(self) -> nn.Module:
+        return getattr(self.attachment._local, "module", self.module)
+
+    def _remember(self, module: nn.Module, _: tuple[Any, ...]) -> None:
+        self.attachment._local.module = module
+
+
+def _plainly(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return forward(*args, **kwargs)
+
+
+def _copied(thing: Any, memo: dict[int, Any]) -> Any:
+    """What ``copy.deepcopy`` makes of an object without a ``__deepcopy__`` of its own."""
+    twin = memo[id(thing)] = object.__new__(type(thing))
+    vars(twin).update(copy.deepcopy(vars(thing), memo))
+    return twin
+
+
+def transforming() -> bool:
+    """Whether ``torch.func`` (grad, jacrev, vmap) is at work, where no value can be looked at."""
+    return torch._C._functorch.peek_interpreter_stack() is not None

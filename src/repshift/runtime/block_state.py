@@ -1,9 +1,9 @@
-"""One block at work: what it showed, and which tokens leave it."""
+"""One block at work: what was captured of it, and which tokens are dropped."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class BlockState:
-    """One block in one forward, which ``drop`` tokens shall leave, or all up to that level.
+    """One block in one forward, and ``drop``, the number of tokens to drop, or up to which level.
 
-    ``size`` is how many tokens each one that entered stands for (None: itself); ``packing`` tells
-    how images of different lengths lie in the stream (None: all are of one); ``padding`` marks
-    those that no query sees and ``inner`` those between the patches that never leave (None: there
-    are none).
+    ``size`` is how many tokens each one that entered was merged from (None: one); ``packing`` tells
+    how images of different lengths lie in the stream (None: all are of one length); ``padding``
+    marks those that no query sees and ``inner`` those between the patches that are never dropped
+    (None: there are none).
     """
 
     block: int
@@ -41,17 +41,19 @@ class BlockState:
     size: Float[Tensor, "B N"] | None = None
     packing: Packing | None = None
     padding: Bool[Tensor, "B N"] | None = None
-    watch: AttentionRecorder | None = None
+    recorder: AttentionRecorder | None = None
     inner: Bool[Tensor, "B N"] | None = None
     middle: Float[Tensor, "B N C"] | None = None
     activation: Float[Tensor, "B N E"] | None = None
     step: Step | PackedStep | None = None
+    scores: Float[Tensor, "B N"] | None = None
 
-    def decide(self, tokens: Float[Tensor, "B N C"], verify: bool) -> Step | PackedStep:
-        """The step by which tokens leave the stream ``tokens``, the middle or the exit.
+    def decide(self, tokens: Float[Tensor, "B N C"], verify: bool) -> None:
+        """Find the ``step`` that drops tokens from the stream ``tokens``, the middle or the exit.
 
         ``verify`` costs a synchronisation on a GPU.
         """
+        self._follow(tokens.device)
         snapshot = self._snapshots(tokens)
         tokens = snapshot.tokens
         if self.plan.reduction.scored:
@@ -75,17 +77,25 @@ class BlockState:
                 "a text begins with padding, so its first token is not where it must stay; pad on "
                 'the right (tokenizer.padding_side = "right")'
             )
-        scores = snapshot.guard(scores)
+        self.scores = scores = snapshot.guard(scores)
         if self.plan.adaptive:
-            return leave_by_level(
-                snapshot, levels(scores, self.plan.score), self.drop, self.packing
-            )
-        return self.plan.reduction(snapshot, scores, int(self.drop))
+            level = levels(scores, self.plan.score)
+            self.step = leave_by_level(snapshot, level, self.drop, self.packing)
+        else:
+            # Not int(): in an exported graph it is a symbol.
+            self.step = self.plan.reduction(snapshot, scores, cast("int", self.drop))
+
+    def _follow(self, device: torch.device) -> None:
+        """Bring what was captured to the block's device, to which it may have moved its tokens."""
+        for name in ("entry", "middle", "activation", "size", "padding", "inner"):
+            captured = getattr(self, name)
+            if captured is not None and captured.device != device:
+                setattr(self, name, captured.to(device))
 
     def _snapshots(self, tokens: Float[Tensor, "B N C"]) -> Snapshots:
-        needs, watch = self.plan.required(), self.watch
-        if needs & {"attention", "keys"} and (watch is None or watch.calls != 1):
-            calls = watch.calls if watch else 0
+        needs, recorder = self.plan.required(), self.recorder
+        if needs & {"attention", "keys"} and (recorder is None or recorder.calls != 1):
+            calls = recorder.calls if recorder else 0
             raise InputError(
                 f"{self.plan.method} reads the attention of block {self.block}, which called "
                 f"scaled_dot_product_attention {calls} times instead of once; load a Hugging Face "
@@ -112,11 +122,12 @@ class BlockState:
             entry=entry if "entry" in needs else None,
             middle=middle if "middle" in needs else None,
             exit=tokens if "exit" in needs else None,
-            attention=watch.map if watch and "attention" in needs else None,
-            keys=watch.keys if watch and "keys" in needs else None,
+            attention=recorder.map if recorder and "attention" in needs else None,
+            keys=recorder.keys if recorder and "keys" in needs else None,
             activation=self.activation if "activation" in needs else None,
             protected=self._closed(),
             padding=self.padding,
+            class_token=self.spec.class_token,
         )
 
     def _closed(self) -> Bool[Tensor, "B N"] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from jaxtyping import Bool
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from repshift.runtime.trace import ForwardTrace
     from repshift.sequence.segments import Packing
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 # What turns no token: sine 0, cosine 1. One rotary table holds sines, then cosines; a tuple of them
 # holds cosines and sines in turn.
 SIN_COS, COS_SIN = (0.0, 1.0), ((1.0,), (0.0,))
+
+
+def parameters_of(module: nn.Module) -> tuple[str, ...]:
+    """The names of what the module's forward takes, in order."""
+    return tuple(inspect.signature(module.forward).parameters)
 
 
 def bind(names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,18 +43,18 @@ def rebind(
 
 
 def gather_arguments(
-    call: ForwardTrace, block: int, given: Mapping[str, Any], layouts: Mapping[str, str]
+    trace: ForwardTrace, block: int, given: Mapping[str, Any], layouts: Mapping[str, str]
 ) -> dict[str, Any]:
     """Those named in ``layouts``, with the entries of the tokens that enter ``block``."""
     tables = {name: given[name] for name in layouts if given.get(name) is not None}
     # The map is put together only where something must follow it.
-    if not tables or (so_far := call.map_after(block - 1)) is None:
+    if not tables or (so_far := trace.map_after(block - 1)) is None:
         return {}
 
-    packing = call.packing_after(block - 1)
+    packing = trace.packing_after(block - 1)
 
     def follows(table: Tensor, layout: str, unturned: Sequence[float]) -> Tensor:
-        table = follow(table, so_far.kept, call.dense, layout)
+        table = follow(table, so_far.kept.to(table.device), trace.dense, layout)
         return table if packing is None else end_to_end(table, layout, packing, unturned)
 
     return {

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+from weakref import WeakValueDictionary
 
 import torch
-
-from repshift.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -14,18 +13,39 @@ if TYPE_CHECKING:
     from repshift.runtime.trace import ForwardTrace
 
 
-def check_place(call: ForwardTrace, block: int, tokens: Tensor, again: bool) -> None:
-    """Whether a block that runs again belongs to the last call, whose positions are known."""
-    # Checkpointing hands a block the very tensor it got before.
-    taped = torch.is_grad_enabled() and not torch.compiler.is_compiling()
-    place = tokens.data_ptr() if taped else 0
-    if not again:
-        call.places[block] = place
-    elif call.places.get(block) != place:
-        raise InputError(
-            "gradient checkpointing runs the blocks of an earlier forward again, whose token "
-            "positions are gone; run backward before the next forward"
-        )
+class Recomputed:
+    """Finds the trace of the forward to which a block that runs again belongs.
+
+    Checkpointing hands the block the tokens it got before, in the same memory, which nothing else
+    can take while it waits for the backward pass. That may run in a thread of its own.
+    """
+
+    def __init__(self) -> None:
+        self._traces: WeakValueDictionary[tuple[int, int], ForwardTrace] = WeakValueDictionary()
+
+    def remember(self, block: int, tokens: Tensor, trace: ForwardTrace) -> None:
+        """``tokens`` enter ``block`` in a forward that may run again."""
+        taped = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        if taped and (place := _place(tokens)) is not None:
+            self._traces[block, place] = trace
+
+    def find(self, block: int, tokens: Tensor) -> ForwardTrace | None:
+        """The trace of that forward; None if a later one has taken its place."""
+        place = _place(tokens)
+        return None if place is None else self._traces.get((block, place))
+
+    def __deepcopy__(self, _: object) -> Recomputed:
+        return Recomputed()
+
+    def __reduce__(self) -> tuple[type[Recomputed], tuple[()]]:
+        return Recomputed, ()
+
+
+def _place(tokens: Tensor) -> int | None:
+    try:
+        return tokens.data_ptr()
+    except RuntimeError:  # tensors of torch.func have no memory of their own
+        return None
 
 
 def replays(block: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""What one forward leaves behind: counts and indices by block, never features."""
+"""What one forward leaves behind: counts, scores and indices by block, never features."""
 
 from __future__ import annotations
 
@@ -20,9 +20,12 @@ if TYPE_CHECKING:
     from repshift.sequence.token_map import Step
 
 
-@dataclass
+@dataclass(eq=False)
 class ForwardTrace:
-    """One forward: how many tokens left each block, how, and how many each stands for."""
+    """One forward: how many tokens each block hands on, which, and how many each was merged from.
+
+    It belongs to the thread that ran the forward.
+    """
 
     batch: int
     dense: int
@@ -31,7 +34,7 @@ class ForwardTrace:
     steps: dict[int, Step | PackedStep] = field(default_factory=dict)
     sizes: dict[int, Float[Tensor, "B K"]] = field(default_factory=dict)
     packings: dict[int, Packing] = field(default_factory=dict)
-    places: dict[int, int] = field(default_factory=dict)  # memory addresses, to tell calls apart
+    scores: dict[int, Float[Tensor, "B N"]] = field(default_factory=dict)
     _maps: dict[int, TokenMap] = field(default_factory=dict)
 
     def record(
@@ -41,7 +44,7 @@ class ForwardTrace:
         step: Step | PackedStep | None,
         size: Float[Tensor, "B N"] | None,
     ) -> None:
-        """``count`` tokens left ``block``, by ``step`` if any, where each stood for ``size``."""
+        """``block`` hands on ``count`` tokens, after ``step`` if any, each merged from ``size``."""
         self.counts[block] = count
         if step is not None:
             self.steps[block] = step
@@ -50,30 +53,41 @@ class ForwardTrace:
             elif step.share is not None:
                 self.sizes[block] = step.resize(size)
 
+    def until(self, first: int) -> ForwardTrace:
+        """The trace as it stood when block ``first`` was about to run."""
+        trace = ForwardTrace(self.batch, self.dense, self.device)
+        for name in ("counts", "steps", "sizes", "packings", "scores"):
+            held = getattr(self, name)
+            setattr(trace, name, {block: held[block] for block in held if block < first})
+        return trace
+
     def map_after(self, block: int) -> TokenMap | None:
-        """The way from the dense sequence to the tokens that leave ``block``; None if all do."""
+        """The way from the dense sequence to the tokens ``block`` hands on; None if all are kept.
+
+        On the device where the last of them were dropped.
+        """
         done = [earlier for earlier in self.steps if earlier <= block]
         if not done:
             return None
         last = max(done)
         if last not in self._maps:
             before, step = self.map_after(last - 1), self.steps[last].map
-            self._maps[last] = before.then(step) if before else step
+            self._maps[last] = before.to(step.kept.device).then(step) if before else step
         return self._maps[last]
 
     def packing_after(self, block: int) -> Packing | None:
-        """How images of different lengths leave ``block``; None if all are of one."""
+        """How images of different lengths leave ``block``; None if all are of one length."""
         done = [earlier for earlier in self.packings if earlier <= block]
         return self.packings[max(done)] if done else None
 
     def mean_after(self, block: int) -> int:
-        """How many tokens of an image leave ``block``, on average."""
+        """How many tokens of an image ``block`` hands on, on average."""
         packing = self.packing_after(block)
         count = self.counts[block]
         return count if packing is None else round(count / len(packing.counts))
 
     def size_after(self, block: int) -> Float[Tensor, "B K"] | None:
-        """How many tokens each one that leaves ``block`` stands for; None if all for themselves."""
+        """From how many tokens each that ``block`` hands on was merged; None if from one each."""
         done = [earlier for earlier in self.sizes if earlier <= block]
         return self.sizes[max(done)] if done else None
 
@@ -84,12 +98,12 @@ class ForwardTrace:
         return self.size_after(last) if packing is None else (~packing.padding).float()
 
     def places_of(self, tokens: Sequence[int], block: int) -> Bool[Tensor, "B K"] | None:
-        """Marks those ``tokens`` of the dense sequence among all that leave ``block``."""
+        """Marks those ``tokens`` of the dense sequence among all that ``block`` hands on."""
         if not tokens:
             return None
         kept = (self.map_after(block) or self.identity()).kept
         return torch.stack([kept == token for token in tokens]).any(0)
 
     def identity(self) -> TokenMap:
-        """The map of a forward in which no token left."""
+        """The map of a forward in which no token was dropped."""
         return TokenMap.identity(self.batch, self.dense, self.device)

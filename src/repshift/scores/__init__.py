@@ -1,31 +1,16 @@
-"""Importance scores, one a file."""
+"""Importance scores, one a file. A new one is its file and a line here."""
 
-from repshift.scores.attention_entropy import AttentionEntropy
-from repshift.scores.base import Need, Score, Snapshots
-from repshift.scores.class_attention import ClassAttention
-from repshift.scores.clipped_activation import ClippedActivation
-from repshift.scores.column_attention import ColumnAttention
-from repshift.scores.key_norm import KeyNorm
-from repshift.scores.mean_distance import MeanDistance
-from repshift.scores.random import Random
-from repshift.scores.redundancy import Redundancy
-from repshift.scores.reverse import Reverse
-from repshift.scores.shift import Shift
-from repshift.scores.stream_norm import StreamNorm
-
-__all__ = [
-    "AttentionEntropy",
-    "ClassAttention",
-    "ClippedActivation",
-    "ColumnAttention",
-    "KeyNorm",
-    "MeanDistance",
-    "Need",
-    "Random",
-    "Redundancy",
-    "Reverse",
-    "Score",
-    "Shift",
-    "Snapshots",
-    "StreamNorm",
-]
+from repshift.scores.attention_entropy import AttentionEntropy as AttentionEntropy
+from repshift.scores.base import Need as Need
+from repshift.scores.base import Score as Score
+from repshift.scores.base import Snapshots as Snapshots
+from repshift.scores.class_attention import ClassAttention as ClassAttention
+from repshift.scores.clipped_activation import ClippedActivation as ClippedActivation
+from repshift.scores.column_attention import ColumnAttention as ColumnAttention
+from repshift.scores.key_norm import KeyNorm as KeyNorm
+from repshift.scores.mean_distance import MeanDistance as MeanDistance
+from repshift.scores.random import Random as Random
+from repshift.scores.redundancy import Redundancy as Redundancy
+from repshift.scores.reverse import Reverse as Reverse
+from repshift.scores.shift import Shift as Shift
+from repshift.scores.stream_norm import StreamNorm as StreamNorm

@@ -18,26 +18,48 @@ Need = Literal[
     "entry", "middle", "exit", "attention", "keys", "class token", "activation", "mixer", "branch",
     "stage entry", "grid",
 ]  # fmt: skip
+"""What a score or a reduction can ask of a block.
+
+Most name the field of ``Snapshots`` that is then filled in. Three say what the model must be, so
+that others are refused: ``"class token"``, ``"mixer"`` (Mamba blocks) and ``"grid"`` (a ResNet;
+``"branch"`` and ``"stage entry"`` say it too).
+"""
 
 
 @dataclass(frozen=True)
 class Snapshots:
-    """What one block did: its residual stream at three places, its attention map and its keys.
+    """What one block did to its tokens: B images of N tokens and C channels.
 
-    In a block whose one branch is a mixer: the stream at entry and exit, and the activations before
-    the mixer's last projection.
+    ``block``, ``prefix`` and ``tokens`` are always there; ``protected``, ``padding`` and ``grid``
+    where there is something to say; each of the others only where the score's ``required()`` or the
+    reduction's ``needs`` names it, and None otherwise. All images have N tokens; where they kept
+    different numbers (padded texts, a budget per image), ``padding`` marks the rest.
 
-    ``entry`` is the stream before attention, ``middle`` after it, ``exit`` after the MLP;
-    ``tokens`` is the one from which tokens are about to leave (the exit, or the middle for a
-    reduction that acts before the MLP). Only what ``needs`` names is there.
+    In a block of attention and MLP the residual stream is seen three times, ``entry``, ``middle``
+    and ``exit``; in a block whose one branch is a mixer (Mamba) there is no ``middle``. Of a ResNet
+    the block is the last one of a stage, and the N tokens are the positions of its ``grid``, row by
+    row.
 
-    The first ``prefix`` tokens never leave; ``closed`` marks further ones that stand for no other
-    (inner and suffix tokens, and padding) and ``padding`` those that no query sees, None if there
-    are none.
-
-    Of a ResNet it is the last block of a stage, and the N tokens are the positions of its ``grid``
-    of rows and columns, row by row: ``entry`` is what the block adds its ``branch`` to, ``exit``
-    what leaves it, and ``stage_entry`` what entered the stage, averaged down to the same grid.
+    Attributes:
+        block: The block's number (of a ResNet the stage's), from 0.
+        prefix: The first ``prefix`` tokens (class, distillation, registers) never leave.
+        class_token: Whether the model has a class token.
+        tokens: The stream from which tokens are about to leave [B, N, C]: the exit, or the middle
+            where they leave between attention and MLP.
+        entry: The stream before attention [B, N, C]; of a ResNet what the ``branch`` is added to.
+        middle: The stream after attention, before the MLP [B, N, C].
+        exit: The stream after the MLP [B, N, C]. A score that needs it makes every reduction act
+            after the block.
+        attention: The attention map [B, H, N, N] of H heads, a row for each query. To ask for it
+            turns fused attention off in that block.
+        keys: The keys of attention [B, H, N, D]. They cost no map.
+        activation: What the last projection of a Mamba mixer reads [B, N, E].
+        protected: Tokens [B, N] that never leave and may not take up others (inner and suffix
+            tokens), and padding; None if there are none.
+        padding: Tokens [B, N] that no query sees; None if there are none.
+        branch: What the last block of a ResNet's stage adds to ``entry`` [B, N, C].
+        stage_entry: What entered a ResNet's stage, averaged down to ``grid`` [B, N, D].
+        grid: Rows and columns of a ResNet's feature map; None of other models.
     """
 
     block: int
@@ -54,9 +76,13 @@ class Snapshots:
     branch: Float[Tensor, "B N C"] | None = None
     stage_entry: Float[Tensor, "B N D"] | None = None
     grid: tuple[int, int] | None = None
+    class_token: bool = False
 
     def guard(self, scores: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
-        """The scores, inf for what never leaves and -inf for padding, which leaves first."""
+        """The scores, inf for what never leaves and -inf for padding, which leaves first.
+
+        A reduction gets guarded scores; a score need not guard its own.
+        """
         scores = F.pad(scores[:, self.prefix :], (self.prefix, 0), value=math.inf)
         if self.protected is not None:
             scores = scores.masked_fill(self.protected, math.inf)
@@ -65,19 +91,56 @@ class Snapshots:
 
 @dataclass(frozen=True)
 class Score(Method):
-    """Importance of every token of one block; the highest stay."""
+    """Importance of every token of one block: the highest are kept.
 
+    A subclass is a frozen dataclass with a ``name``, its ``needs`` and ``__call__``. With
+    ``@register`` labels, plan files and the command line find it::
+
+        @register
+        @dataclass(frozen=True)
+        class Loudest(Score):
+            name: ClassVar[str] = "loudest"
+            needs: ClassVar[frozenset[Need]] = frozenset({"exit"})
+            power: float = 1.0  # a setting: a label then reads loudest(2.0)
+
+            def __call__(self, snapshot):
+                return snapshot.exit.float().abs().amax(-1) ** self.power
+
+    Attributes:
+        name: What stands in labels and plan files: letters, digits, ``-`` and ``_``.
+        needs: What must be captured of a block, a field of ``Snapshots`` each (see ``Need``). A
+            score that reads ``tokens`` alone needs nothing.
+    """
+
+    kind: ClassVar[str] = "score"
     needs: ClassVar[frozenset[Need]] = frozenset()
 
     def required(self) -> frozenset[Need]:
-        """What must be captured for this score with its settings."""
+        """What must be captured for this score: ``needs``, unless it depends on the settings."""
         return self.needs
 
     @property
     def comparable_across_images(self) -> bool:
-        """Whether a value means the same in every image, so that images can be compared by it."""
+        """Whether a value means the same in every image, so that images can be compared by it.
+
+        It matters to an adaptive budget alone: the level at which tokens leave is then the score
+        itself, and otherwise the share of the image's total score, which takes scores of 0 or more.
+        """
         return False
 
     def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
-        """Scores of all tokens, prefix tokens included (their scores are not used)."""
+        """Score all tokens of a block.
+
+        Each image is scored by itself, so that what it keeps does not depend on its neighbours in
+        the batch. No gradient is taken of the scores.
+
+        Args:
+            snapshot: What the block did; what ``required()`` names is there.
+
+        Returns:
+            Scores [B, N], float32 at least, higher for what matters more. Prefix tokens, protected
+            ones and padding have a score too, which is not used: they get inf (never leaves) and
+            -inf (padding, leaves first) before a reduction sees it. Of finite scores any are
+            allowed; one that is NaN is an error that names the block.
+        """
         raise NotImplementedError

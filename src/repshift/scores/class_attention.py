@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from repshift.registry import register
 from repshift.scores.base import Need, Score, Snapshots
 
 if TYPE_CHECKING:
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@register
 @dataclass(frozen=True)
 class ClassAttention(Score):
     """Attention the class token pays to each token, mean over heads (EViT, arXiv 2202.07800)."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from repshift.registry import register
 from repshift.scores.base import Need, Score, Snapshots
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@register
 @dataclass(frozen=True)
 class ClippedActivation(Score):
     """Sum over channels of max(0, y), y the mixer's activations (ToP-ViM, arXiv 2409.18962).

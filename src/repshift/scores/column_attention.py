@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from repshift.registry import register
 from repshift.scores.base import Need, Score, Snapshots
 
 if TYPE_CHECKING:
@@ -12,11 +13,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@register
 @dataclass(frozen=True)
 class ColumnAttention(Score):
     """Attention that all tokens pay to each token, mean over heads and queries.
 
-    The baseline of Representation Shift for models without a class token (section 4.1).
+    The baseline of Representation Shift for models without a class token (arXiv 2508.00367,
+    section 4.1).
     """
 
     name: ClassVar[str] = "column-attention"

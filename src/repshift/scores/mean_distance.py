@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch.nn import functional as F
 
+from repshift.registry import register
 from repshift.scores.base import Score, Snapshots
 
 if TYPE_CHECKING:
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+@register
 @dataclass(frozen=True)
 class MeanDistance(Score):
     """One minus the cosine of each token and the mean of the image's patch tokens."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from repshift.registry import register
 from repshift.scores.base import Score, Snapshots
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 Mixed = TypeVar("Mixed", int, Tensor)
 
 
+@register
 @dataclass(frozen=True)
 class Random(Score):
     """A fixed random order of the positions, one for each seed and block, the same for every image.

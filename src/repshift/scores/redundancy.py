@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 from torch.nn import functional as F
 
 from repshift.errors import InputError
+from repshift.registry import register
 from repshift.scores.base import Need, Score, Snapshots
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 Direction = Literal["keys", "mlp", "block"]
 
 
+@register
 @dataclass(frozen=True)
 class Redundancy(Score):
     """Keep the tokens at odd places; of the others, those least like any of them.

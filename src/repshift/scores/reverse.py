@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from repshift.errors import InputError
+from repshift.registry import register
 from repshift.scores.base import Need, Score, Snapshots
 from repshift.scores.shift import Shift
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _DEFAULT = Shift()
 
 
+@register
 @dataclass(frozen=True)
 class Reverse(Score):
     """Keep what another score drops."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 import torch
 
 from repshift.errors import InputError
+from repshift.registry import register
 from repshift.scores.base import Need, Score, Snapshots
 from repshift.shift import Metric, representation_shift
 
@@ -19,9 +20,12 @@ Site = Literal["mlp", "attention", "block", "mixer", "branch", "stage"]
 Definition = Literal["printed", "update"]
 
 
+@register
 @dataclass(frozen=True)
 class Shift(Score):
-    """Representation Shift, D(F(x), x) (arXiv 2508.00367, eq. 4 and section 3.3).
+    """How far a layer moves a token: Representation Shift (arXiv 2508.00367, eq. 4).
+
+    D(F(x), x), for the metrics l2, l1 and cosine (section 3.3).
 
     ``printed`` takes the paper's equations at their word, where F is the branch before its residual
     is added: mlp D(MLP(LN(x')), x'), attention D(SA(LN(x)), x). ``update`` takes the paper's words,

@@ -9,7 +9,6 @@ import torch
 
 from repshift.compress import compress
 from repshift.errors import InputError
-from repshift.scores.watched import Watched
 from repshift.sequence.levels import levels
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from repshift.adapters.spec import EncoderSpec
     from repshift.plan import Plan
-    from repshift.scores import Snapshots
 
 
 def adapt(
@@ -45,8 +43,8 @@ def adapt(
     found: dict[int, float] = {}
     left = None
     for block in plan.drop:
-        watching = replace(plan, drop={**found, block: 0.5}, budget="adaptive")
-        level = _levels_at(block, watching, model, images.split(batch_size), spec)
+        trial = replace(plan, drop={**found, block: 0.5}, budget="adaptive")
+        level = _levels_at(block, trial, model, images.split(batch_size), spec)
         if left is None:  # the highest of every image never leaves, and is not among the levels
             left = len(level) // len(images) + 1
         leaving = plan.leaving(block, left)
@@ -70,15 +68,10 @@ def _levels_at(
     spec: EncoderSpec | None,
 ) -> Float[Tensor, " M"]:
     """The levels at ``block`` of all tokens that may leave there, of all images, in order."""
-    seen: list[Tensor] = []
-
-    def tell(shown: Snapshots, scores: Tensor) -> None:
-        if shown.block == block:
-            seen.append(levels(shown.guard(scores), plan.score).flatten().cpu())
-
-    watched = replace(plan, score=Watched(plan.score, tell))
-    with compress(model, watched, spec), torch.inference_mode():
+    found = []
+    with compress(model, plan, spec) as compression, torch.inference_mode():
         for batch in batches:
             model(batch)
-    level = torch.cat(seen)
+            found.append(levels(compression.scores[block], plan.score).flatten().cpu())
+    level = torch.cat(found)
     return level[level.isfinite()].sort().values

@@ -106,7 +106,7 @@ class Search:
     def rate(self, plan: Plan, batches: int | None = None) -> Trial:
         """Rate a plan on the first ``batches``; on all of them it counts as tried."""
         some = "" if batches is None else f" on {batches} batches"
-        name = f"{plan.method} at {plan.schedule}{some}"
+        name = f"{plan.identity}{some}"
 
         def measured() -> tuple[float, float]:
             self.meter.start_from(self._base)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -50,24 +51,23 @@ class CostModel:
         self.table: list[float] = memo(f"{self.name} of a block", lambda: self._blocks(counts))
         self.dense: float = memo(f"{self.name} of the model", lambda: self._run(Plan({}))[1])
         self.rest = self.dense - len(spec.blocks) * self.table[-1]
-        self.steps: dict[str, float] = {}
+        self.steps: dict[Plan, float] = {}  # by method: plans without drops
 
     def __call__(self, plan: Plan) -> float:
         """The expected share of the dense cost."""
         entering = plan.entering(len(self.spec.blocks), self.patches)
         cost = self.rest + sum(map(self._block, entering))
-        return cost / self.dense + _acting(plan) * self.steps.get(plan.method, 0.0)
+        return cost / self.dense + _acting(plan) * self.steps.get(_method(plan), 0.0)
 
     def measure(self, plan: Plan) -> float:
         """The share of the dense cost in a forward that runs."""
-        name = f"{self.name} of {plan.method} at {plan.schedule}"
-        return self.memo(name, lambda: self._run(plan)[0])
+        return self.memo(f"{self.name} of {plan.identity}", lambda: self._run(plan)[0])
 
     def correct(self, plan: Plan) -> None:
         """Expect of this method's plans what was measured at ``plan``."""
         if acting := _acting(plan):
             missing = (self.measure(plan) - self(plan)) / acting
-            self.steps[plan.method] = self.steps.get(plan.method, 0.0) + missing
+            self.steps[_method(plan)] = self.steps.get(_method(plan), 0.0) + missing
 
     def meets(self, plan: Plan, share: float) -> bool:
         """Whether the measured share is what was asked for."""
@@ -187,6 +187,11 @@ class TimeCost(CostModel):
         times = interleave(ways, lambda: self.model(self.images), rounds=self.rounds, seconds=0.05)
         share = speedup(times["dense"], over=times["plan"])
         return share, median(times["dense"])
+
+
+def _method(plan: Plan) -> Plan:
+    """What plans of one score and one reduction share."""
+    return replace(plan, drop={})
 
 
 def _acting(plan: Plan) -> int:

@@ -45,7 +45,7 @@ class FidelityMeter:
         self.dense = self.outputs(self.base, keep=True)
         first = self.recordings[0]
         assert first is not None
-        self.patches = first.call.counts[0] - spec.staying
+        self.patches = first.trace.counts[0] - spec.staying
         if not self.dense.isfinite().all():
             raise InputError("the dense model gives NaN or infinity on the images to search on")
 

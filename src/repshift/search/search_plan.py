@@ -154,7 +154,7 @@ def search_plan(
     )
     for plan in plans:
         replace(plan, budget=budget)  # an error, if they do not go together
-    memo = Memo(state, facts | {"methods": [plan.method for plan in plans]})
+    memo = Memo(state, facts | {"methods": [plan.identity for plan in plans]})
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     seen, unseen = images[order[len(images) // 2 :]], images[order[: len(images) // 2]]
 
@@ -171,7 +171,7 @@ def search_plan(
     check = FidelityMeter(model, spec, unseen, objective, batch_size)
     kept = [
         memo(
-            f"{rival.plan.method} at {rival.plan.schedule}, held out",
+            f"{rival.plan.identity}, held out",
             partial(check.rate, rival.plan),
         )
         for rival in rivals

@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 class TokenMap:
     """The way from N tokens to K survivors and back.
 
-    ``kept`` [B, K] is the index of every survivor among the N. ``home`` [B, N] is, for every one of
-    the N, the position among the survivors of the token that stands for it; a survivor stands for
-    itself.
+    ``kept`` [B, K] is the index of every survivor among the N, in the order in which the survivors
+    stand: ascending, except after a matching (ToMe, vid-TLDR). ``parent`` [B, N] is, for every one
+    of the N, the position among the survivors of the token that stands for it; a survivor stands
+    for itself.
     """
 
     kept: Int[Tensor, "B K"]
     parent: Int[Tensor, "B N"]
 
     def apply(self, tokens: Shaped[Tensor, "B N C"]) -> Shaped[Tensor, "B K C"]:
-        """The survivors of any [B, N, C], in order."""
+        """The survivors of any [B, N, C], in the order of ``kept``."""
         return gather(tokens, self.kept)
 
     def restore(self, tokens: Shaped[Tensor, "B K C"]) -> Shaped[Tensor, "B N C"]:
@@ -42,6 +43,10 @@ class TokenMap:
     def then(self, later: TokenMap) -> TokenMap:
         """Follow this map by ``later``, whose N is this one's K."""
         return TokenMap(self.kept.gather(1, later.kept), later.parent.gather(1, self.parent))
+
+    def to(self, device: torch.device) -> TokenMap:
+        """The same on another device: the blocks of a model may be spread over several."""
+        return TokenMap(self.kept.to(device), self.parent.to(device))
 
     @staticmethod
     def identity(batch: int, count: int, device: torch.device) -> TokenMap:

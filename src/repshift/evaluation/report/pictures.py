@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,7 +12,6 @@ from repshift.compress import compress
 from repshift.plan import Plan
 from repshift.reductions.base import Merging
 from repshift.resnet.spec import ResNetSpec
-from repshift.scores.watched import Watched
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from repshift.adapters.spec import EncoderSpec
     from repshift.compression import Compression
     from repshift.evaluation.zoo.load import LoadedModel
-    from repshift.scores import Score, Snapshots
 
 GREY = 0.82  # what a token that left is painted with
 
@@ -56,7 +53,6 @@ def token_pictures(
     Where the model draws maps from its tokens, also the map of the dense model and the one drawn
     from the survivors after ``restore``.
     """
-    given: dict[int, Tensor] = {}
     model = loaded.model
 
     def draw(tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B H W"] | None:
@@ -67,18 +63,19 @@ def token_pictures(
     patches = _patches(spec, loaded.grid)
     with torch.inference_mode():
         dense = draw(_tokens(model, images))
-        with compress(model, replace(plan, score=_watched(plan.score, given)), spec) as done:
+        with compress(model, plan, spec) as done:
             tokens = _tokens(model, images)
             kept = {block: done.kept_after(block).cpu() for block in blocks}
             lengths = {block: done.lengths_after(block).tolist() for block in blocks}
             groups = {block: _groups(done, block)[:, patches] for block in blocks}
             restored = draw(done.restore(tokens))
+            scores = done.scores
     figures = []
     for row, name in enumerate(names):
         photo = loaded.picture(images[row])
         panels: list[tuple[str, Tensor, dict[str, object]]] = [(name, photo, {})]
-        if blocks and blocks[0] in given:
-            heat = given[blocks[0]][row, patches].view(loaded.grid)
+        if blocks and blocks[0] in scores:
+            heat = scores[blocks[0]][row, patches].float().cpu().view(loaded.grid)
             panels.append((f"{plan.score} at block {blocks[0]}", heat, {"cmap": "magma"}))
         for block in blocks:
             if isinstance(plan.reduction, Merging):
@@ -105,20 +102,18 @@ def grid_pictures(
 
     Grey is what left, in the full grid of the stage (see ``ResNetCompression.kept_after``).
     """
-    given: dict[int, Tensor] = {}
-    recorded = replace(plan, score=_watched(plan.score, given))
     with torch.inference_mode():
         with compress(loaded.model, Plan({}), spec) as dense:
             _tokens(loaded.model, images)
-        with compress(loaded.model, recorded, spec) as done:
+        with compress(loaded.model, plan, spec) as done:
             _tokens(loaded.model, images)
-    stages = [stage for stage in plan.drop if stage in given]
+    stages = [stage for stage in plan.drop if stage in done.scores]
     figures = []
     for row, name in enumerate(names):
         photo = loaded.picture(images[row])
         panels: list[tuple[str, Tensor, dict[str, object]]] = [(name, photo, {})]
         for stage in stages[:1]:
-            heat = given[stage][row].view(dense.grids[stage])
+            heat = done.scores[stage][row].float().cpu().view(dense.grids[stage])
             panels.append((f"{plan.score} at stage {stage}", heat, {"cmap": "magma"}))
         for stage in stages:
             kept = done.kept_after(stage)[row].flatten().cpu()
@@ -128,15 +123,6 @@ def grid_pictures(
             panels.append((f"{rows} x {columns} after stage {stage}", left, {}))
         figures.append(_strip(panels))
     return figures
-
-
-def _watched(score: Score, given: dict[int, Tensor]) -> Watched:
-    """The score, keeping what it gave, by block."""
-
-    def tell(seen: Snapshots, scores: Tensor) -> None:
-        given[seen.block] = scores.float().cpu()
-
-    return Watched(score, tell)
 
 
 def _tokens(model: torch.nn.Module, images: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
@@ -20,10 +21,10 @@ def plot_tried(found: SearchResult, path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     facts = found.provenance
-    for method in dict.fromkeys(trial.plan.method for trial in found.tried):
-        same = [trial for trial in found.tried if trial.plan.method == method]
+    for method in dict.fromkeys(replace(trial.plan, drop={}) for trial in found.tried):
+        same = [trial for trial in found.tried if replace(trial.plan, drop={}) == method]
         points = [trial.share for trial in same], [trial.loss for trial in same]
-        axes.scatter(*points, s=18, label=method)
+        axes.scatter(*points, s=18, label=method.method)
     best = front(found.tried, lambda trial: trial.share, lambda trial: trial.loss)
     axes.plot(
         [trial.share for trial in best],

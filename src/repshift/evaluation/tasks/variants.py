@@ -52,6 +52,12 @@ class Variant:
     model: nn.Module | None = field(default=None, compare=False)
     images: Float[Tensor, "B ..."] | None = field(default=None, compare=False)
 
+    @property
+    def identities(self) -> list[str]:
+        """By what results are found on disk, for each plan; the text of ``label`` may change."""
+        dense = "dense, eager" if self.eager else "dense"
+        return [plan.identity for plan in self.plans] or [dense]
+
     @contextmanager
     def attached(
         self, model: nn.Module, spec: EncoderSpec | ResNetSpec, number: int = 0
@@ -96,36 +102,40 @@ def fitted(plan: Plan, spec: EncoderSpec | ResNetSpec) -> Plan:
     return replace(plan, score=Shift("mixer")) if spec.mixers and plan == Plan(plan.drop) else plan
 
 
-def default_methods(spec: EncoderSpec | ResNetSpec) -> list[str]:
+def default_methods(spec: EncoderSpec | ResNetSpec) -> list[Plan]:
     """Attention (of the class token where there is one), random, ToMe, and the shift both ways.
 
     Of Mamba blocks: the clipped activation, random, and the shift both ways. Of a ResNet: random
-    rows and columns, those at the border, those of the lowest norm, and the shift.
+    rows and columns, those at the border, those of the lowest norm, and the shift. The plans drop
+    nothing yet.
     """
     if isinstance(spec, ResNetSpec):
-        return [Random.name, Border.name, StreamNorm.name, str(Shift())]
+        return [Plan({}, score) for score in (Random(), Border(), StreamNorm(), Shift())]
     if spec.mixers:
-        shifts = [Shift("mixer", definition="update"), Shift("mixer")]
-        return [ClippedActivation.name, Random.name, *map(str, shifts)]
-    attention = ClassAttention if spec.class_token else ColumnAttention
-    methods = [attention.name, Random.name, str(Shift(definition="update")), str(Shift())]
+        shifts = Shift("mixer", definition="update"), Shift("mixer")
+        return [Plan({}, score) for score in (ClippedActivation(), Random(), *shifts)]
+    attention = ClassAttention() if spec.class_token else ColumnAttention()
+    shifts = [Plan({}, Shift(definition="update")), Plan({}, Shift())]
     mergeable = spec.mlp and all(spec.mlp) and all(spec.norm2)
-    return [*methods[:2], ToMe.name, *methods[2:]] if mergeable else methods
+    tome = [Plan({}, reduction=ToMe())] if mergeable else []
+    return [Plan({}, attention), Plan({}, Random()), *tome, *shifts]
 
 
 def variants(
-    spec: EncoderSpec | ResNetSpec, plans: Sequence[tuple[str, Plan]], methods: Sequence[str]
+    spec: EncoderSpec | ResNetSpec,
+    plans: Sequence[tuple[str, Plan]],
+    methods: Sequence[str | Plan],
 ) -> list[Variant]:
     """Dense, on eager and on fused attention where there is any, then the plans by every method.
 
-    ``methods`` are labels of a score, a reduction, or ``score + reduction``; the default ones if
-    empty. A plan that brings another method than the default keeps it as a further row. Random
-    dropping is the mean of several seeds.
+    ``methods`` are labels of a score, a reduction, or ``score + reduction``, or plans without
+    drops; the default ones if empty. A plan that brings another method than the default keeps it as
+    a further row. Random dropping is the mean of several seeds.
     """
     attends = isinstance(spec, EncoderSpec) and not spec.mixers
     rows = [DENSE_EAGER, DENSE_FUSED] if attends else [DENSE]
-    labels = methods or default_methods(spec)
-    chosen = [fitted(Plan.from_method(label, {}), spec) for label in labels]
+    asked = [one if isinstance(one, Plan) else Plan.from_method(one, {}) for one in methods]
+    chosen = [fitted(method, spec) for method in asked or default_methods(spec)]
     for name, plan in plans:
         if plan.adaptive:  # its levels are those of its own score
             rows.append(_variant(name, plan))
@@ -145,7 +155,7 @@ def paper_variants(
     Attention's columns and the shift prune by ``plan``; vid-TLDR, with its own saliency and with
     the shift's, merges by the schedule of ``tldr``.
     """
-    pruned = [Plan.from_method(method, plan.drop) for method in (Random.name, ColumnAttention.name)]
+    pruned = [Plan(plan.drop, score) for score in (Random(), ColumnAttention())]
     merged = [Plan(tldr.drop, score, VidTLDR()) for score in (AttentionEntropy(), Shift())]
     return [
         DENSE_EAGER,

@@ -146,7 +146,7 @@ def _bench(
                 plan=row.schedule,
                 **_costs(costs[row]),
                 **results[row],
-                published=published(task.dataset, task.size, row.label),
+                published=published(task.dataset, task.size, row),
             )
             for row in rows
         ],

@@ -85,8 +85,7 @@ class VideoRun(ABC):
         return [self.store(row, number) for number in range(max(1, len(row.plans)))]
 
     def store(self, row: Variant, number: int) -> Store:
-        plan = row.plans[number].to_json() if row.plans else row.label
-        return Store(self.folder, {"plan": plan, **self._settings})
+        return Store(self.folder, {"plan": row.identities[number], **self._settings})
 
     def usable(self, store: Store) -> dict[int, list[int]]:
         """The videos of each chunk that were decoded; ``InputError`` if none was."""

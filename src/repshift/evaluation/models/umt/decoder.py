@@ -67,6 +67,7 @@ class Decoder(nn.Module):
             vocabulary=config.vocabulary,
             positions=config.positions,
             causal=True,
+            mlp_width=config.text_mlp_width,
         )
         self.cls = Head(config.text_width, config.vocabulary)
         self.tie()

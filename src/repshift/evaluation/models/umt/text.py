@@ -107,23 +107,26 @@ class Attention(nn.Module):
 class Hidden(nn.Module):
     """The first half of the MLP: a linear layer and the exact GELU."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.dense = nn.Linear(width, 4 * width)
+        self.dense = nn.Linear(width, inner)
 
     def forward(self, x: Float[Tensor, "B L D"]) -> Float[Tensor, "B L I"]:
         return F.gelu(self.dense(x))
 
 
 class Layer(nn.Module):
-    """A post-norm layer; with ``context_width`` it attends to a context after itself."""
+    """A post-norm layer with an MLP ``mlp_width`` wide inside.
 
-    def __init__(self, width: int, heads: int, context_width: int | None) -> None:
+    With ``context_width`` it attends to a context after itself.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_width: int, context_width: int | None) -> None:
         super().__init__()
         self.attention = Attention(width, heads, width)
         self.crossattention = Attention(width, heads, context_width) if context_width else None
-        self.intermediate = Hidden(width)
-        self.output = Joined(4 * width, width)
+        self.intermediate = Hidden(width, mlp_width)
+        self.output = Joined(mlp_width, width)
 
     def forward(
         self,
@@ -142,11 +145,17 @@ class Layers(nn.Module):
     """The list of layers, under the name checkpoints give it."""
 
     def __init__(
-        self, width: int, depth: int, heads: int, fusion_layer: int, context_width: int
+        self,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_width: int,
+        fusion_layer: int,
+        context_width: int,
     ) -> None:
         super().__init__()
         self.layer = nn.ModuleList(
-            Layer(width, heads, context_width if index >= fusion_layer else None)
+            Layer(width, heads, mlp_width, context_width if index >= fusion_layer else None)
             for index in range(depth)
         )
 
@@ -156,7 +165,7 @@ class Bert(nn.Module):
 
     Calling it runs both (the reference's mode ``multi_modal``). The layers from ``fusion_layer`` on
     attend to a context of ``context_width`` channels. With ``causal`` a token attends to itself and
-    those before it.
+    those before it. The MLPs are ``mlp_width`` wide inside, 4 times ``width`` if it is left out.
     """
 
     def __init__(
@@ -169,10 +178,12 @@ class Bert(nn.Module):
         vocabulary: int = 30522,
         positions: int = 512,
         causal: bool = False,
+        mlp_width: int | None = None,
     ) -> None:
         super().__init__()
         self.embeddings = Embeddings(width, vocabulary, positions)
-        self.encoder = Layers(width, depth, heads, fusion_layer, context_width)
+        mlp_width = 4 * width if mlp_width is None else mlp_width
+        self.encoder = Layers(width, depth, heads, mlp_width, fusion_layer, context_width)
         self.fusion_layer = fusion_layer
         self.causal = causal
 
@@ -225,4 +236,5 @@ def text_encoder(config: UMTConfig) -> Bert:
         config.vision_width,
         config.vocabulary,
         config.positions,
+        mlp_width=config.text_mlp_width,
     )

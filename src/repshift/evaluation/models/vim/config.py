@@ -12,7 +12,12 @@ class VimConfig:
     """Sizes of a Vim model.
 
     Images are square with ``image`` pixels a side and ``channels`` colours. ``state`` is the number
-    of entries in the state of every channel; the scan runs on twice ``width`` channels.
+    of entries in the state of every channel; the scan runs on twice ``width`` channels. A patch of
+    ``patch`` pixels a side begins every ``stride`` pixels; with none given the patches lie side by
+    side, with a smaller one than ``patch`` they overlap (8 in the published models with a "+").
+
+    Raises:
+        InputError: If the images hold no patch, or the stride is none of 1 to ``patch``.
     """
 
     name: str
@@ -23,6 +28,29 @@ class VimConfig:
     patch: int = 16
     channels: int = 3
     classes: int = 1000
+    stride: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.patch <= self.image:
+            raise InputError(
+                f"{self.name}: images of {self.image} pixels a side hold no patch of {self.patch}; "
+                "expected a patch from 1 pixel to the side of the image"
+            )
+        if not 1 <= self.step <= self.patch:
+            raise InputError(
+                f"{self.name}: the stride is {self.stride}; expected 1 to {self.patch}, the side "
+                "of a patch (a larger one would leave out pixels)"
+            )
+
+    @property
+    def step(self) -> int:
+        """Pixels from one patch to the next: the stride, or the side of a patch."""
+        return self.patch if self.stride is None else self.stride
+
+    @property
+    def side(self) -> int:
+        """How many patches lie along each side of an image."""
+        return (self.image - self.patch) // self.step + 1
 
     @classmethod
     def named(cls, name: str) -> VimConfig:

@@ -51,13 +51,13 @@ class Block(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Patches, row by row."""
+    """Patches, row by row; they overlap where the stride is smaller than a patch."""
 
-    def __init__(self, image: int, patch: int, channels: int, width: int) -> None:
+    def __init__(self, config: VimConfig) -> None:
         super().__init__()
-        self.img_size = (image, image)
-        self.grid_size = (image // patch, image // patch)
-        self.proj = nn.Conv2d(channels, width, patch, patch)
+        self.img_size = (config.image, config.image)
+        self.grid_size = (config.side, config.side)
+        self.proj = nn.Conv2d(config.channels, config.width, config.patch, config.step)
 
     def forward(self, images: Float[Tensor, "B c H W"]) -> Float[Tensor, "B P C"]:
         return self.proj(images).flatten(2).transpose(1, 2)
@@ -80,8 +80,8 @@ class VisionMamba(nn.Module):
         super().__init__()
         width = config.width
         self.num_classes, self.in_chans = config.classes, config.channels
-        self.patch_embed = PatchEmbed(config.image, config.patch, config.channels, width)
-        patches = self.patch_embed.grid_size[0] ** 2
+        self.patch_embed = PatchEmbed(config)
+        patches = config.side**2
         self.class_place = patches // 2
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.pos_embed = nn.Parameter(0.02 * torch.randn(1, patches + 1, width))

@@ -1,0 +1,50 @@
+"""``--import``: modules whose scores and reductions a command then knows."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+import traceback
+from pathlib import Path
+
+from repshift.errors import InputError
+
+
+def import_module(given: str) -> None:
+    """Import a module by its name, or a file by its path; it registers what it holds."""
+    try:
+        if given.endswith(".py"):
+            _import_file(Path(given).resolve())
+        else:
+            importlib.import_module(given)
+    except InputError as error:
+        raise InputError(f"--import {given}: {error}") from None
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == given.partition(".")[0]:
+            file = f"./{given.replace('.', '/')}.py"
+            reason = f"there is no such module; install it, or pass its file, such as {file}"
+        else:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            at = f"{Path(place.filename).name}, line {place.lineno}"
+            reason = f"{type(error).__name__}: {error} ({at})"
+        raise InputError(f"--import {given}: {reason}") from error
+
+
+def _import_file(path: Path) -> None:
+    if not path.is_file():
+        raise InputError("there is no such file; pass the name of a module or the path of a file")
+    name = path.stem.replace(".", "_")
+    known = importlib.util.find_spec(name)
+    if known is not None and (known.origin is None or Path(known.origin).resolve() != path):
+        raise InputError(f"there is another module {name}; rename the file")
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    # Where dataclasses and pickle look for the module of a class.
+    sys.modules[name] = module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise

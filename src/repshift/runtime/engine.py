@@ -1,0 +1,29 @@
+"""What the sites of one compressed encoder share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from repshift.runtime.attachment import Attachment
+from repshift.runtime.checkpointing import Recomputed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from repshift.adapters.spec import EncoderSpec
+    from repshift.plan import Plan
+    from repshift.runtime.trace import ForwardTrace
+
+
+class Engine(Attachment):
+    """A plan, the spec of the model it works on, and the trace of this thread's last forward."""
+
+    def __init__(self, model: nn.Module, plan: Plan, spec: EncoderSpec) -> None:
+        super().__init__(model)
+        self.plan = plan
+        self.spec = spec
+        self._recomputed = Recomputed()
+
+    @property
+    def _trace(self) -> ForwardTrace | None:
+        return getattr(self._local, "trace", None)

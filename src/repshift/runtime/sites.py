@@ -1,0 +1,256 @@
+"""Where tokens are dropped: after a block of an encoder, or inside it before its MLP."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from repshift.errors import InputError
+from repshift.runtime.attachment import Hook, ReplacedForward
+from repshift.runtime.attention import AttentionRecorder
+from repshift.runtime.block_state import BlockState
+from repshift.runtime.carriers import bind, gather_arguments, padding_among, parameters_of, rebind
+from repshift.runtime.checkpointing import recomputing, replays
+from repshift.runtime.trace import ForwardTrace
+from repshift.sequence.levels import PackedStep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from jaxtyping import Float
+    from torch import Tensor, nn
+    from torch.utils.hooks import RemovableHandle
+
+    from repshift.runtime.attachment import ReplacedMethod
+    from repshift.runtime.engine import Engine
+    from repshift.sequence.segments import Packing
+
+
+class BlockSite:
+    """One block: what enters it follows the kept tokens, and what it returns loses some.
+
+    It runs as a whole inside ``run``, in the place of the block's own forward; hooks on the second
+    norm, the MLP or the mixer capture the stream on the way.
+    """
+
+    def __init__(self, engine: Engine, index: int) -> None:
+        self.engine, self.index = engine, index
+        self.block = engine.spec.blocks[index]
+        self.parameters = parameters_of(self.block)
+
+    def attach(self) -> Iterator[RemovableHandle | ReplacedMethod]:
+        """Attach all that this plan needs of the block."""
+        plan, spec, index = self.engine.plan, self.engine.spec, self.index
+        yield ReplacedForward(self.engine, self.block, self.run)
+        if index not in plan.drop:
+            return
+        if index == min(plan.drop) and (first := next(self.block.children(), None)) is not None:
+            yield first.register_forward_pre_hook(self._hook(self._check_inside))
+        norm2 = spec.norm2[index]
+        if norm2 is not None and ("middle" in plan.required() or plan.before_mlp):
+            yield norm2.register_forward_pre_hook(self._hook(self._capture_middle))
+        if plan.before_mlp and (mlp := spec.mlp[index]) is not None:
+            yield mlp.register_forward_hook(self._hook(self._expand))
+        if "activation" in plan.required():
+            mixer = spec.mixers[index]
+            yield mixer.register_forward_pre_hook(self._hook(self._capture_activation))
+
+    def run(
+        self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """The block's forward with the arguments of the kept tokens; its output without others."""
+        trace, state, args, kwargs = self._enter(args, kwargs)
+        local = self.engine._local
+        local.state = state
+        try:
+            with state.recorder or nullcontext():
+                output = forward(*args, **kwargs)
+        finally:
+            local.state = None
+        return self._leave(trace, state, output)
+
+    def _hook(self, action: Callable[..., Any]) -> Hook:
+        return Hook(self.engine, action)
+
+    def _state(self) -> BlockState | None:
+        """That of this block while it runs in this thread; None while another or none does."""
+        state = getattr(self.engine._local, "state", None)
+        return state if state is not None and state.block == self.index else None
+
+    def _check_inside(self, _: nn.Module, args: tuple[Any, ...]) -> None:
+        if self._state() is None and not recomputing():
+            raise InputError(
+                f"a part of block {self.index} ran outside its block, where no token can be "
+                "dropped; a feature extractor that torch.fx made before compress does that. Take "
+                "features with forward hooks on the blocks, or detach() first"
+            )
+
+    # What happens to a block, in order.
+
+    def _enter(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[ForwardTrace, BlockState, tuple[Any, ...], Mapping[str, Any]]:
+        spec, plan, index = self.engine.spec, self.engine.plan, self.index
+        tokens = args[0] if args else None
+        if not isinstance(tokens, torch.Tensor) or tokens.ndim != 3:
+            raise InputError(_not_tokens(index, tokens))
+        if torch.jit.is_tracing():
+            raise InputError(
+                "torch.jit.trace would fix the number of images and of tokens in what it records; "
+                "use torch.export or torch.onnx.export(..., dynamo=True), or detach() first"
+            )
+        given = bind(self.parameters, args, kwargs)
+        for name, reason in spec.refused.items():
+            if given.get(name) is not None:
+                raise InputError(f"block {index} was given {name}: {reason}")
+        trace = self._trace(tokens, given)
+        size, packing = trace.size_after(index - 1), trace.packing_after(index - 1)
+        gathered = gather_arguments(trace, index, given, spec.positions)
+        ids = spec.position_ids
+        if ids and given.get(ids) is None and (so_far := trace.map_after(index - 1)):
+            kept = so_far.kept.to(tokens.device)
+            gathered[ids] = packing.pack(kept) if packing else kept
+        drop: float | int
+        if plan.adaptive:
+            drop = plan.drop.get(index, 0) if len(tokens) else 0
+        else:
+            drop = plan.leaving(index, tokens.shape[1] - spec.staying)
+        state = BlockState(index, plan, spec, drop, tokens, size, packing)
+        if drop and packing:
+            state.padding = packing.padding
+        elif drop:
+            state.padding = padding_among(given | gathered, spec.positions, tokens)
+            state.inner = trace.places_of(spec.inner_tokens, index - 1)
+        state.recorder = self._recorder(state)
+        if gathered:
+            args, kwargs = rebind(self.parameters, args, kwargs, gathered)
+        return trace, state, args, kwargs
+
+    def _trace(self, tokens: Float[Tensor, "B N C"], given: Mapping[str, Any]) -> ForwardTrace:
+        """The trace of the forward that this block runs in."""
+        engine, index = self.engine, self.index
+        if recomputing():
+            trace = engine._recomputed.find(index, tokens)
+            if trace is None and self._needs_trace(given):
+                raise InputError(
+                    "gradient checkpointing runs the blocks of an earlier forward again, whose "
+                    "token positions are gone; run backward before the next forward"
+                )
+            return trace or _begun(tokens)
+        if index == 0:
+            engine._local.trace = _begun(tokens)
+        trace = engine._trace
+        came = trace.counts.get(index - 1) if trace and index else tokens.shape[1]
+        if trace is None or tokens.shape[1] != came:
+            raise InputError(
+                f"{tokens.shape[1]} tokens entered block {index}, but {came} left the block before "
+                "it; this model puts tokens back or skips blocks between them, so it cannot be "
+                "compressed"
+            )
+        engine._recomputed.remember(index, tokens, trace)
+        return trace
+
+    def _needs_trace(self, given: Mapping[str, Any]) -> bool:
+        """Whether what a block is given depends on which tokens were kept before it."""
+        plan, spec = self.engine.plan, self.engine.spec
+        if self.index <= min(plan.drop, default=self.index):
+            return False
+        followed = any(given.get(name) is not None for name in spec.positions)
+        weighed = plan.reduction.proportional_attention or plan.adaptive
+        return bool(followed or weighed or spec.position_ids or spec.inner_tokens)
+
+    def _recorder(self, state: BlockState) -> AttentionRecorder | None:
+        """What intercepts the block's attention, if anything must."""
+        plan = self.engine.plan
+        needs = plan.required() & {"attention", "keys"} if state.drop else frozenset()
+        size = state.size if plan.reduction.proportional_attention else None
+        intercepts = needs or size is not None or state.packing
+        if (intercepts or (state.drop and plan.before_mlp)) and replays(self.block):
+            raise InputError(
+                "gradient checkpointing of transformers runs a block again without repshift, so "
+                f"{plan.method} would not act there; train with a score that reads no attention, "
+                "prune and a fixed budget, or without gradient checkpointing"
+            )
+        return AttentionRecorder(needs, size, state.packing) if intercepts else None
+
+    def _capture_middle(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if (state := self._state()) is None:
+            return None
+        state.middle = args[0]
+        if self.engine.plan.before_mlp and state.drop:
+            state.decide(args[0], self.engine._verify(args[0]))
+        return None if state.step is None else (state.step.apply(args[0], state.size), *args[1:])
+
+    def _capture_activation(self, _: nn.Module, args: tuple[Any, ...]) -> None:
+        if (state := self._state()) is not None:
+            state.activation = args[0]
+
+    def _expand(
+        self, _: nn.Module, args: tuple[Any, ...], branch: Float[Tensor, "B K C"]
+    ) -> Float[Tensor, "B N C"] | None:
+        # The block adds this branch to the stream of all its tokens. Those that are merged get the
+        # same update, so that merging after the addition equals merging before the MLP.
+        if (state := self._state()) is None or state.step is None:
+            return None
+        return state.step.map.restore(branch)
+
+    def _leave(self, trace: ForwardTrace, state: BlockState, output: Any) -> Any:
+        index, plan = self.index, self.engine.plan
+        tokens = output[0] if isinstance(output, tuple) else output
+        if not isinstance(tokens, torch.Tensor):
+            kind = type(output).__name__
+            raise InputError(f"block {index} must return its tokens [B, N, C]; got {kind}")
+        self._check_attention(state)
+        if state.drop and not plan.before_mlp:
+            state.decide(tokens, self.engine._verify(tokens))
+        step = state.step
+        reduced = step.apply(tokens, state.size) if step else tokens
+        if not recomputing():
+            trace.record(index, reduced.shape[1], step, state.size)
+            if state.scores is not None and plan.reduction.scored:
+                trace.scores[index] = state.scores
+        packing: Packing | None = state.packing
+        if isinstance(step, PackedStep):
+            packing = step.packing
+        if packing and index == len(self.engine.spec.blocks) - 1:
+            reduced = packing.unpack(reduced)
+        if reduced is tokens:
+            return output
+        return (reduced, *output[1:]) if isinstance(output, tuple) else reduced
+
+    def _check_attention(self, state: BlockState) -> None:
+        """Whether the block's attention passed where sizes and lengths act on it."""
+        recorder, index = state.recorder, self.index
+        if recorder is None or recorder.calls:
+            return
+        if recorder.size is not None:
+            raise InputError(
+                f"{self.engine.plan.reduction} weighs the keys of block {index} by their "
+                "size, but the block did not call scaled_dot_product_attention; load a Hugging "
+                'Face model with attn_implementation="sdpa", or merge with attention="plain"'
+            )
+        if state.packing:
+            raise InputError(
+                f"with an adaptive budget the images of a batch meet in block {index}, which did "
+                "not call scaled_dot_product_attention, where they are kept apart; load a Hugging "
+                'Face model with attn_implementation="sdpa", or use a fixed budget'
+            )
+
+
+def _begun(tokens: Float[Tensor, "B N C"]) -> ForwardTrace:
+    return ForwardTrace(tokens.shape[0], tokens.shape[1], tokens.device)
+
+
+def _not_tokens(block: int, given: object) -> str:
+    """What to say of a block that is not given its tokens."""
+    if isinstance(given, torch.fx.Proxy):
+        return (
+            "torch.fx traces this model symbolically (a feature extractor of torchvision, say), "
+            "where no token can be chosen; take features with forward hooks on the blocks and "
+            "restore(features, block), or detach() first"
+        )
+    shape = getattr(given, "shape", None)
+    kind = type(given).__name__ if shape is None else f"a tensor of shape {list(shape)}"
+    return f"block {block} must take its tokens [B, N, C] as its first argument; got {kind}"
