@@ -21,6 +21,8 @@ Made by `python scripts/model_table.py` from the tables that the tests run; ever
 
 Beside these, each with tests of its own: UMT's video encoders (all scores and reductions), ResNets of timm and torchvision with basic or bottleneck blocks (`rows-and-columns` and `per-row-and-column`), Vision Mamba (official checkpoints, those with overlapping patches ("+") among them: `repshift.evaluation.models.vim.checkpoint.load_vim("vim-tiny", FILE)`), and Mamba and Mamba-2 of transformers without a cache (`prune` and `merge` by `shift(mixer)`, `clipped-activation` and scores of the stream).
 
+ONNX: `torch.onnx.export(model, ..., dynamo=True)` takes a compressed model of timm, transformers, torchvision and open_clip wherever it takes the dense one, with a dynamic batch. Two limits are those of the dense models: Vision Mamba's scan is no operator of ONNX; and padding that sees no token in a window of ModernBERT gets other values than in PyTorch (the words do not see it).
+
 | library | family | prefix | class token | shift | merge before MLP | attention read | positions |
 |---|---|---|---|---|---|---|---|
 """  # noqa: E501

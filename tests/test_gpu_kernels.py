@@ -8,6 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from models import build, images
 from repshift import ClassAttention, Merge, Plan, Random, Redundancy, Shift, ToMe, VidTLDR, compress
+from repshift.measure.flops import count_flops
 from repshift.runtime.attention_kernels import (
     AttentionCall,
     bias_as_channel,
@@ -32,12 +33,15 @@ PLANS = {
 
 
 def kernels(run):
-    """Names of the CUDA kernels that ran."""
+    """How often each CUDA kernel ran, by its name."""
     run()
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         run()
         torch.cuda.synchronize()
-    return {event.key for event in seen.key_averages()}
+    counts = {event.key: event.count for event in seen.key_averages()}
+    if not counts:
+        pytest.skip("the profiler sees no kernels on this machine")
+    return counts
 
 
 def fused(names):
@@ -51,6 +55,8 @@ def test_attention_runs_in_a_fused_kernel(cuda, method, dtype):
     model = timm.create_model("deit_small_patch16_224", depth=4).eval().to(cuda, dtype)
     photos = torch.randn(4, 3, 224, 224, device=cuda, dtype=dtype)
     with compress(model, PLANS[method]):
+        told = count_flops(lambda: model(photos))[1]
+        assert set(told.split(" + ")) <= {"flash", "cudnn", "efficient"}, told
         names = kernels(lambda: model(photos))
     assert fused(names), names
     assert not [name for name in names if "softmax" in name.lower()]
@@ -61,6 +67,7 @@ def test_scores_that_read_the_map_do_form_it(cuda):
     model = timm.create_model("deit_small_patch16_224", depth=4).eval().to(cuda, torch.bfloat16)
     photos = torch.randn(4, 3, 224, 224, device=cuda, dtype=torch.bfloat16)
     with compress(model, Plan(DROP, ClassAttention())):
+        assert "eager" in count_flops(lambda: model(photos))[1]
         names = kernels(lambda: model(photos))
     assert [name for name in names if "softmax" in name.lower()]
 
@@ -79,7 +86,7 @@ def test_sizes_as_one_more_channel_are_sizes_as_a_mask(device, dtype, width, cau
     found = bias_as_channel(call, size).double()
     # No worse than the mask in the same precision, which rounds the logarithms too.
     masked = call.fused(bias=size.log().to(dtype)[:, None, None]).double()
-    room = 4 * torch.finfo(dtype).eps
+    room = 8 * torch.finfo(dtype).eps
     assert (found - expected).abs().max() <= 2 * (masked - expected).abs().max() + room
 
 
@@ -103,9 +110,8 @@ def test_the_kernel_for_different_lengths_is_the_loop(cuda, dtype, causal, group
 def test_lengths_reach_that_kernel(cuda, dtype):
     packing = Packing(torch.tensor([37, 5, 130], device=cuda))
     parts = torch.randn(3, 1, 4, sum(packing.counts), 64, device=cuda, dtype=dtype)
-    names = kernels(lambda: varlen_attention(AttentionCall(*parts), packing))
-    assert fused(names), names
-    assert len([name for name in names if "flash" in name or "fmha" in name]) == 1, names
+    counts = kernels(lambda: varlen_attention(AttentionCall(*parts), packing))
+    assert sum(count for name, count in counts.items() if fused([name])) == 1, counts
 
 
 def waits(run):

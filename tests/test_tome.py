@@ -99,7 +99,7 @@ def test_rotary_positions_follow_tokens_in_the_order_of_their_likeness():
     tables = {}
     with compress(model, Plan({0: 9, 1: 5}, reduction=ToMe())) as compression, torch.no_grad():
         for number, block in enumerate(model.blocks):
-            block.register_forward_pre_hook(
+            block.attn.register_forward_pre_hook(
                 lambda _, args, given, number=number: tables.update({number: given["rope"]}),
                 with_kwargs=True,
             )

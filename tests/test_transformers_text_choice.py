@@ -204,3 +204,19 @@ def test_a_block_that_was_not_read_is_refused():
     model.encoder.layer[1].__class__ = Louder
     with pytest.raises(InputError, match="not read the forward of one of its parts"):
         describe(model)
+
+
+@pytest.mark.parametrize("family", ["modernbert", "roberta pre-norm", "eurobert"])
+@pytest.mark.parametrize("method", ["tome", "shift(attention) + vid-tldr"])
+def test_the_last_token_is_kept_through_several_matchings(family, method):
+    """A matching puts odd tokens last, so that the last in the sequence is no longer last."""
+    model, lengths = build(family), (20, 11, 16, 7)
+    given = sentences(lengths)
+    plan = Plan.from_method(method, {0: 3, 1: 3, 2: 2})
+    with compress(model, plan) as compression, torch.no_grad():
+        model(**given)
+    suffix = compression.spec.suffix_tokens
+    for row, length in zip(compression.kept.tolist(), lengths, strict=True):
+        assert 0 in row
+        if suffix:
+            assert length - 1 in row

@@ -71,8 +71,10 @@ def measure(label, batch, setting):
         *(Variant(method, "paper", (plan,)) for method, plan in methods.items()),
         Variant("tome, eager attention (as published)", "paper", (methods["tome"],), eager=True),
     ]
+    # A call of the largest batches takes up to a second, and varies little.
+    rounds = setting.rounds if batch < 512 else min(3, setting.rounds)
     costs = measure_costs(
-        model, describe(model), rows, images, rounds=setting.rounds, seconds=setting.seconds
+        model, describe(model), rows, images, rounds=rounds, seconds=setting.seconds
     )
     return [
         {"model": label, "batch": batch, "method": row.label, **asdict(cost)}

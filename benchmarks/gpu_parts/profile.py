@@ -57,7 +57,7 @@ def measure(label, setting):
         "score: redundancy(mlp)": partial(Redundancy("mlp"), seen),
         "choice: sort": partial(highest, scores, drop),
         "stand-ins: most similar kept token": partial(nearest, seen, kept, dropped),
-        "matching: tome": lambda: match(key.mean(1), scores, drop, 1),
+        "matching: tome": lambda: match(key.mean(1), scores, drop, 1, ascending=True),
         "gather: prune": partial(pruned.apply, after, None),
         "gather and sum: merge": partial(merged.apply, after, None),
         "gather and sum: tome": partial(matched.apply, after, None),

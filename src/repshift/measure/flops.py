@@ -32,8 +32,8 @@ def _varlen_flops(
 ) -> int:
     """Attention of images end to end, [T, H, D]: each image's own two products."""
     _, heads, width = query.shape
-    cu_seqlens = cu_seq_q if cu_seq_k is None else cu_seq_k
-    lengths = zip(cu_seq_q.diff().tolist(), cu_seqlens.diff().tolist(), strict=True)
+    key_ends = cu_seq_q if cu_seq_k is None else cu_seq_k
+    lengths = zip(cu_seq_q.diff().tolist(), key_ends.diff().tolist(), strict=True)
     pairs = sum(queries * keys for queries, keys in lengths)
     return 2 * heads * pairs * (width + value.shape[-1])
 

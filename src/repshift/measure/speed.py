@@ -35,9 +35,9 @@ def interleave(
         run: What is timed: one function for all, or one for each name.
         device: Where it runs; CPU if left out.
         rounds: How often each contender is measured.
-        seconds: One measurement repeats ``run`` for at least so long, warmed up, and takes the
-            median: on CUDA between events, elsewhere by ``torch.utils.benchmark`` on torch's
-            current number of threads.
+        seconds: One measurement repeats ``run`` for about so long, once at least, warmed up, and
+            takes the median: on CUDA between events, elsewhere by ``torch.utils.benchmark`` on
+            torch's current number of threads.
         progress: Called after each measurement.
 
     Returns:
@@ -67,7 +67,9 @@ def _cuda_seconds(run: Callable[[], object], at_least: float) -> float:
     """Seconds between events on the stream, so that what the host takes to launch counts too."""
     run()  # a compression checks its first forward, which waits for the device
     [once] = _between_events(run, 1)
-    return median(_between_events(run, min(1000, math.ceil(at_least / once))))
+    if once >= at_least:
+        return once
+    return median(_between_events(run, min(1000, math.ceil(at_least / max(once, 1e-6)))))
 
 
 def _between_events(run: Callable[[], object], calls: int) -> list[float]:

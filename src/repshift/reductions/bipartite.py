@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
+from repshift.sequence.order import descending
+
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
@@ -51,7 +53,7 @@ def match(
     even = scores[:, 0::2]
     value = torch.where(even.isinf(), -even, value)
     even_prefix, odd_prefix = (prefix + 1) // 2, prefix // 2
-    order = value[:, even_prefix:].argsort(dim=1, descending=True, stable=True) + even_prefix
+    order = descending(value[:, even_prefix:]) + even_prefix
     dropped, stay = order[:, :drop], order[:, drop:]
     if ascending:
         stay = stay.sort(dim=1).values

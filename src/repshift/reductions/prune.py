@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from repshift.reductions.base import Reduction
 from repshift.registry import register
+from repshift.sequence.order import descending
 from repshift.sequence.similarity import most_similar
 from repshift.sequence.token_map import Step, gather
 
@@ -36,8 +37,7 @@ def highest(
     scores: Float[Tensor, "B N"], drop: int
 ) -> tuple[Int[Tensor, "B K"], Int[Tensor, "B D"]]:
     """The indices of all but the ``drop`` lowest scores, in order, and those of the lowest."""
-    # A stable sort: of equal scores the earlier token stays, on every device.
-    order = scores.argsort(dim=1, descending=True, stable=True)
+    order = descending(scores)  # of equal scores the earlier token stays
     stay = scores.shape[1] - drop
     return order[:, :stay].sort(dim=1).values, order[:, stay:]
 

@@ -28,4 +28,4 @@ class Border(Score):
         device = snapshot.tokens.device
         down, across = (torch.arange(length, device=device) for length in snapshot.grid)
         down, across = (torch.minimum(axis, axis.flip(0)).float() for axis in (down, across))
-        return (down[:, None] + across).flatten().expand(len(snapshot.tokens), -1)
+        return (down[:, None] + across).flatten().expand(snapshot.tokens.shape[0], -1)

@@ -24,13 +24,13 @@ def stages_of(
     layers = [part for name, part in parts.items() if name.removeprefix("layer").isdecimal()]
     stages = []
     for layer in layers:
-        cu_seqlens = [
+        added = [
             branch(block)
             for block in layer
             for kind, branch in branches.items()
             if type(block).forward is kind.forward
         ]
-        if not cu_seqlens or len(cu_seqlens) < len(layer):
+        if not added or len(added) < len(layer):
             return None
-        stages.append(Stage(layer[0], layer[-1], cu_seqlens[-1], layer[-1].downsample))
+        stages.append(Stage(layer[0], layer[-1], added[-1], layer[-1].downsample))
     return ResNetSpec(stages) if stages else None

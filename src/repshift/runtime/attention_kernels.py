@@ -170,4 +170,8 @@ class AttentionCall:
             mask = self.query.new_ones(shape, dtype=torch.bool).tril()
         if mask is None:
             return logits
-        return logits.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else logits + mask
+        if mask.dtype != torch.bool:
+            return logits + mask
+        # Runtimes of ONNX turn a row without any key to NaN, where the fused kernels give 0.
+        exporting = torch.compiler.is_exporting()
+        return logits.masked_fill(~mask, torch.finfo(logits.dtype).min if exporting else -math.inf)

@@ -6,7 +6,7 @@ import logging
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -15,7 +15,7 @@ from repshift.files import replacing
 
 try:
     import onnxruntime
-    from onnxscript import opset18 as op
+    import onnxscript  # noqa: F401  (torch.onnx.export imports it)
 except ImportError:
     raise InputError("export needs ONNX; install it with: pip install 'repshift[export]'") from None
 
@@ -61,7 +61,6 @@ def export_onnx(model: nn.Module, images: Float[Tensor, "B C H W"], path: Path) 
                 dynamic_shapes=({0: torch.export.Dim("batch")},),
                 input_names=["images"],
                 output_names=["output"],
-                custom_translation_table={torch.ops.aten.sort.stable: _sort_stable},
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
@@ -102,9 +101,3 @@ def _difference(model: nn.Module, path: Path, images: Tensor) -> float:
         expected = model(images)
     found = torch.from_numpy(session.run(["output"], {"images": images.numpy()})[0])
     return ((found - expected).abs().max() / expected.abs().max()).item()
-
-
-def _sort_stable(self: Any, stable: bool = True, dim: int = -1, descending: bool = False) -> Any:
-    """The exporter knows no stable sort. TopK of all is one: of equal values the first leads."""
-    count: Any = op.Gather(op.Shape(self), op.Constant(value_ints=[dim]))  # type: ignore
-    return op.TopK(self, count, axis=dim, largest=int(descending), sorted=1)
