@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from repshift.errors import InputError
-from repshift.measure.digest import code_digest
-from repshift.method import Method, from_dict, from_label, split
+from repshift.plan_text import code_of, read_json, read_label, read_schedule, to_form
 from repshift.presets import RESNET, SHIFT, VID_TLDR
 from repshift.reductions import Prune, Reduction, ToMe, VidTLDR
-from repshift.registry import registered
 from repshift.resnet.reductions import RowsAndColumns
 from repshift.schedules import block_macs, fewest, inflected, late, spread
 from repshift.scores import AttentionEntropy, Score, Shift
@@ -22,37 +20,30 @@ if TYPE_CHECKING:
 
     from repshift.scores import Need
 
-Key = TypeVar("Key", int, str)
 Budget = Literal["fixed", "adaptive"]
-
-# Reductions as plan files of version 0.1 call them.
-_OLD_NAMES = {"lines": "rows-and-columns", "line-tokens": "per-row-and-column"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A schedule, a score and a reduction.
+    """Where tokens are dropped, how many, by which score, and what becomes of them.
 
-    ``drop`` maps a block, counted from 0, to what leaves after it: a share below 1 of the patch
-    tokens that are left (``floor(share * n)`` of n leave) or a whole number of tokens. Prefix
-    tokens (class, distillation, registers) are not counted and never leave.
-
-    Of a ResNet, ``drop`` maps a stage, counted from 0, to what leaves after it: a share or a number
-    of the rows and as much of the columns; the reduction is ``RowsAndColumns`` or
-    ``PerRowAndColumn``.
-
-    A plan without a score takes the one its reduction is used with: ``Shift()``, and
-    ``Shift("block")`` for rows and columns.
-
-    With an ``adaptive`` budget every image keeps what it needs: the lowest scores leave as far as
-    they sum to the share that ``drop`` names, a share of the image's total score. By a score that
-    means the same in every image (``Redundancy``), those up to the value that ``drop`` names leave.
-    ``repshift.adapt`` finds the levels at which as many tokens leave on average as by a plan whose
-    budget is ``fixed``.
+    Attributes:
+        drop: By block, counted from 0, what is dropped after it: a share below 1 of the patch
+            tokens that are left (of n, ``floor(share * n)``) or a number of tokens. Prefix tokens
+            (class, distillation, registers) are not counted and never dropped. Of a ResNet, by
+            stage, a share or a number of the rows, and as much of the columns.
+        score: The lowest are dropped. If left out, the reduction's default score.
+        reduction: What becomes of dropped tokens; of a ResNet ``RowsAndColumns`` or
+            ``PerRowAndColumn``.
+        budget: ``fixed`` drops the same number of every image. With ``adaptive`` every image keeps
+            what it needs: ``drop`` is then a level, up to which the lowest scores are dropped. It
+            is their share of the image's total score, or of a score that is comparable across
+            images (``Redundancy``) the score itself; ``repshift.adapt`` finds the levels at which
+            as many tokens are dropped on average as by a fixed plan.
     """
 
     drop: Mapping[int, float | int]
-    score: Score = None  # type: ignore[assignment]  # the reduction's usual one
+    score: Score = None  # type: ignore[assignment]  # the reduction's own
     reduction: Reduction = field(default_factory=Prune)
     budget: Budget = "fixed"
 
@@ -146,9 +137,8 @@ class Plan:
     ) -> Plan:
         """``leaving`` tokens over ``depth`` blocks, the later the more: r(l) ~ (l / L)^power.
 
-        Learned schedules are often late. It is no rule: pruning by the shift can lose more late
-        than early, so measure. Power 0 is the constant schedule. None leaves after the last
-        block, where nothing is saved.
+        Learned schedules are often late. It is no rule: measure. Power 0 is the constant schedule.
+        None leaves after the last block, where nothing is saved.
 
         >>> Plan.late(12, 99, power=2).schedule
         '1:1,2:2,3:3,4:5,5:7,6:9,7:13,8:16,9:19,10:24'
@@ -236,10 +226,7 @@ class Plan:
         return plan(leaving)
 
     def entering(self, depth: int, patches: int) -> list[int]:
-        """How many patch tokens enter each of ``depth`` blocks, where ``patches`` enter the first.
-
-        After the last of them as many leave as ``leaving`` says.
-        """
+        """Patch tokens that enter each of ``depth`` blocks, where ``patches`` enter the first."""
         counts = [patches]
         for block in range(depth - 1):
             counts.append(counts[-1] - self.leaving(block, counts[-1]))
@@ -255,17 +242,10 @@ class Plan:
 
         Its JSON, and of methods that are not built in the digest of the file they stand in.
         """
-        own = sorted(_own(self.score) | _own(self.reduction), key=lambda kind: kind.name)
-        code = {kind.name: code_digest(kind) for kind in own}
-        return json.dumps(self._form() | ({"code": code} if code else {}))
+        return json.dumps(self._form() | code_of(self.score, self.reduction))
 
     def _form(self) -> dict[str, Any]:
-        return {
-            "drop": {str(block): amount for block, amount in self.drop.items()},
-            "score": self.score.to_dict(),
-            "reduction": self.reduction.to_dict(),
-            "budget": self.budget,
-        }
+        return to_form(self.drop, self.score, self.reduction, self.budget)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
@@ -274,26 +254,7 @@ class Plan:
         ``provenance`` may tell how the plan was found (``repshift search`` writes it); it changes
         nothing.
         """
-        try:
-            form = json.loads(text, object_pairs_hook=_unique)
-        except json.JSONDecodeError as error:
-            raise InputError(f"the plan is not JSON: {error}") from None
-        if not isinstance(form, dict) or not isinstance(form.get("drop"), dict):
-            raise InputError('a plan is a JSON object with "drop", such as {"drop": {"0": 0.2}}')
-        if extra := form.keys() - {"drop", "score", "reduction", "budget", "provenance"}:
-            raise InputError(
-                f"the plan has unknown keys {', '.join(sorted(extra))}; "
-                "it takes drop, score, reduction and budget"
-            )
-        drop = _unique([(_block(key), amount) for key, amount in form["drop"].items()])
-        parts: dict[str, Any] = {"drop": drop}
-        if "score" in form:
-            parts["score"] = from_dict(registered(Score), form["score"])
-        if "reduction" in form:
-            parts["reduction"] = from_dict(registered(Reduction), _renamed(form["reduction"]))
-        if "budget" in form:
-            parts["budget"] = form["budget"]
-        return cls(**parts)
+        return cls(**read_json(text))
 
     @classmethod
     def from_method(cls, label: str, drop: Mapping[int, float | int]) -> Plan:
@@ -301,29 +262,12 @@ class Plan:
 
         A reduction alone takes the default score, if it asks one.
         """
-        first, *further = split(label, "+")
-        if further:
-            score = from_label(registered(Score), first)
-            return cls(drop, score, from_label(registered(Reduction), "+".join(further)))
-        method = from_label(registered(Method), first)
-        part: dict[str, Any] = {method.kind: method}
-        return cls(drop, **part)
+        return cls(drop, **read_label(label))
 
     @classmethod
     def from_schedule(cls, text: str) -> Plan:
         """Read ``0:0.2,3:0.2,6:20``: block, colon, share below 1 or whole number of tokens."""
-        drop: list[tuple[int, float]] = []
-        for item in text.split(","):
-            block, _, amount = item.partition(":")
-            try:
-                value = int(amount) if amount.strip().isdecimal() else float(amount)
-            except ValueError:
-                raise InputError(
-                    f"cannot read {item!r} of the plan {text!r}; write block:share or block:count, "
-                    "such as 0:0.2,3:0.2,6:20"
-                ) from None
-            drop.append((_block(block), value))
-        return cls(_unique(drop))
+        return cls(read_schedule(text))
 
     def _check_adaptive(self) -> None:
         if self.reduction != Prune():
@@ -353,34 +297,3 @@ def _check(block: object, amount: object) -> None:
             f"block {block} drops a share of {amount}; a share is below 1 (for a number of tokens "
             f"write {math.floor(amount) if math.isfinite(amount) else 20})"
         )
-
-
-def _own(method: Method) -> set[type[Method]]:
-    """The classes of a method, and of those in its settings, that are not built in."""
-    inner = [value for value in method.settings().values() if isinstance(value, Method)]
-    kinds = {type(method)}.union(*(_own(value) for value in inner))
-    return {kind for kind in kinds if kind.__module__.partition(".")[0] != "repshift"}
-
-
-def _block(key: str) -> int:
-    try:
-        return int(key)
-    except ValueError:
-        raise InputError(f"block {key!r} of the plan is not a whole number") from None
-
-
-def _renamed(reduction: Any) -> Any:
-    """The JSON form of a reduction, by today's name."""
-    if isinstance(reduction, dict) and isinstance(name := reduction.get("name"), str):
-        return {**reduction, "name": _OLD_NAMES.get(name, name)}
-    return reduction
-
-
-def _unique(pairs: list[tuple[Key, Any]]) -> dict[Key, Any]:
-    form = dict(pairs)
-    if len(form) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        what = "drops block" if isinstance(twice, int) else "gives"
-        raise InputError(f"the plan {what} {twice!r} twice")
-    return form

@@ -1,0 +1,125 @@
+"""A plan as text: its JSON, a schedule, the label of a method."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from repshift.errors import InputError
+from repshift.measure.digest import code_digest
+from repshift.method import Method, from_dict, from_label, split
+from repshift.reductions import Reduction
+from repshift.registry import registered
+from repshift.scores import Score
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Key = TypeVar("Key", int, str)
+
+
+# Reductions as plan files of version 0.1 call them.
+_OLD_NAMES = {"lines": "rows-and-columns", "line-tokens": "per-row-and-column"}
+
+
+def to_form(
+    drop: Mapping[int, float | int], score: Score, reduction: Reduction, budget: str
+) -> dict[str, Any]:
+    """The JSON form of a plan's parts."""
+    return {
+        "drop": {str(block): amount for block, amount in drop.items()},
+        "score": score.to_dict(),
+        "reduction": reduction.to_dict(),
+        "budget": budget,
+    }
+
+
+def read_json(text: str) -> dict[str, Any]:
+    """The arguments of a plan from its JSON."""
+    try:
+        form = json.loads(text, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        raise InputError(f"the plan is not JSON: {error}") from None
+    if not isinstance(form, dict) or not isinstance(form.get("drop"), dict):
+        raise InputError('a plan is a JSON object with "drop", such as {"drop": {"0": 0.2}}')
+    if extra := form.keys() - {"drop", "score", "reduction", "budget", "provenance"}:
+        raise InputError(
+            f"the plan has unknown keys {', '.join(sorted(extra))}; "
+            "it takes drop, score, reduction and budget"
+        )
+    drop = _unique([(_block(key), amount) for key, amount in form["drop"].items()])
+    parts: dict[str, Any] = {"drop": drop}
+    if "score" in form:
+        parts["score"] = from_dict(registered(Score), form["score"])
+    if "reduction" in form:
+        parts["reduction"] = from_dict(registered(Reduction), _renamed(form["reduction"]))
+    if "budget" in form:
+        parts["budget"] = form["budget"]
+    return parts
+
+
+def read_label(label: str) -> dict[str, Any]:
+    """Score and reduction from a label, ``score``, ``reduction`` or ``score + reduction``."""
+    first, *further = split(label, "+")
+    if further:
+        score = from_label(registered(Score), first)
+        return {
+            "score": score,
+            "reduction": from_label(registered(Reduction), "+".join(further)),
+        }
+    method = from_label(registered(Method), first)
+    return {method.kind: method}
+
+
+def read_schedule(text: str) -> dict[int, float | int]:
+    """What a plan drops from ``0:0.2,3:0.2,6:20``."""
+    drop: list[tuple[int, float | int]] = []
+    for item in text.split(","):
+        block, _, amount = item.partition(":")
+        try:
+            value = int(amount) if amount.strip().isdecimal() else float(amount)
+        except ValueError:
+            raise InputError(
+                f"cannot read {item!r} of the plan {text!r}; write block:share or block:count, "
+                "such as 0:0.2,3:0.2,6:20"
+            ) from None
+        drop.append((_block(block), value))
+    return _unique(drop)
+
+
+def code_of(*methods: Method) -> dict[str, Any]:
+    """By name the digests of the methods among them that are not built in; nothing without any."""
+    own = sorted(set().union(*map(_own, methods)), key=lambda kind: kind.name)
+    code = {kind.name: code_digest(kind) for kind in own}
+    return {"code": code} if code else {}
+
+
+def _own(method: Method) -> set[type[Method]]:
+    """The classes of a method, and of those in its settings, that are not built in."""
+    inner = [value for value in method.settings().values() if isinstance(value, Method)]
+    kinds = {type(method)}.union(*(_own(value) for value in inner))
+    return {kind for kind in kinds if kind.__module__.partition(".")[0] != "repshift"}
+
+
+def _block(key: str) -> int:
+    try:
+        return int(key)
+    except ValueError:
+        raise InputError(f"block {key!r} of the plan is not a whole number") from None
+
+
+def _renamed(reduction: Any) -> Any:
+    """The JSON form of a reduction, by today's name."""
+    if isinstance(reduction, dict) and isinstance(name := reduction.get("name"), str):
+        return {**reduction, "name": _OLD_NAMES.get(name, name)}
+    return reduction
+
+
+def _unique(pairs: list[tuple[Key, Any]]) -> dict[Key, Any]:
+    form = dict(pairs)
+    if len(form) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        what = "drops block" if isinstance(twice, int) else "gives"
+        raise InputError(f"the plan {what} {twice!r} twice")
+    return form
