@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from repshift.scores.watched import Watched
 
 from models import build, images
 from repshift import Plan, Reduction, Score, compress, registry
@@ -27,7 +26,6 @@ def test_the_catalogue_is_up_to_date():
 def test_every_method_is_in_the_catalogue(kind):
     for name, method in registered(kind).items():
         assert PAGE.count(f"| `{method()}` |") == 1, name
-    assert Watched.name not in PAGE
 
 
 def test_the_example_is_a_score(monkeypatch):

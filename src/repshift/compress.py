@@ -27,13 +27,20 @@ def compress(
 ) -> Compression | ResNetCompression:
     """Make ``model`` drop tokens as ``plan`` says, from the next call on.
 
-    Nothing is copied or trained and no weight changes; a plan attached before is replaced. ``spec``
-    names the parts of a model of your own; models of timm, transformers, torchvision and open_clip
-    are recognised. A ResNet loses rows and columns of its feature maps, by a plan whose reduction
-    is ``RowsAndColumns`` or ``PerRowAndColumn``. Undo it with ``detach()`` or use the result in a
-    ``with`` block. Compress first, then ``torch.compile``.
+    Nothing is copied or trained and no weight changes; a plan attached before is replaced. Undo it
+    with ``detach()`` or use the result in a ``with`` block. Several threads may call the model.
 
-    Raises ``InputError`` if the model cannot lose tokens or the plan does not fit it.
+    Args:
+        model: One of timm, transformers, torchvision, open_clip, or your own with a ``spec``.
+        plan: What to drop. A ResNet loses rows and columns of its feature maps, by a plan whose
+            reduction is ``RowsAndColumns`` or ``PerRowAndColumn``.
+        spec: Names the parts of a model of your own; those of the libraries are recognised.
+
+    Returns:
+        What the last forward left behind: counts, kept tokens, and the way back to all of them.
+
+    Raises:
+        InputError: If tokens of the model cannot be dropped or the plan does not fit it.
     """
     if spec is None:
         spec = describe(model)
