@@ -181,3 +181,13 @@ def test_another_version_of_a_class_is_refused():
     del model.encoder.layer[1].norm2
     with pytest.raises(InputError, match="Dinov2Layer has no norm2"):
         describe(model)
+
+
+def test_blocks_that_take_positions_in_different_ways_are_refused():
+    rotary, plain = build(FAMILIES["dinov3"]), build(FAMILIES["vit"])
+    blocks = [describe(model).blocks for model in (rotary, plain)]
+    owner = next(part for part in rotary.modules() if blocks[0][1] in part.children())
+    name = next(name for name, part in owner.named_children() if part is blocks[0][1])
+    setattr(owner, name, blocks[1][1])
+    with pytest.raises(InputError, match="in different ways"):
+        describe(rotary)

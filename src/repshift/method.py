@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, get_args
 
 from repshift.errors import InputError
 
@@ -44,6 +44,12 @@ class Method:
         return {"name": self.name} | {
             key: value.to_dict() if isinstance(value, Method) else value for key, value in settings
         }
+
+
+def check_choice(name: str, value: object, choices: Any) -> None:
+    """``InputError`` if a setting of the method ``name`` is none of the words of a ``Literal``."""
+    if value not in get_args(choices):
+        raise InputError(f"{name}: {value!r} is not one of {', '.join(get_args(choices))}")
 
 
 M = TypeVar("M", bound=Method)

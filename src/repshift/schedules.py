@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from repshift.errors import InputError
@@ -85,13 +86,8 @@ def fewest(enough: Callable[[int], bool], most: int) -> int | None:
 
     ``enough`` must stay true once it is.
     """
-    if not enough(most):
-        return None
-    low, high = 0, most
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if enough(middle) else (middle + 1, high)
-    return low
+    count = bisect_left(range(most + 1), True, key=enough)
+    return count if count <= most else None
 
 
 def block_macs(tokens: int, width: int, mlp_ratio: float | int = 4) -> float:

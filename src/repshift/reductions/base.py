@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from repshift.errors import InputError
-from repshift.method import Method
+from repshift.method import Method, check_choice
 from repshift.scores import Score, Shift
 
 if TYPE_CHECKING:
@@ -84,10 +83,7 @@ class Merging(Reduction):
     attention: Weighing = "proportional"
 
     def __post_init__(self) -> None:
-        if self.attention not in get_args(Weighing):
-            raise InputError(
-                f"{self.name}: {self.attention!r} is not one of {', '.join(get_args(Weighing))}"
-            )
+        check_choice(self.name, self.attention, Weighing)
 
     def _label_values(self) -> list[Any]:
         return [] if self.attention == "proportional" else [self.attention]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from torch.nn import functional as F
 
-from repshift.errors import InputError
+from repshift.method import check_choice
 from repshift.registry import register
 from repshift.scores.base import Need, Score, Snapshots
 
@@ -33,10 +33,7 @@ class Redundancy(Score):
     of: Direction = "mlp"
 
     def __post_init__(self) -> None:
-        if self.of not in get_args(Direction):
-            raise InputError(
-                f"redundancy: {self.of!r} is not one of {', '.join(get_args(Direction))}"
-            )
+        check_choice(self.name, self.of, Direction)
 
     def required(self) -> frozenset[Need]:
         needs: dict[str, frozenset[Need]] = {

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 
 from repshift.errors import InputError
+from repshift.method import check_choice
 from repshift.registry import register
 from repshift.scores.base import Need, Score, Snapshots
 from repshift.shift import Metric, representation_shift
@@ -46,13 +47,9 @@ class Shift(Score):
     definition: Definition = "printed"
 
     def __post_init__(self) -> None:
-        for value, choices in (
-            (self.site, Site),
-            (self.metric, Metric),
-            (self.definition, Definition),
-        ):
-            if value not in get_args(choices):
-                raise InputError(f"shift: {value!r} is not one of {', '.join(get_args(choices))}")
+        check_choice(self.name, self.site, Site)
+        check_choice(self.name, self.metric, Metric)
+        check_choice(self.name, self.definition, Definition)
 
     def _label_values(self) -> list[Any]:
         values = [self.site, self.metric]

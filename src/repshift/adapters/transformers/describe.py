@@ -96,6 +96,11 @@ def _read(model: nn.Module, inner: nn.Module, path: str) -> tuple[list[nn.Module
         or not all(_runs(part) for part in (looping, *attention))
     ):
         raise InputError(_cannot(model, f"{_UNREAD} one of its parts"))
+    if any(
+        (layer.positions, layer.position_ids) != (layers[0].positions, layers[0].position_ids)
+        for layer in layers
+    ):
+        raise InputError(_cannot(model, "its blocks take their positions in different ways"))
     return blocks, layers
 
 
