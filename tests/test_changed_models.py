@@ -1,6 +1,7 @@
 """What people do to a model after compress: it works, or an error says what to do instead."""
 
 import copy
+import inspect
 
 import pytest
 import timm
@@ -308,3 +309,14 @@ def test_a_forward_that_others_replaced_before_and_after():
     assert vars(model.blocks[0])["forward"] is before
     assert torch.equal(model(photos), dense)
     assert wrapped is not None
+
+
+def test_a_method_that_was_replaced_keeps_its_signature():
+    model = build("dinov2 registers")
+    block, ways = model.blocks[0].forward, model.forward_intermediates
+    expected = [inspect.signature(method) for method in (block, ways)]
+    with compress(model, Plan(DROP)):
+        found = [
+            inspect.signature(m) for m in (model.blocks[0].forward, model.forward_intermediates)
+        ]
+        assert [list(one.parameters) for one in found] == [list(one.parameters) for one in expected]

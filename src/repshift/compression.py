@@ -159,6 +159,7 @@ class Compression(Engine):
 
     def _start(self, _: nn.Module, args: tuple[Any, ...]) -> None:
         self._local.trace = self._local.means = None
+        self._local.begun = 0
         if self.plan.adaptive and torch.compiler.is_compiling():
             raise InputError(
                 "how many tokens an adaptive budget keeps, only the images tell, so no graph can "
@@ -174,8 +175,13 @@ class Compression(Engine):
                 "was their forward replaced after compress? Under torch.compile, code made before "
                 "compress: compress first, or call torch._dynamo.reset() between them)"
             )
+        if self._local.begun > 1:
+            raise InputError(
+                "the blocks ran more than once in this forward; those that share weights cannot "
+                "drop tokens"
+            )
         if self._mean is not None:
-            self._mean.check()
+            self._mean.finish()
         self._verified = True
 
 

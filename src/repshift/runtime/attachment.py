@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -113,6 +114,12 @@ class ReplacedMethod:
         self.earlier = vars(module).get(name)
         setattr(module, name, self)
 
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """That of the method: others ask it, as transformers' Trainer does."""
+        own = partial(getattr(type(self.module), self.name), self.module)
+        return inspect.signature(self.earlier or own)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         module = self._owner()
         method = self.earlier or partial(getattr(type(module), self.name), module)
@@ -133,6 +140,8 @@ class ReplacedMethod:
     def __deepcopy__(self, memo: dict[int, Any]) -> ReplacedMethod | partial[Any]:
         if id(self.attachment._model) in memo:
             return _copied(self, memo)
+        if self.earlier is not None:
+            return copy.deepcopy(self.earlier, memo)
         part = memo[id(self.module)]
         return partial(getattr(type(part), self.name), part)
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from repshift.scores import Need
     from repshift.sequence.segments import Packing
 
-# Its parameters in order: the module passes most of them by position.
+_ATTENTION = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
+# The parameters of the second in order: its module passes most of them by position.
 _PROJECTING = tuple(inspect.signature(F.multi_head_attention_forward).parameters)
 
 
@@ -66,18 +67,20 @@ class AttentionRecorder(TorchFunctionMode):
         self.calls = 0
         self.map: Tensor | None = None
         self.keys: Tensor | None = None
+        # Whether its block is the one that runs: not where that calls another forward.
+        self.applies: Callable[[], bool] = lambda: True
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func not in _ATTENTION or not self.applies():
+            return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             self.calls += 1
             return self._attend(AttentionCall(*args, **kwargs))
-        if func is F.multi_head_attention_forward:
-            self.calls += 1
-            return self._attend_projecting(func, args, kwargs)
-        return func(*args, **kwargs)
+        self.calls += 1
+        return self._attend_projecting(func, args, kwargs)
 
     def _attend(self, call: AttentionCall) -> Tensor:
         self._follow(call.key.device)

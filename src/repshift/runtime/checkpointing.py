@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -16,23 +17,24 @@ if TYPE_CHECKING:
 class Recomputed:
     """Finds the trace of the forward to which a block that runs again belongs.
 
-    Checkpointing hands the block the tokens it got before, in the same memory, which nothing else
-    can take while it waits for the backward pass. That may run in a thread of its own.
+    Checkpointing hands a block the tokens it got before, in the same storage. A weak reference
+    tells it from a later one at the same address. The backward pass may run in a thread of its own.
     """
 
     def __init__(self) -> None:
-        self._traces: WeakValueDictionary[tuple[int, int], ForwardTrace] = WeakValueDictionary()
+        self._traces: WeakValueDictionary[tuple[int, StorageWeakRef, int], ForwardTrace]
+        self._traces = WeakValueDictionary()
 
     def remember(self, block: int, tokens: Tensor, trace: ForwardTrace) -> None:
         """``tokens`` enter ``block`` in a forward that may run again."""
         taped = torch.is_grad_enabled() and not torch.compiler.is_compiling()
         if taped and (place := _place(tokens)) is not None:
-            self._traces[block, place] = trace
+            self._traces[block, *place] = trace
 
     def find(self, block: int, tokens: Tensor) -> ForwardTrace | None:
         """The trace of that forward; None if a later one has taken its place."""
         place = _place(tokens)
-        return None if place is None else self._traces.get((block, place))
+        return None if place is None else self._traces.get((block, *place))
 
     def __deepcopy__(self, _: object) -> Recomputed:
         return Recomputed()
@@ -41,16 +43,17 @@ class Recomputed:
         return Recomputed, ()
 
 
-def _place(tokens: Tensor) -> int | None:
+def _place(tokens: Tensor) -> tuple[StorageWeakRef, int] | None:
     try:
-        return tokens.data_ptr()
+        return StorageWeakRef(tokens.untyped_storage()), int(tokens.storage_offset())
     except RuntimeError:  # tensors of torch.func have no memory of their own
         return None
 
 
 def replays(block: nn.Module) -> bool:
     """Whether transformers' checkpointing will run the forward of the block again by itself."""
-    return block.training and bool(getattr(block, "gradient_checkpointing", False))
+    taped = block.training and torch.is_grad_enabled()
+    return taped and bool(getattr(block, "gradient_checkpointing", False))
 
 
 def recomputing() -> bool:

@@ -27,11 +27,25 @@ _AGAIN = (
 
 @dataclass
 class Means:
-    """Those of the last tokens: as the model takes it, and by size; whether one took its place."""
+    """Those of the last tokens: as the model takes it, and by size.
+
+    ``room`` is how far rounding may take a mean; ``read`` says whether the head was given one, and
+    ``over`` whether the forward is over and the graph of the gradients gone with it.
+    """
 
     plain: Float[Tensor, "B C"]
     weighted: Float[Tensor, "B C"]
+    room: Float[Tensor, "B C"]
     read: bool = False
+    over: bool = False
+
+    def known(self, mean: Float[Tensor, "B C"]) -> Bool[Tensor, "B 1"]:
+        """Which rows of ``mean`` are one of the two, but for rounding."""
+        same = [
+            (mean == own) | ((mean - own).abs() <= self.room) | own.isnan()
+            for own in (self.plain, self.weighted.detach())
+        ]
+        return same[0].all(1, keepdim=True) | same[1].all(1, keepdim=True)
 
 
 class WeightedMean:
@@ -53,11 +67,13 @@ class WeightedMean:
         average = Hook(self.engine, self._replace_mean)
         yield self.pooling.average.register_forward_pre_hook(average)
 
-    def check(self) -> None:
+    def finish(self) -> None:
         """At the end of a forward: whether the head was given the mean by size."""
-        means = self._means()
-        if means is not None and not means.read:
+        if (means := self._means()) is None:
+            return
+        if not means.read:
             raise InputError(_AGAIN.format("the module that read it has been replaced"))
+        means.weighted, means.over = means.weighted.detach(), True
 
     def _means(self) -> Means | None:
         return getattr(self.engine._local, "means", None)
@@ -71,7 +87,11 @@ class WeightedMean:
         features = features[:, self.pooling.skipped :]
         weights = weights.to(features.device)[:, self.pooling.skipped :, None]
         weighted = ((features * weights).sum(1) / weights.sum(1)).to(features.dtype)
-        local.means = Means(features.mean(1), weighted)
+        features = features.detach()
+        plain, eps = features.mean(1), torch.finfo(features.dtype).eps
+        # Sums run in float32 at least; the result is rounded once more.
+        summed = 8 * min(eps, torch.finfo(torch.float32).eps) * features.abs().mean(1)
+        local.means = Means(plain, weighted, eps * plain.abs() + summed)
 
     def _replace_mean(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if (means := self._means()) is None:
@@ -83,15 +103,13 @@ class WeightedMean:
         before, mean = given.split((given.shape[1] - width, width), dim=1)
         if mean.shape != means.plain.shape:
             raise InputError(_AGAIN.format("the head was given the mean of another batch"))
+        if means.over and mean.requires_grad and torch.is_grad_enabled():
+            raise InputError(
+                "the forward is over, and the mean by size has no gradient any more; call the "
+                "model, or forward_features and then the head"
+            )
         means.read = True
-        # A caller may have weighed by size already.
-        known = _same(mean, means.plain) | _same(mean, means.weighted)
+        known = means.known(mean.detach())  # a caller may have weighed by size already
         if mean.device.type == "cpu" and readable(mean) and not bool(known.all()):
             raise InputError(_AGAIN.format("the head was given the mean of other tokens"))
         return (torch.cat((before, means.weighted.where(known, torch.nan)), dim=1), *args[1:])
-
-
-def _same(one: Float[Tensor, "B C"], other: Float[Tensor, "B C"]) -> Bool[Tensor, "B 1"]:
-    """Which rows are equal but for rounding; NaN is equal to NaN."""
-    room = 8 * torch.finfo(other.dtype).eps * other.abs().amax(1, keepdim=True)
-    return (((one - other).abs() <= room) | other.isnan()).all(1, keepdim=True)

@@ -63,12 +63,14 @@ class BlockSite:
         """The block's forward with the arguments of the kept tokens; its output without others."""
         trace, state, args, kwargs = self._enter(args, kwargs)
         local = self.engine._local
-        local.state = state
+        outer, local.state = getattr(local, "state", None), state
         try:
             with state.recorder or nullcontext():
                 output = forward(*args, **kwargs)
         finally:
-            local.state = None
+            local.state = outer
+        if not recomputing():
+            local.trace = trace  # the block may have called another forward
         return self._leave(trace, state, output)
 
     def _hook(self, action: Callable[..., Any]) -> Hook:
@@ -137,15 +139,23 @@ class BlockSite:
             trace = engine._recomputed.find(index, tokens)
             if trace is None and self._needs_trace(given):
                 raise InputError(
-                    "gradient checkpointing runs the blocks of an earlier forward again, whose "
-                    "token positions are gone; run backward before the next forward"
+                    "gradient checkpointing runs a block again, and the token positions of its "
+                    "forward are gone; run backward before the next forward, and checkpoint each "
+                    "block by itself, with use_reentrant=False"
                 )
             return trace or _begun(tokens)
         if index == 0:
             engine._local.trace = _begun(tokens)
+            engine._local.begun = getattr(engine._local, "begun", 0) + 1
         trace = engine._trace
-        came = trace.counts.get(index - 1) if trace and index else tokens.shape[1]
-        if trace is None or tokens.shape[1] != came:
+        if trace is None or index in trace.counts:
+            raise InputError(
+                f"block {index} ran {'again' if trace else 'before block 0'}: by itself, twice in "
+                "one forward, or in a forward begun inside another; of a compressed model call "
+                "the whole, one forward after the other"
+            )
+        came = trace.counts.get(index - 1) if index else tokens.shape[1]
+        if tokens.shape[1] != came:
             raise InputError(
                 f"{tokens.shape[1]} tokens entered block {index}, but {came} left the block before "
                 "it; this model puts tokens back or skips blocks between them, so it cannot be "
@@ -176,7 +186,11 @@ class BlockSite:
                 f"{plan.method} would not act there; train with a score that reads no attention, "
                 "prune and a fixed budget, or without gradient checkpointing"
             )
-        return AttentionRecorder(needs, size, state.packing) if intercepts else None
+        if not intercepts:
+            return None
+        recorder = AttentionRecorder(needs, size, state.packing)
+        recorder.applies = lambda: self.engine._local.state is state
+        return recorder
 
     def _capture_middle(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if (state := self._state()) is None:
@@ -209,6 +223,12 @@ class BlockSite:
         if state.drop and not plan.before_mlp:
             state.decide(tokens, self.engine._verify(tokens))
         step = state.step
+        if state.drop and step is None:
+            raise InputError(
+                f"{plan.reduction} acts between attention and MLP of block {index}, and its norm2 "
+                "did not run inside the block; call compress(model, plan) again after a change of "
+                "the model's parts"
+            )
         reduced = step.apply(tokens, state.size) if step else tokens
         if not recomputing():
             trace.record(index, reduced.shape[1], step, state.size)
