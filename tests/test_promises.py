@@ -11,14 +11,12 @@ from models import DEPTH, PATCHES, SAMPLE, build, images, plan_for, score_for
 from repshift import ColumnAttention, Plan, Random, compress
 
 each_family = pytest.mark.parametrize("family", SAMPLE)
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 def each_input(test):
     for name, values in {
         "batch": [1, 5],
         "dtype": [torch.float32, torch.bfloat16],
-        "device": ["cpu", pytest.param("cuda", marks=gpu)],
     }.items():
         test = pytest.mark.parametrize(name, values, ids=str)(test)
     return test
@@ -46,8 +44,8 @@ def run(model, photos, plan):
 
 @each_family
 @each_input
-def test_a_plan_that_drops_nothing_leaves_the_output_bit_equal(family, batch, dtype, device):
-    model, photos = build(family, dtype).to(device), images(batch, dtype).to(device)
+def test_a_plan_that_drops_nothing_leaves_the_output_bit_equal(family, batch, dtype):
+    model, photos = build(family, dtype), images(batch, dtype)
     with torch.no_grad():
         dense = model(photos)
     for drop in ({}, {0: 0.0, 2: 0}, {1: 0.9 / PATCHES}):
@@ -58,27 +56,27 @@ def test_a_plan_that_drops_nothing_leaves_the_output_bit_equal(family, batch, dt
 
 @each_family
 @each_input
-def test_the_planned_number_leaves_and_the_rest_keeps_its_order(family, batch, dtype, device):
-    model, photos = build(family, dtype).to(device), images(batch, dtype).to(device)
+def test_the_planned_number_leaves_and_the_rest_keeps_its_order(family, batch, dtype):
+    model, photos = build(family, dtype), images(batch, dtype)
     prefix = model.num_prefix_tokens
     with compress(model, plan_for(family, {0: 0.3, 2: 4})) as compression, torch.no_grad():
         features = model.forward_features(photos)
     assert compression.counts == [prefix + patches for patches in (25, 25, 21, 21)]
     assert features.shape == (batch, prefix + 21, 32)
-    kept = compression.kept.cpu()
+    kept = compression.kept
     assert (kept.diff(dim=1) > 0).all()
     assert torch.equal(kept[:, :prefix], torch.arange(prefix).expand(batch, -1))
     assert kept.max() < prefix + PATCHES
     for block, count in enumerate(compression.counts):
-        earlier = compression.kept_after(block).cpu()
+        earlier = compression.kept_after(block)
         assert earlier.shape == (batch, count)
         assert torch.isin(row_keys(kept), row_keys(earlier)).all()
 
 
 @each_family
 @each_input
-def test_restore_puts_the_survivors_back_in_place(family, batch, dtype, device):
-    model, photos = build(family, dtype).to(device), images(batch, dtype).to(device)
+def test_restore_puts_the_survivors_back_in_place(family, batch, dtype):
+    model, photos = build(family, dtype), images(batch, dtype)
     with compress(model, plan_for(family)) as compression, torch.no_grad():
         features = model.forward_features(photos)
     dense = compression.restore(features)

@@ -35,14 +35,14 @@ def test_eager_attention_gives_what_fused_attention_gives(family):
     torch.testing.assert_close(first(got), first(expected), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="flash attention runs on a GPU")
+@pytest.mark.gpu
 @pytest.mark.parametrize("family", ["vit", "dinov3", "vjepa 2"])
-def test_flash_attention(family):
+def test_flash_attention(family, cuda):
     pytest.importorskip("flash_attn")
-    fused = build(FAMILIES[family], torch.float16).cuda()
-    flash = build(FAMILIES[family], torch.float16, attn_implementation="flash_attention_2").cuda()
+    fused = build(FAMILIES[family], torch.float16).to(cuda)
+    flash = build(FAMILIES[family], torch.float16, attn_implementation="flash_attention_2").to(cuda)
     flash.load_state_dict(fused.state_dict())
-    given = {name: value.cuda() for name, value in inputs(fused).items()}
+    given = {name: value.to(cuda) for name, value in inputs(fused).items()}
     with compress(fused, PLAN), compress(flash, PLAN):
         torch.testing.assert_close(
             first(run(flash, **given)), first(run(fused, **given)), atol=0.05, rtol=0.05
