@@ -170,7 +170,7 @@ class Plan:
             r: How many tokens leave each block on average.
             inflection: -1 from 2 r down to none, 0 the same in every block, 1 from none up to 2 r.
             score: For a ``reduction`` that asks one.
-            reduction: What becomes of those that leave, ToMe if left out.
+            reduction: What becomes of dropped tokens, ToMe if left out.
 
         Returns:
             The plan.

@@ -1,4 +1,4 @@
-"""What happens to the tokens that leave, one way a file. A new one is its file and a line here."""
+"""What becomes of dropped tokens, one way a file. A new one is its file and a line here."""
 
 from repshift.reductions.base import Reduction as Reduction
 from repshift.reductions.merge import Merge as Merge

@@ -52,22 +52,17 @@ class Reduction(Method):
         return False
 
     def __call__(self, snapshot: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
-        """Decide which ``drop`` tokens of each image leave.
+        """Decide which tokens of each image are dropped.
 
         Args:
-            snapshot: What the block did; ``tokens`` is the stream that they leave.
-            scores: [B, N]; inf for a token that never leaves and takes up no other (prefix, inner
-                and suffix tokens), -inf for padding, which leaves first and is taken up by no one.
-            drop: How many tokens of each image leave, padding among them.
+            snapshot: What the block did; ``tokens`` is the stream that they are dropped from.
+            scores: [B, N]; inf for a token that is never dropped and no target (prefix, inner and
+                suffix tokens), -inf for padding, which is dropped first and merged into nothing.
+            drop: Number of tokens of each image to drop, padding among them.
 
         Returns:
-            The step, three or four tensors of the N = K + D tokens, D being ``drop``. ``kept``
-            [B, K] are the indices of those that stay, in the order in which they go on: the prefix
-            first, and as a rule ascending. ``dropped`` [B, D] are the indices of those that leave,
-            and ``target`` [B, D] says for each of them at which place of ``kept`` the token stands
-            that it joins, or that stands for it when features are restored. ``share`` [B, D], of
-            floats from 0 to 1, says how much of it the target takes up in a mean weighted by size
-            (0 for padding); None prunes.
+            The step (see ``Step``) with D = ``drop``; the prefix first among the kept tokens, and
+            as a rule all of them ascending; a share of 0 for padding.
         """
         raise NotImplementedError
 

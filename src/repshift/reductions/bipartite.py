@@ -22,26 +22,24 @@ def match(
     prefix: int,
     ascending: bool,
 ) -> tuple[Int[Tensor, "B K"], Int[Tensor, "B R"], Int[Tensor, "B R"]]:
-    """Let the ``drop`` most alike of the tokens at even places leave (arXiv 2210.09461, section 3).
+    """Drop the ``drop`` tokens at even places that are most similar to one at an odd place.
 
-    Likeness is the cosine of ``metric``; each joins the token at an odd place that is most like it.
-
-    The order of the survivors matters, for the next matching depends on it: the prefix, then the
-    even ones left, then the odd ones.
+    Similarity is the cosine of ``metric`` (arXiv 2210.09461, section 3); each is merged into the
+    token at an odd place that is most similar to it. The order of the kept tokens matters, for the
+    next matching depends on it: the prefix, then the even ones, then the odd ones.
 
     Args:
-        metric: What likeness is measured on.
-        scores: Tokens of infinite scores are joined by none; those of inf never leave, those of
-            -inf leave first.
-        drop: How many tokens leave.
+        metric: What similarity is measured on.
+        scores: Tokens of infinite scores are no target; those of inf are never dropped, those of
+            -inf first.
+        drop: Number of tokens to drop.
         prefix: How many tokens at the beginning stay where they are.
-        ascending: Whether the even ones left stay in the order of the sequence; otherwise in that
-            of their likeness, the most alike first (what leaves first is most alike, what never
-            leaves least).
+        ascending: Whether the kept even ones are in the order of the sequence; otherwise the most
+            similar come first, those of scores inf last.
 
     Returns:
-        The survivors' indices, those of the tokens that leave, and the position among the
-        survivors of the one that each joins.
+        The indices of the kept tokens, those of the dropped ones, and the place among the kept of
+        each one's target.
     """
     count = metric.shape[1]
     direction = F.normalize(metric, dim=-1)

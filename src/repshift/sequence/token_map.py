@@ -1,4 +1,4 @@
-"""Who stays, and who stands for those that left: index tensors, decided once, then applied."""
+"""Which tokens are kept, and the target of each other one: decided once, then applied."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenMap:
-    """The way from N tokens to K survivors and back.
+    """The way from N tokens to the K that are kept, and back.
 
-    ``kept`` [B, K] is the index of every survivor among the N, in the order in which the survivors
-    stand: ascending, except after a matching (ToMe, vid-TLDR). ``parent`` [B, N] is, for every one
-    of the N, the position among the survivors of the token that stands for it; a survivor stands
-    for itself.
+    Attributes:
+        kept: [B, K], the index of every kept token among the N, in the order of the stream:
+            ascending, except after a matching (ToMe, vid-TLDR).
+        parent: [B, N], for each of the N, at which place of ``kept`` its features are restored
+            from: its own, or its target's.
     """
 
     kept: Int[Tensor, "B K"]
     parent: Int[Tensor, "B N"]
 
     def apply(self, tokens: Shaped[Tensor, "B N C"]) -> Shaped[Tensor, "B K C"]:
-        """The survivors of any [B, N, C], in the order of ``kept``."""
+        """The kept tokens of any [B, N, C], in the order of ``kept``."""
         return gather(tokens, self.kept)
 
     def restore(self, tokens: Shaped[Tensor, "B K C"]) -> Shaped[Tensor, "B N C"]:
-        """Put the survivors back in place; a token that left gets the value of its stand-in."""
+        """Put the kept tokens back in their places; a dropped one gets the value of its target."""
         if tokens.shape[:2] != self.kept.shape:
             raise InputError(
                 f"restore: got features of shape {list(tokens.shape)}, expected "
-                f"[{self.kept.shape[0]}, {self.kept.shape[1]}, C], the survivors of the last call"
+                f"[{self.kept.shape[0]}, {self.kept.shape[1]}, C], the tokens that were kept"
             )
         return gather(tokens, self.parent)
 
@@ -57,11 +58,15 @@ class TokenMap:
 
 @dataclass(frozen=True)
 class Step:
-    """One reduction, decided: who stays, who leaves, and the survivor that each of those joins.
+    """One reduction, decided, of N = K + D tokens.
 
-    ``kept`` [B, K] and ``gone`` [B, D] are indices among the N = K + D tokens; ``into`` [B, D] is
-    the position among the survivors of the one that stands for a token that left. It takes up
-    ``share`` [B, D] of that token in a mean weighted by size; nothing if ``share`` is None.
+    Attributes:
+        kept: [B, K], the indices of the kept tokens, in the order in which they go on.
+        dropped: [B, D], the indices of the dropped ones.
+        target: [B, D], for each dropped token the place in ``kept`` of the one that it is merged
+            into, or that it is restored from.
+        share: [B, D], how much of it the target takes up in a mean weighted by size, from 0 to 1;
+            None prunes.
     """
 
     kept: Int[Tensor, "B K"]
