@@ -134,8 +134,11 @@ def test_behind_a_stride_of_two_each_position_is_where_its_input_was(reduction, 
     row, column = chosen.kept // width, chosen.kept % width
     row, column = (at[:, ::2, ::2] // 2 for at in (row, column))
     assert torch.equal(later.kept // later.width, row)
-    if later.whole:
+    if chosen.whole:
         assert torch.equal(later.kept % later.width, column)
+    # Where columns differ from row to row, the first of two rows says which they are, also where
+    # one row is all that is left.
+    assert torch.equal(later.columns, chosen.columns[:, ::2, ::2] // 2)
     assert (later.rows.diff(dim=1) > 0).all()
     assert (later.columns.diff(dim=2) > 0).all()
     features = torch.randn(len(scores), 2, *later.kept.shape[1:])
