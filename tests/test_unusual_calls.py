@@ -173,3 +173,23 @@ def test_a_head_that_is_called_after_the_forward_has_gradients_or_says_so():
             model.forward_head(features)
         with torch.no_grad():
             assert torch.equal(model.forward_head(features), model(photos))
+
+
+@pytest.mark.parametrize("method", [*MERGING, "class-attention"])
+@torch.inference_mode()
+def test_nothing_captured_waits_for_the_garbage_collector(method):
+    """What a block captured is freed with the block, so that memory does not pile up."""
+    plan = MERGING.get(method) or Plan.from_method(method, {0: 4, 1: 4})
+    model, held = build("deit"), []
+    with compress(model, plan):
+        for block in model.blocks:
+            block.norm2.register_forward_hook(
+                lambda _, args, out: held.append(weakref.ref(args[0]))
+            )
+        gc.disable()
+        try:
+            model(images(2))
+            assert len(held) == 4
+            assert [one for one in held if one() is not None] == []
+        finally:
+            gc.enable()

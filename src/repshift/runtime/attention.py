@@ -59,22 +59,26 @@ class AttentionRecorder(TorchFunctionMode):
         needs: Collection[Need],
         size: Float[Tensor, "B N"] | None,
         packing: Packing | None = None,
+        local: Any = None,
     ) -> None:
         super().__init__()
+        self.local = local
         self.needs = needs
         self.size = size
         self.packing = packing
         self.calls = 0
         self.map: Tensor | None = None
         self.keys: Tensor | None = None
-        # Whether its block is the one that runs: not where that calls another forward.
-        self.applies: Callable[[], bool] = lambda: True
+
+    def _applies(self) -> bool:
+        """Whether its block is the one that runs: not where that calls another forward."""
+        return self.local is None or self.local.state.recorder is self
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func not in _ATTENTION or not self.applies():
+        if func not in _ATTENTION or not self._applies():
             return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             self.calls += 1

@@ -188,9 +188,7 @@ class BlockSite:
             )
         if not intercepts:
             return None
-        recorder = AttentionRecorder(needs, size, state.packing)
-        recorder.applies = lambda: self.engine._local.state is state
-        return recorder
+        return AttentionRecorder(needs, size, state.packing, self.engine._local)
 
     def _capture_middle(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if (state := self._state()) is None:
