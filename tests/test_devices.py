@@ -99,7 +99,7 @@ def test_texts_under_a_mask():
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         spread(model, model.encoder.layer)
         place(model.pooler)
-        with compress(model, Plan({0: 2, 2: 3}, Shift("block"), Merge())) as compression:
+        with compress(model, Plan({0: 2, 2: 2, 3: 1}, Shift("block"), Merge())) as compression:
             output = model(**text_models.sentences((20, 11, 16)))
         assert output.last_hidden_state.shape[1] == 15
         assert compression.kept.device == SECOND

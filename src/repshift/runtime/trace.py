@@ -115,7 +115,9 @@ class ForwardTrace:
             for place in spec.inner_tokens:
                 self.protected |= places == place
         so_far = self.map_after(block)
-        return self.protected if so_far is None else self.protected.gather(1, so_far.kept)
+        if so_far is None:
+            return self.protected
+        return self.protected.to(so_far.kept.device).gather(1, so_far.kept)
 
     def identity(self) -> TokenMap:
         """The map of a forward in which no token was dropped."""

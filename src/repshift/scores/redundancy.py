@@ -60,9 +60,9 @@ class Redundancy(Score):
         likeness = direction[:, 0::2] @ direction[:, 1::2].transpose(1, 2)
         if snapshot.protected is not None:
             likeness = likeness.masked_fill(snapshot.protected[:, None, 1::2], -1)
-        protected = snapshot.prefix // 2  # odd places among the prefix tokens stand for no other
+        first = snapshot.prefix // 2  # odd places among the prefix tokens are not compared
         # Where no odd place is left to be like, a token is like none.
-        likeness = F.pad(likeness[..., protected:], (0, 1), value=-1).amax(-1)
+        likeness = F.pad(likeness[..., first:], (0, 1), value=-1).amax(-1)
         scores = direction.new_full(direction.shape[:2], 2.0)
         scores[:, 0::2] = 1 - likeness
         return scores
