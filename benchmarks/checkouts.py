@@ -23,6 +23,8 @@ from tqdm import tqdm
 from repshift.files import write_text
 
 DROP = {0: 0.2, 3: 0.2, 6: 0.2}
+# As version 0.1 wrote it, which later ones read too.
+LEVELS = '{"drop": {"0": 0.15, "3": 0.15, "6": 0.15}, "budget": "adaptive"}'
 BATCHES = (1, 8)
 
 
@@ -38,7 +40,7 @@ def plans():
         "shift + merge": Plan(DROP, Shift(), Merge()),
         "redundancy(mlp) + merge": Plan(DROP, Redundancy("mlp"), Merge()),
         "tome": Plan(DROP, reduction=ToMe()),
-        "shift, budget per image": Plan({0: 0.15, 3: 0.15, 6: 0.15}, budget="adaptive"),
+        "shift, budget per image": Plan.from_json(LEVELS),
     }
 
 

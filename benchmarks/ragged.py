@@ -16,15 +16,15 @@ from torch.overrides import TorchFunctionMode
 
 from repshift.measure.speed import interleave, speedup
 from repshift.runtime.attention import AttentionRecorder
-from repshift.sequence.segments import Packing
+from repshift.sequence.segments import Segments
 
 
 class Masked(TorchFunctionMode):
     """Inside, attention does not see the padding of the batch."""
 
-    def __init__(self, packing):
+    def __init__(self, segments):
         super().__init__()
-        self.mask = ~packing.padding[:, None, None]
+        self.mask = ~segments.padding[:, None, None]
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -38,9 +38,9 @@ def measure(name, count, mean, spread, *, rounds, seconds, device, dtype):
     torch.manual_seed(0)
     model = timm.create_model(name).eval().to(device, dtype)
     lengths = torch.normal(float(mean), float(spread), (count,)).round().clamp_min(2).long()
-    packing = Packing(lengths.to(device))
+    segments = Segments.pack(lengths.to(device))
     middle = round(lengths.double().mean().item())
-    rounded = Counter(16 * -(-length // 16) for length in packing.counts)
+    rounded = Counter(16 * -(-length // 16) for length in segments.counts)
 
     def tokens(*shape):
         return torch.randn(*shape, model.embed_dim, device=device, dtype=dtype)
@@ -50,16 +50,16 @@ def measure(name, count, mean, spread, *, rounds, seconds, device, dtype):
 
     batches = {
         "equal lengths (the bound)": [tokens(count, middle)],
-        "end to end": [tokens(1, sum(packing.counts))],
-        "padded, under a mask": [tokens(count, packing.longest)],
+        "end to end": [tokens(1, sum(segments.counts))],
+        "padded, under a mask": [tokens(count, segments.longest)],
         "batched by length, in steps of 16": [
             tokens(number, length) for length, number in rounded.items()
         ],
-        "one by one": [tokens(1, length) for length in packing.counts],
+        "one by one": [tokens(1, length) for length in segments.counts],
     }
     contexts = dict.fromkeys(batches, nullcontext)
-    contexts["end to end"] = partial(AttentionRecorder, (), None, packing)
-    contexts["padded, under a mask"] = partial(Masked, packing)
+    contexts["end to end"] = partial(AttentionRecorder, (), None, segments)
+    contexts["padded, under a mask"] = partial(Masked, segments)
     times = interleave(
         contexts,
         {way: partial(through, own) for way, own in batches.items()},

@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import pickle
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -16,15 +17,17 @@ from torch.nn import functional as F
 
 from models import FAMILIES, build, images
 from repshift import (
-    ClassAttention,
     InputError,
     KeyNorm,
+    Level,
     Merge,
     Plan,
     Random,
     Redundancy,
     Reverse,
     Shift,
+    ToMe,
+    VidTLDR,
     adapt,
     compress,
     search_plan,
@@ -36,8 +39,9 @@ from repshift.runtime.attention_kernels import (
     varlen_attention_kernel,
 )
 from repshift.scores import Snapshots
-from repshift.sequence.levels import leave_by_level, levels
-from repshift.sequence.segments import Packing
+from repshift.sequence.levels import levels
+from repshift.sequence.quota import Quota
+from repshift.sequence.segments import Segments
 
 # Those whose pooling takes the same number of tokens of every image.
 REFUSED = ("siglip", "pe core")
@@ -53,7 +57,8 @@ def unlike(count, dtype=torch.float64, side=(40, 56)):
 
 
 def adaptive(score, drop=None):
-    return Plan(drop or SHARES, score, budget="adaptive")
+    drop = drop or SHARES
+    return Plan({block: Level(value) for block, value in drop.items()}, score)
 
 
 def slow_levels(scores, comparable_across_images):
@@ -93,45 +98,66 @@ def test_levels_do_not_depend_on_padding():
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5))
-def test_packing_is_undone_by_unpacking(lengths):
-    packing = Packing(torch.tensor(lengths))
+def test_a_stream_is_undone_by_a_batch(lengths):
+    segments = Segments.pack(torch.tensor(lengths))
     batch = torch.rand(len(lengths), max(lengths), 3)
-    batch[packing.padding] = 0
-    sequence = packing.pack(batch)
+    if len(lengths) > 1:
+        batch[segments.padding] = 0
+    stream = segments.stream(batch)
     assert torch.equal(
-        sequence[0], torch.cat([row[:n] for row, n in zip(batch, lengths, strict=True)])
+        stream[0], torch.cat([row[:n] for row, n in zip(batch, lengths, strict=True)])
     )
-    assert torch.equal(packing.unpack(sequence), batch)
-    assert packing.cu_seqlens.tolist() == [sum(lengths[:n]) for n in range(len(lengths) + 1)]
+    assert torch.equal(segments.batch(stream), batch)
+    if len(lengths) > 1:
+        cu_seqlens = [sum(lengths[:n]) for n in range(len(lengths) + 1)]
+        assert segments.cu_seqlens.tolist() == cu_seqlens
 
 
-@given(st.integers(0, 9), st.lists(st.integers(2, 9), min_size=1, max_size=4))
-def test_a_step_is_that_of_each_image_alone(seed, lengths):
+REDUCTIONS = [Prune(), Merge(), VidTLDR(), ToMe()]
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS, ids=str)
+@pytest.mark.parametrize("class_token", [True, False])
+@given(st.integers(0, 99), st.lists(st.integers(3, 9), min_size=1, max_size=4), st.data())
+def test_a_step_is_that_of_each_segment_alone(reduction, class_token, seed, lengths, data):
+    """Whatever each drops: the same tokens kept, in the same order, merged into the same ones."""
     torch.manual_seed(seed)
-    packing = Packing(torch.tensor(lengths))
-    tokens = torch.randn(len(lengths), max(lengths), 4)
-    padding = packing.padding
+    longest, count = max(lengths), len(lengths)
+    padding = torch.arange(longest) >= torch.tensor(lengths)[:, None]
+    tokens, keys = torch.randn(count, longest, 4), torch.randn(count, 2, longest, 4)
     tokens[padding] = 0
-    seen = Snapshots(0, 1, tokens, protected=padding, padding=padding)
+    most = [(n - 1) // 2 if reduction.at_most_half else n - 2 for n in lengths]
+    each = [data.draw(st.integers(0, drop)) for drop in most]
+    seen = Snapshots(
+        0, 1, tokens, keys=keys, protected=padding, padding=padding, class_token=class_token
+    )
     scores = seen.guard(torch.rand(tokens.shape[:2]))
-    step = leave_by_level(seen, levels(scores, Shift()), 0.4, packing)
-    left = step.packing.unpack(step.apply(packing.pack(tokens), None))
-    for row, count in enumerate(lengths):
-        alone = Snapshots(0, 1, tokens[row : row + 1, :count])
-        stays = int(step.packing.lengths[row])
-        own = scores[row : row + 1, :count].masked_fill(torch.arange(count) < 1, math.inf)
-        slow = Prune()(alone, own, count - stays)
+    quota = Quota.ragged(torch.tensor(lengths), torch.tensor(each))
+    step = reduction(seen.padded_to(quota.rows), quota.even(scores), quota.drop)
+    step = replace(step, rows=longest)
+    left, sizes = step.apply(tokens, None), step.share is not None and step.resize(None)
+    for row, (length, drop) in enumerate(zip(lengths, each, strict=True)):
+        alone = Snapshots(
+            0, 1, tokens[row : row + 1, :length], keys=keys[row : row + 1, :, :length],
+            class_token=class_token,
+        )  # fmt: skip
+        slow = reduction(alone, scores[row : row + 1, :length], drop)
+        stays = length - drop
         assert torch.equal(step.map.kept[row, :stays], slow.kept[0])
-        assert torch.equal(step.map.parent[row, :count], slow.map.parent[0])
-        assert torch.equal(left[row, :stays], slow.apply(alone.tokens, None)[0])
+        assert torch.equal(step.map.parent[row, :length], slow.map.parent[0])
+        torch.testing.assert_close(left[row, :stays], slow.apply(alone.tokens, None)[0])
+        if step.share is not None:
+            torch.testing.assert_close(sizes[row, :stays], slow.resize(None)[0])
 
 
 def test_what_is_nan_stays():
-    tokens = torch.randn(2, 6, 4)
-    scores = torch.rand(2, 6)
+    tokens, scores = torch.randn(2, 6, 4), torch.rand(2, 6)
     scores[1, 3] = math.nan
-    step = leave_by_level(Snapshots(0, 0, tokens), levels(scores, Shift()), 0.9, None)
-    assert 3 in step.map.kept[1, : step.packing.lengths[1]]
+    each = Level(0.9).reached(levels(scores, Shift()))
+    quota = Quota.ragged(torch.tensor([6, 6]), each)
+    seen = Snapshots(0, 0, tokens).padded_to(quota.rows)
+    step = Prune()(seen, quota.even(scores), quota.drop)
+    assert 3 in step.kept[1, : 6 - each[1]]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -139,7 +165,7 @@ def test_each_image_runs_as_it_does_alone(family):
     model, photos = build(family, torch.float64), unlike(4)
     fixed = Plan({0: 0.2, 2: 0.3}, Redundancy("block"))
     if family in REFUSED:
-        with pytest.raises(InputError, match="adaptive budget"):
+        with pytest.raises(InputError, match="level does not go with this model"):
             adapt(model, fixed, photos)
         return
     plan = adapt(model, fixed, photos)
@@ -222,7 +248,7 @@ def test_one_kernel_for_all_lengths_is_told_the_same(monkeypatch):
         return kernel(*args, **rest)
 
     varlen = pytest.importorskip("torch.nn.attention.varlen")
-    packing = Packing(torch.tensor([3, 7, 1]))
+    segments = Segments.pack(torch.tensor([3, 7, 1]))
     for version in (kernel, newer):
         monkeypatch.setattr(varlen, "varlen_attn", version)
         for causal, groups in itertools.product((False, True), (1, 2)):
@@ -230,7 +256,7 @@ def test_one_kernel_for_all_lengths_is_told_the_same(monkeypatch):
             key, value = key[:, ::groups], value[:, ::groups]
             call = AttentionCall(query, key, value, None, 0.0, causal, 0.3, groups > 1)
             torch.testing.assert_close(
-                varlen_attention_kernel(call, packing), varlen_attention(call, packing)
+                varlen_attention_kernel(call, segments), varlen_attention(call, segments)
             )
 
 
@@ -265,7 +291,7 @@ def test_adapt_lets_as_many_leave_on_average():
     for score, alike in ((Shift(), True), (Redundancy("keys"), False)):
         fixed = Plan({0: 0.2, 1: 0.01, 2: 6}, score)
         plan = adapt(model, fixed, photos, batch_size=5)
-        assert (plan.score, plan.budget, list(plan.drop)) == (score, "adaptive", [0, 2])
+        assert (plan.score, plan.adaptive, list(plan.drop)) == (score, True, [0, 2])
         assert Plan.from_json(plan.to_json()) == plan
         with torch.no_grad(), compress(model, fixed) as compression:
             model(photos)
@@ -289,16 +315,29 @@ def test_a_search_may_end_in_a_budget_per_image():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Plan({0: 5}, budget="adaptive"), "a level below 1, such as the share"),
-        (lambda: Plan({0: 0.2}, reduction=Merge(), budget="adaptive"), "does not go with merge"),
-        (lambda: adaptive(ClassAttention()), "no attention map for class-attention"),
-        (lambda: adapt(build("deit"), adaptive(Shift()), images()), "adaptive already"),
-        (lambda: adaptive(Shift()).entering(4, 35), "only its images tell"),
+        (lambda: Plan({0: Level(0.2)}, reduction=ToMe()), "tome asks none"),
+        (lambda: adapt(build("deit"), adaptive(Shift()), images()), "has levels already"),
+        (lambda: adaptive(Shift()).entering(4, 35), "only the images tell"),
     ],
 )
 def test_what_cannot_be_is_refused(make, message):
     with pytest.raises(InputError, match=message):
         make()
+
+
+@pytest.mark.parametrize("value", [5, 1.0, -0.1, math.nan, "0.2"])
+def test_a_level_that_is_none_is_refused(plain, value):
+    message = f"a level is {value!r}; expected a number from 0.0 to below 1"
+    with pytest.raises(plain.InputError, match=message):
+        plain.Plan.from_json(json.dumps({"drop": {"0": {"level": value}}}))
+
+
+def test_an_adaptive_plan_of_the_first_version_is_read_as_levels():
+    old = '{"drop": {"0": 0.2, "3": 0.1}, "score": {"name": "key-norm"}, "budget": "adaptive"}'
+    plan = Plan.from_json(old)
+    assert plan == Plan({0: Level(0.2), 3: Level(0.1)}, KeyNorm())
+    assert Plan.from_schedule(plan.schedule).drop == plan.drop
+    assert plan != Plan({0: 0.2, 3: 0.1}, KeyNorm())
 
 
 def test_an_unknown_budget_is_named(plain):
@@ -369,7 +408,7 @@ def test_one_patch_that_is_left_is_like_none():
 
 
 def test_a_search_learns_at_once_that_the_model_does_not_take_it():
-    with pytest.raises(InputError, match="adaptive budget"):
+    with pytest.raises(InputError, match="level does not go with this model"):
         search_plan(build("siglip"), images(4), flops=0.8, budget="adaptive")
 
 

@@ -16,7 +16,7 @@ from repshift.runtime.attention_kernels import (
     varlen_attention_kernel,
     varlen_attention_loop,
 )
-from repshift.sequence.segments import Packing
+from repshift.sequence.segments import Segments
 
 pytestmark = pytest.mark.gpu
 
@@ -94,23 +94,23 @@ def test_sizes_as_one_more_channel_are_sizes_as_a_mask(device, dtype, width, cau
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_the_kernel_for_different_lengths_is_the_loop(cuda, dtype, causal, groups):
-    packing = Packing(torch.tensor([37, 5, 1, 130], device=cuda))
-    total = sum(packing.counts)
+    segments = Segments.pack(torch.tensor([37, 5, 1, 130], device=cuda))
+    total = sum(segments.counts)
     query = torch.randn(1, 4, total, 64, device=cuda, dtype=dtype)
     key, value = torch.randn(2, 1, 4 // groups, total, 64, device=cuda, dtype=dtype)
     call = AttentionCall(query, key, value, is_causal=causal, scale=0.2, enable_gqa=groups > 1)
     exact = AttentionCall(
         query.double(), key.double(), value.double(), None, 0.0, causal, 0.2, groups > 1
     )
-    found = varlen_attention_kernel(call, packing).double()
-    torch.testing.assert_close(found, varlen_attention_loop(exact, packing), atol=0.02, rtol=0.02)
+    found = varlen_attention_kernel(call, segments).double()
+    torch.testing.assert_close(found, varlen_attention_loop(exact, segments), atol=0.02, rtol=0.02)
 
 
 @HALF
 def test_lengths_reach_that_kernel(cuda, dtype):
-    packing = Packing(torch.tensor([37, 5, 130], device=cuda))
-    parts = torch.randn(3, 1, 4, sum(packing.counts), 64, device=cuda, dtype=dtype)
-    counts = kernels(lambda: varlen_attention(AttentionCall(*parts), packing))
+    segments = Segments.pack(torch.tensor([37, 5, 130], device=cuda))
+    parts = torch.randn(3, 1, 4, sum(segments.counts), 64, device=cuda, dtype=dtype)
+    counts = kernels(lambda: varlen_attention(AttentionCall(*parts), segments))
     assert sum(count for name, count in counts.items() if fused([name])) == 1, counts
 
 

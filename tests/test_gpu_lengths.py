@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from models import build, images
-from repshift import Plan, Redundancy, Shift, compress
+from repshift import Level, Plan, Redundancy, Shift, compress
 
 pytestmark = pytest.mark.gpu
 NEAR = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.02}
@@ -24,7 +24,7 @@ def unlike(count, dtype, device):
 @torch.inference_mode()
 def test_an_image_in_a_batch_is_what_it_is_alone(device, family, dtype, score, level):
     model, photos = build(family, torch.float64).to(device, dtype), unlike(4, dtype, device)
-    with compress(model, Plan({0: level, 2: level}, score, budget="adaptive")) as compression:
+    with compress(model, Plan({0: Level(level), 2: Level(level)}, score)) as compression:
         together, lengths, kept = model(photos), compression.lengths, compression.kept
         assert len(lengths.unique()) > 1
         assert lengths.device.type == device.type

@@ -8,14 +8,14 @@ from torch.nn import functional as F
 from torch.overrides import _get_current_function_mode_stack
 
 from models import build, images
-from repshift import ClassAttention, Merge, Plan, Redundancy, Shift, ToMe, compress
+from repshift import ClassAttention, Level, Merge, Plan, Redundancy, Shift, ToMe, compress
 
 DROP = {0: 0.3, 2: 4}
 PLANS = {
     "tome": Plan(DROP, reduction=ToMe()),
     "shift + merge": Plan(DROP, Shift(), Merge()),
     "class-attention": Plan(DROP, ClassAttention()),
-    "adaptive": Plan({0: 0.2, 2: 0.2}, Redundancy("keys"), budget="adaptive"),
+    "adaptive": Plan({0: Level(0.2), 2: Level(0.2)}, Redundancy("keys")),
 }
 each_plan = pytest.mark.parametrize("method", PLANS)
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from models import build, images
 from repshift import (
+    Carrier,
     ClassAttention,
     ColumnAttention,
     EncoderSpec,
@@ -297,14 +298,27 @@ def test_attention_of_ones_own_that_cannot_be_watched_is_refused(plan, message):
         ({"mlp": [None]}, "got 1 for 3 blocks"),
         ({"prefix_tokens": -1}, "prefix_tokens is -1; expected 0 or more"),
         ({"prefix_tokens": 0, "class_token": True}, "prefix_tokens is 0; expected 1 or more"),
-        ({"positions": {"mask": "bhqk"}}, "the layout 'bhqk' of mask names axes 'qk'; .* n .token"),
-        ({"positions": {"rope": "b n"}}, "the layout 'b n' of rope names axes ' '"),
-        ({"readers": [(nn.Identity(), {"mask": "bN"})]}, "the layout 'bN' of mask names axes 'N'"),
+        ({"unit": 2, "prefix_tokens": 1}, "in units of 2; expected 1 or more, and more only in a"),
     ],
 )
 def test_a_spec_that_contradicts_itself_is_refused(changes, message):
     with pytest.raises(InputError, match=message):
         spec_of(Encoder(), **changes)
+
+
+@pytest.mark.parametrize("part", ["carriers", "readers"])
+def test_what_is_no_carrier_is_refused(plain, part):
+    given = {"mask": "bhnn"}
+    spec = {part: given if part == "carriers" else [(nn.Identity(), given)]}
+    message = "mask is carried by 'bhnn'; expected a Carrier, such as"
+    with pytest.raises(plain.InputError, match=message):
+        plain.EncoderSpec([nn.Identity()], [None], 0, **spec)
+
+
+@pytest.mark.parametrize("axes", ["bhqk", "b n", "bN", "bh"])
+def test_a_carrier_whose_axes_nobody_knows_is_refused(axes):
+    with pytest.raises(InputError, match=rf"has the axes '{axes}'; write one letter"):
+        Carrier(axes)
 
 
 def test_a_block_that_runs_twice_is_refused():

@@ -56,7 +56,7 @@ def test_timm(plain, family, method):
 
 
 def test_budgets_per_image(plain):
-    plan = plain.Plan({0: 0.2, 2: 0.3}, budget="adaptive")
+    plan = plain.Plan({0: plain.Level(0.2), 2: plain.Level(0.3)})
     in_threads(plain.compress, build("dinov2 registers"), plan, batches())
 
 

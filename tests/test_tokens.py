@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn.functional import cosine_similarity
 
-from repshift import InputError, Prune, TokenMap
-from repshift.runtime.carriers import gather_arguments
+from repshift import Carrier, InputError, Prune, Rotary, TokenMap
+from repshift.runtime.arguments import gather_arguments
 from repshift.runtime.trace import ForwardTrace
 from repshift.scores import Snapshots
 from repshift.sequence.similarity import most_similar
-from repshift.sequence.token_map import Step, follow
+from repshift.sequence.token_map import Step
 
 
 @st.composite
@@ -149,14 +149,14 @@ KEPT = torch.tensor([[0, 1, 4], [0, 3, 6]])  # of 7 tokens, the first a prefix
 def test_a_table_follows_along_its_tokens(shape):
     table = torch.randn(shape)
     dense = table.expand(2, 2, 7, 4)
-    assert_equal_by_image(follow(table, KEPT, 7, "bhnr"), lambda b, rows: dense[b, :, rows])
+    assert_equal_by_image(Carrier("bhnr").gather(table, KEPT, 7), lambda b, rows: dense[b, :, rows])
 
 
 @pytest.mark.parametrize("shape", [(6, 4), (2, 6, 4), (1, 2, 6, 4)])
 def test_a_table_without_prefix_tokens_follows_the_patches(shape):
     table = torch.randn(shape)
     dense = table.expand(2, 2, 6, 4)
-    found = follow(table, KEPT, 7, "bhnr")
+    found = Carrier("bhnr").gather(table, KEPT, 7)
     assert_equal_by_image(found, lambda b, rows: dense[b, :, [row - 1 for row in rows[1:]]])
 
 
@@ -164,28 +164,27 @@ def test_a_table_without_prefix_tokens_follows_the_patches(shape):
 def test_a_mask_follows_along_queries_and_keys(shape):
     mask = torch.rand(shape) < 0.5
     dense = mask.expand(2, 2, 7, 7)
-    found = follow(mask, KEPT, 7, "bhnn")
+    found = Carrier("bhnn").gather(mask, KEPT, 7)
     assert_equal_by_image(found, lambda b, rows: dense[b][:, rows][:, :, rows])
 
 
 def test_an_axis_that_broadcasts_is_left_alone():
     padding = torch.rand(2, 1, 1, 7)
-    found = follow(padding, KEPT, 7, "bhnn")
+    found = Carrier("bhnn").gather(padding, KEPT, 7)
     assert_equal_by_image(found, lambda b, rows: padding[b][:, :, rows].expand(2, -1, -1))
 
 
 @pytest.mark.parametrize("length", [8, 4, 3])
 def test_a_table_that_cannot_belong_to_the_tokens_is_refused(length):
     with pytest.raises(InputError, match=f"{length} entries for 7 tokens"):
-        follow(torch.randn(length, 4), KEPT, 7, "bhnr")
+        Carrier("bhnr").gather(torch.randn(length, 4), KEPT, 7)
 
 
 def test_all_tables_of_a_tuple_follow():
-    call = ForwardTrace(1, 4, torch.device("cpu"))
-    step = Step(torch.tensor([[0, 1, 3]]), torch.tensor([[2]]), torch.tensor([[1]]))
-    call.record(0, 3, step, None)
+    trace = ForwardTrace(1, 4, torch.device("cpu"))
+    trace.steps[0] = Step(torch.tensor([[0, 1, 3]]), torch.tensor([[2]]), torch.tensor([[1]]))
     tables = tuple(torch.randn(1, 4, 2) for _ in range(3))
-    found = gather_arguments(call, 1, {"bias": tables}, {"bias": "bnd"})["bias"]
+    found = gather_arguments(trace, 1, {"rope": tables}, {"rope": Rotary("bnr")})["rope"]
     assert len(found) == 3
     for table, left in zip(tables, found, strict=True):
         assert torch.equal(left, table[:, [0, 1, 3]])

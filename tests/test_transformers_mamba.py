@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 
-from repshift import ClippedActivation, InputError, Plan, Random, Shift, compress
+from repshift import ClippedActivation, InputError, Plan, Shift, compress
 
 SIZE = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 4, "state_size": 8}
 FAMILIES = {"Mamba": {}, "Mamba2": {"head_dim": 16, "num_heads": 4, "n_groups": 1, "chunk_size": 8}}
@@ -72,13 +72,16 @@ def test_a_plan_that_drops_nothing_leaves_the_output_bit_equal(family):
 
 
 @each_family
-def test_padding_leaves_first(family):
+def test_a_text_among_longer_ones_is_what_it_is_alone(family):
     model, ids, mask = build(family), texts(), torch.ones(3, 17, dtype=torch.long)
     mask[1, 12:] = 0
-    with compress(model, Plan({0: 5}, Random())) as compression:
-        model(ids, attention_mask=mask, use_cache=False)
-    assert compression.kept[1].tolist() == list(range(12))
-    assert 16 in compression.kept[0].tolist()
+    with compress(model, Plan({0: 5, 1: 0.3}, Shift("mixer"))) as compression:
+        together = model(ids, attention_mask=mask, use_cache=False).last_hidden_state
+        kept = compression.kept[1]
+        alone = model(ids[1:2, :12], use_cache=False).last_hidden_state[0]
+        torch.testing.assert_close(together[1, : len(alone)], alone)
+    assert kept[: len(alone)].tolist() == compression.kept[0].tolist()
+    assert (kept[len(alone) :] >= 12).all()
 
 
 @each_family

@@ -16,6 +16,7 @@ from repshift import (
     ColumnAttention,
     InputError,
     MeanDistance,
+    PaddingMask,
     Plan,
     Shift,
     compress,
@@ -96,14 +97,17 @@ class Blindfold:
         at.exit = output[0] if isinstance(output, tuple) else output
         scores = FORMULAS[self.plan.score](at).tolist() if amount else ()
         for dropped, real, row in zip(self.dropped, self.real, scores, strict=False):
-            # The places left, padding included, less [CLS] and [SEP].
             left = [place for place in range(len(row)) if not dropped[place]]
-            count = math.floor(amount * (len(left) - 2)) if amount < 1 else amount
-            words = [place for place in left if real[place]][1:-1]
+            words = [place for place in left if real[place]][1:-1]  # less [CLS] and [SEP]
             padding = [place for place in left if not real[place]]
+            if amount < 1:
+                count, rows = math.floor(amount * len(words)), math.floor(amount * (len(left) - 2))
+            else:
+                count, rows = min(amount, len(words) - 1), amount
             # Of equals the later leaves: outside a window all words are seen as little.
             words.sort(key=lambda place, row=row: (row[place], -place))
-            dropped[(padding[::-1] + words)[:count]] = True
+            dropped[words[:count]] = True
+            dropped[padding[::-1][: rows - count]] = True  # so that all rows stay of one length
 
     def survivors(self):
         return torch.stack([(~dropped).nonzero().squeeze(1) for dropped in self.dropped])
@@ -175,7 +179,7 @@ def test_sliding_windows_of_flash_attention_are_refused():
         describe(model)
     bert = build("bert")
     bert.config._attn_implementation = "flash_attention_2"
-    assert describe(bert).positions["attention_mask"] == "bn"
+    assert describe(bert).carriers["attention_mask"] == PaddingMask()
 
 
 TINY = {"vocab_size": 60, "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 2}

@@ -12,6 +12,7 @@ from repshift.resnet.compression import ResNetCompression
 from repshift.resnet.map import GridMap
 from repshift.resnet.reductions import PerRowAndColumn, RowsAndColumns
 from repshift.resnet.spec import ResNetSpec, Stage
+from repshift.runtime.carriers import AttentionMask, Carrier, PaddingMask, PositionIds, Rotary
 from repshift.scores import (
     AttentionEntropy,
     ClassAttention,
@@ -30,6 +31,7 @@ from repshift.scores import (
 )
 from repshift.search.adapt import adapt
 from repshift.search.search_plan import SearchResult, search_plan
+from repshift.sequence.amounts import Level
 from repshift.sequence.token_map import Step, TokenMap
 from repshift.shift import representation_shift
 
@@ -37,7 +39,9 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AttentionEntropy",
+    "AttentionMask",
     "Border",
+    "Carrier",
     "ClassAttention",
     "ClippedActivation",
     "ColumnAttention",
@@ -46,12 +50,15 @@ __all__ = [
     "GridMap",
     "InputError",
     "KeyNorm",
+    "Level",
     "MeanDistance",
     "Merge",
     "Need",
+    "PaddingMask",
     "PerRowAndColumn",
     "Plan",
     "Pooling",
+    "PositionIds",
     "Prune",
     "Random",
     "Reduction",
@@ -59,6 +66,7 @@ __all__ = [
     "ResNetCompression",
     "ResNetSpec",
     "Reverse",
+    "Rotary",
     "RowsAndColumns",
     "Score",
     "SearchResult",

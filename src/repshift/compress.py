@@ -108,7 +108,7 @@ def _check_ends(spec: EncoderSpec) -> None:
             "(neither the class token nor a mean that can leave out padding)"
         )
     if reason:
-        raise InputError(f"an adaptive budget does not go with this model: {reason}")
+        raise InputError(f"a level does not go with this model: {reason}")
 
 
 def _check_stages(plan: Plan, spec: ResNetSpec) -> None:

@@ -9,8 +9,8 @@ import torch
 
 from repshift.errors import InputError
 from repshift.reductions.base import Merging
+from repshift.runtime.arguments import bind, gather_arguments, parameters_of, rebind
 from repshift.runtime.attachment import Hook, ReplacedMethod
-from repshift.runtime.carriers import bind, gather_arguments, parameters_of, rebind
 from repshift.runtime.engine import Engine
 from repshift.runtime.pooling import WeightedMean
 from repshift.runtime.sites import BlockSite
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from repshift.adapters.spec import EncoderSpec
     from repshift.plan import Plan
+    from repshift.runtime.carriers import Carrier
     from repshift.runtime.trace import ForwardTrace
 
 
@@ -44,7 +45,7 @@ class Compression(Engine):
     def counts(self) -> list[int]:
         """Tokens that each block handed on in the last forward, prefix tokens included.
 
-        With an adaptive budget, those of the mean image, rounded; ``lengths`` has each.
+        With a level, those of the mean image, rounded; ``lengths`` has each.
         """
         trace = self._last_trace()
         return [trace.mean_after(block) for block in range(len(self.spec.blocks))]
@@ -55,7 +56,7 @@ class Compression(Engine):
 
         Ascending, except after the matching of ToMe and vid-TLDR, which puts the tokens at odd
         places last, ToMe without a class token the others in the order of their likeness. With
-        an adaptive budget, -1 at the end of images that kept fewer than the longest.
+        a level, -1 at the end of images that kept fewer than the longest.
         """
         return self.kept_after(len(self.spec.blocks) - 1)
 
@@ -72,7 +73,7 @@ class Compression(Engine):
         """By block where tokens were dropped: the scores of the tokens that entered it.
 
         inf for tokens that are never dropped, -inf for padding; nothing for a reduction that asks
-        no score. With an adaptive budget, padded as a batch.
+        no score. With a level, padded as a batch.
         """
         return dict(self._last_trace().scores)
 
@@ -91,16 +92,14 @@ class Compression(Engine):
     def lengths_after(self, block: int) -> Int[Tensor, " B"]:
         """How many tokens of each image ``block`` handed on."""
         trace = self._last_trace()
-        if packing := trace.packing_after(block):
-            return packing.lengths
-        return torch.full((trace.batch,), trace.counts[block], device=trace.device)
+        return trace.segments_after(block).lengths.to(trace.device)
 
     def kept_after(self, block: int) -> Int[Tensor, "B K"]:
         """Index in the dense sequence of each token that ``block`` handed on."""
         trace = self._last_trace()
         kept = (trace.map_after(block) or trace.identity()).kept
-        packing = trace.packing_after(block)
-        return kept if packing is None else kept.masked_fill(packing.padding, -1)
+        padding = trace.segments_after(block).padding
+        return kept if padding is None else kept.masked_fill(padding, -1)
 
     def restore(
         self, features: Shaped[Tensor, "B K C"], block: int | None = None
@@ -112,8 +111,9 @@ class Compression(Engine):
         """
         trace = self._last_trace()
         block = len(self.spec.blocks) - 1 if block is None else block
-        if (packing := trace.packing_after(block)) and features.shape[1] == trace.counts[block]:
-            features = packing.unpack(features)
+        segments = trace.segments_after(block)
+        if segments.packed and features.shape[1] == trace.counts[block]:
+            features = segments.batch(features)
         way = trace.map_after(block) or trace.identity()
         return way.to(features.device).restore(features)
 
@@ -131,12 +131,12 @@ class Compression(Engine):
         yield model.register_forward_hook(Hook(self, self._finish))
         for site in self._sites():
             yield from site.attach()
-        for reader, layouts in self.spec.readers:
-            follow = _Reader(self, reader, layouts)
+        for reader, carriers in self.spec.readers:
+            follow = _Reader(self, reader, carriers)
             yield reader.register_forward_pre_hook(Hook(self, follow.gather), with_kwargs=True)
         if self._mean is not None:
             yield from self._mean.attach()
-        if any(self.plan.drop.values()):
+        if self.plan.acting:
             for method in self.spec.reshaping:
                 yield ReplacedMethod(self, model, method, self._refuse_grid)
 
@@ -162,8 +162,8 @@ class Compression(Engine):
         self._local.begun = 0
         if self.plan.adaptive and torch.compiler.is_compiling():
             raise InputError(
-                "how many tokens an adaptive budget keeps, only the images tell, so no graph can "
-                "be compiled or exported for it; use a fixed budget"
+                "how many tokens a level drops, only the images tell, so no graph can be compiled "
+                "or exported for it; use shares or counts"
             )
 
     def _finish(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -188,8 +188,8 @@ class Compression(Engine):
 class _Reader:
     """A module that reads all tokens after the last block, with arguments that follow them."""
 
-    def __init__(self, engine: Engine, reader: nn.Module, layouts: Mapping[str, str]) -> None:
-        self.engine, self.layouts = engine, layouts
+    def __init__(self, engine: Engine, reader: nn.Module, carriers: Mapping[str, Carrier]) -> None:
+        self.engine, self.carriers = engine, carriers
         self.parameters = parameters_of(reader)
 
     def gather(
@@ -199,5 +199,5 @@ class _Reader:
         if trace is None:
             return args, kwargs
         last = len(self.engine.spec.blocks)
-        gathered = gather_arguments(trace, last, given, self.layouts)
+        gathered = gather_arguments(trace, last, given, self.carriers)
         return rebind(self.parameters, args, kwargs, gathered)

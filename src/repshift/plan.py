@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 from repshift.errors import InputError
 from repshift.plan_text import code_of, read_json, read_label, read_schedule, to_form
@@ -14,13 +13,13 @@ from repshift.reductions import Prune, Reduction, ToMe, VidTLDR
 from repshift.resnet.reductions import RowsAndColumns
 from repshift.schedules import block_macs, fewest, inflected, late, spread
 from repshift.scores import AttentionEntropy, Score, Shift
+from repshift.sequence.amounts import Count, Level, amount_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from repshift.scores import Need
-
-Budget = Literal["fixed", "adaptive"]
+    from repshift.sequence.amounts import Amount
 
 
 @dataclass(frozen=True)
@@ -29,27 +28,22 @@ class Plan:
 
     Attributes:
         drop: By block, counted from 0, what is dropped after it: a share below 1 of the patch
-            tokens that are left (of n, ``floor(share * n)``) or a number of tokens. Prefix tokens
-            (class, distillation, registers) are not counted and never dropped. Of a ResNet, by
-            stage, a share or a number of the rows, and as much of the columns.
+            tokens that are left (of n, ``floor(share * n)``), a number of tokens, or a ``Level``,
+            by which every image drops what it can spare. Prefix tokens (class, distillation,
+            registers) are not counted and never dropped, nor is padding. Of a ResNet, by stage, a
+            share or a number of the rows, and as much of the columns.
         score: The lowest are dropped. If left out, the reduction's default score.
         reduction: What becomes of dropped tokens; of a ResNet ``RowsAndColumns`` or
             ``PerRowAndColumn``.
-        budget: ``fixed`` drops the same number of every image. With ``adaptive`` every image keeps
-            what it needs: ``drop`` is then a level, up to which the lowest scores are dropped. It
-            is their share of the image's total score, or of a score that is comparable across
-            images (``Redundancy``) the score itself; ``repshift.adapt`` finds the levels at which
-            as many tokens are dropped on average as by a fixed plan.
     """
 
-    drop: Mapping[int, float | int]
+    drop: Mapping[int, float | int | Level]
     score: Score = None  # type: ignore[assignment]  # the reduction's own
     reduction: Reduction = field(default_factory=Prune)
-    budget: Budget = "fixed"
 
     def __post_init__(self) -> None:
-        for block, amount in self.drop.items():
-            _check(block, amount)
+        amounts = {_block(at): amount_of(at, value) for at, value in self.drop.items()}
+        object.__setattr__(self, "_amounts", amounts)
         object.__setattr__(self, "drop", dict(sorted(self.drop.items())))
         if self.score is None and isinstance(self.reduction, Reduction):
             object.__setattr__(self, "score", self.reduction.default_score)
@@ -58,27 +52,34 @@ class Plan:
                 f"a plan takes a Score and a Reduction, got {type(self.score).__name__} and "
                 f"{type(self.reduction).__name__}; write for example Plan(drop, score=Shift())"
             )
-        if self.budget not in get_args(Budget):
-            raise InputError(f"budget is {self.budget!r}; expected fixed or adaptive")
-        if self.adaptive:
-            self._check_adaptive()
+        if self.adaptive and not self.reduction.scored:
+            raise InputError(f"a level is one of scores, and {self.reduction} asks none")
 
     def __hash__(self) -> int:
-        return hash((tuple(self.drop.items()), self.score, self.reduction, self.budget))
+        return hash((tuple(self.drop.items()), self.score, self.reduction))
 
     @property
     def adaptive(self) -> bool:
-        """Whether the scores decide how many tokens of an image leave."""
-        return self.budget == "adaptive"
+        """Whether somewhere the scores decide how many tokens of an image are dropped."""
+        return any(isinstance(amount, Level) for amount in self.drop.values())
+
+    @property
+    def acting(self) -> list[int]:
+        """The blocks where something is dropped."""
+        return [block for block, amount in self.drop.items() if amount]
+
+    def amount(self, block: int) -> Amount:
+        """What is dropped after ``block``; a count of 0 where nothing is."""
+        amounts: Mapping[int, Amount] = self._amounts  # type: ignore[attr-defined]
+        return amounts.get(block, Count(0))
 
     @property
     def method(self) -> str:
         """The label of score and reduction: ``shift(mlp, l2) + merge``; a score alone prunes."""
         if not self.reduction.scored:
             return str(self.reduction)
-        if self.adaptive:
-            return f"{self.score}, adaptive"
-        return f"{self.score} + {self.reduction}" if self.reduction != Prune() else str(self.score)
+        label = f"{self.score} + {self.reduction}" if self.reduction != Prune() else str(self.score)
+        return f"{label}, adaptive" if self.adaptive else label
 
     def required(self) -> frozenset[Need]:
         """What of a block must be captured where tokens leave."""
@@ -95,14 +96,23 @@ class Plan:
         """The drops as the command line writes them, ``0:0.2,3:0.2``."""
         return ",".join(f"{block}:{amount}" for block, amount in self.drop.items())
 
-    def leaving(self, block: int, patches: int, what: str = "patch tokens at block") -> int:
-        """How many of ``patches`` patch tokens, or of what is named, leave after ``block``."""
-        if self.adaptive:
-            raise InputError("how many tokens leave by an adaptive plan, only its images tell")
-        amount = self.drop.get(block, 0)
-        count = math.floor(amount * patches) if isinstance(amount, float) else amount
+    def leaving(
+        self,
+        block: int,
+        patches: int,
+        what: str = "patch tokens at block",
+        protected: int = 0,
+    ) -> int:
+        """How many of ``patches`` patch tokens, or of what is named, are dropped at ``block``.
+
+        ``protected`` tokens stand among them that are not counted (see ``Reduction.most``).
+        """
+        amount = self.amount(block)
+        if isinstance(amount, Level):
+            raise InputError("how many tokens are dropped up to a level, only the images tell")
+        count = amount.of(patches)
         if self.reduction.at_most_half:
-            count = min(count, patches // 2)
+            count = min(count, self.reduction.most(patches, protected))
         if count >= patches > 0:
             raise InputError(
                 f"the plan drops {count} of the {patches} {what} {block}; at least one must stay"
@@ -245,11 +255,11 @@ class Plan:
         return json.dumps(self._form() | code_of(self.score, self.reduction))
 
     def _form(self) -> dict[str, Any]:
-        return to_form(self.drop, self.score, self.reduction, self.budget)
+        return to_form(self.drop, self.score, self.reduction)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read a plan; ``score``, ``reduction`` and ``budget`` may be left out.
+        """Read a plan; ``score`` and ``reduction`` may be left out.
 
         ``provenance`` may tell how the plan was found (``repshift search`` writes it); it changes
         nothing.
@@ -257,8 +267,8 @@ class Plan:
         return cls(**read_json(text))
 
     @classmethod
-    def from_method(cls, label: str, drop: Mapping[int, float | int]) -> Plan:
-        """Inverse of ``method`` where the budget is fixed.
+    def from_method(cls, label: str, drop: Mapping[int, float | int | Level]) -> Plan:
+        """Inverse of ``method`` where no level is in it.
 
         A reduction alone takes the default score, if it asks one.
         """
@@ -266,34 +276,11 @@ class Plan:
 
     @classmethod
     def from_schedule(cls, text: str) -> Plan:
-        """Read ``0:0.2,3:0.2,6:20``: block, colon, share below 1 or whole number of tokens."""
+        """Read ``0:0.2,3:level(0.2),6:20``: block, colon, share below 1, level or whole number."""
         return cls(read_schedule(text))
 
-    def _check_adaptive(self) -> None:
-        if self.reduction != Prune():
-            raise InputError(f"an adaptive budget prunes; it does not go with {self.reduction}")
-        if "attention" in self.required():
-            raise InputError(
-                "with an adaptive budget images lie end to end in one sequence, which has no "
-                f"attention map for {self.score}; use a score that reads none, such as shift"
-            )
-        for block, amount in self.drop.items():
-            if amount and not isinstance(amount, float):
-                raise InputError(
-                    f"block {block} drops {amount}; with an adaptive budget it is a level below 1, "
-                    "such as the share of the total score that leaves (repshift.adapt finds it)"
-                )
 
-
-def _check(block: object, amount: object) -> None:
+def _block(block: Any) -> int:
     if not isinstance(block, int) or isinstance(block, bool) or block < 0:
         raise InputError(f"block {block!r} of the plan is not a whole number from 0 up")
-    if isinstance(amount, bool) or not isinstance(amount, int | float) or not amount >= 0:
-        raise InputError(
-            f"block {block} drops {amount!r}; expected a share from 0 to below 1 or a whole number"
-        )
-    if isinstance(amount, float) and amount >= 1:
-        raise InputError(
-            f"block {block} drops a share of {amount}; a share is below 1 (for a number of tokens "
-            f"write {math.floor(amount) if math.isfinite(amount) else 20})"
-        )
+    return block

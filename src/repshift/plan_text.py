@@ -11,6 +11,7 @@ from repshift.method import Method, from_dict, from_label, split
 from repshift.reductions import Reduction
 from repshift.registry import registered
 from repshift.scores import Score
+from repshift.sequence.amounts import Level
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -23,14 +24,16 @@ _OLD_NAMES = {"lines": "rows-and-columns", "line-tokens": "per-row-and-column"}
 
 
 def to_form(
-    drop: Mapping[int, float | int], score: Score, reduction: Reduction, budget: str
+    drop: Mapping[int, float | int | Level], score: Score, reduction: Reduction
 ) -> dict[str, Any]:
     """The JSON form of a plan's parts."""
     return {
-        "drop": {str(block): amount for block, amount in drop.items()},
+        "drop": {
+            str(block): {"level": amount.value} if isinstance(amount, Level) else amount
+            for block, amount in drop.items()
+        },
         "score": score.to_dict(),
         "reduction": reduction.to_dict(),
-        "budget": budget,
     }
 
 
@@ -45,16 +48,20 @@ def read_json(text: str) -> dict[str, Any]:
     if extra := form.keys() - {"drop", "score", "reduction", "budget", "provenance"}:
         raise InputError(
             f"the plan has unknown keys {', '.join(sorted(extra))}; "
-            "it takes drop, score, reduction and budget"
+            "it takes drop, score and reduction"
         )
-    drop = _unique([(_block(key), amount) for key, amount in form["drop"].items()])
+    budget = form.get("budget", "fixed")
+    if budget not in ("fixed", "adaptive"):
+        raise InputError(f"budget is {budget!r}; expected fixed or adaptive")
+    amounts = [
+        (_block(key), _amount(value, budget == "adaptive")) for key, value in form["drop"].items()
+    ]
+    drop = _unique(amounts)
     parts: dict[str, Any] = {"drop": drop}
     if "score" in form:
         parts["score"] = from_dict(registered(Score), form["score"])
     if "reduction" in form:
         parts["reduction"] = from_dict(registered(Reduction), _renamed(form["reduction"]))
-    if "budget" in form:
-        parts["budget"] = form["budget"]
     return parts
 
 
@@ -71,18 +78,22 @@ def read_label(label: str) -> dict[str, Any]:
     return {method.kind: method}
 
 
-def read_schedule(text: str) -> dict[int, float | int]:
-    """What a plan drops from ``0:0.2,3:0.2,6:20``."""
-    drop: list[tuple[int, float | int]] = []
+def read_schedule(text: str) -> dict[int, float | int | Level]:
+    """What a plan drops from ``0:0.2,3:level(0.2),6:20``."""
+    drop: list[tuple[int, float | int | Level]] = []
     for item in text.split(","):
         block, _, amount = item.partition(":")
+        amount = amount.strip()
+        level = amount.removeprefix("level(").removesuffix(")")
         try:
-            value = int(amount) if amount.strip().isdecimal() else float(amount)
+            value: float | int | Level = int(amount) if amount.isdecimal() else float(level)
         except ValueError:
             raise InputError(
                 f"cannot read {item!r} of the plan {text!r}; write block:share or block:count, "
-                "such as 0:0.2,3:0.2,6:20"
+                "such as 0:0.2,3:0.2,6:20 (or block:level(share))"
             ) from None
+        if amount == f"level({level})":
+            value = Level(float(level))
         drop.append((_block(block), value))
     return _unique(drop)
 
@@ -99,6 +110,13 @@ def _own(method: Method) -> set[type[Method]]:
     inner = [value for value in method.settings().values() if isinstance(value, Method)]
     kinds = {type(method)}.union(*(_own(value) for value in inner))
     return {kind for kind in kinds if kind.__module__.partition(".")[0] != "repshift"}
+
+
+def _amount(value: Any, adaptive: bool) -> Any:
+    """An amount from its JSON; in an ``adaptive`` plan of version 0.1 a share is a level."""
+    if isinstance(value, dict) and value.keys() == {"level"}:
+        return Level(value["level"])
+    return Level(value) if adaptive and isinstance(value, float) else value
 
 
 def _block(key: str) -> int:

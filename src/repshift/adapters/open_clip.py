@@ -11,6 +11,7 @@ from torch import nn
 from repshift.adapters.spec import EncoderSpec, Pooling
 from repshift.errors import InputError
 from repshift.resnet.spec import ResNetSpec
+from repshift.runtime.carriers import AttentionMask
 
 _BLOCKS = (clip.ResidualAttentionBlock, clip.CustomResidualAttentionBlock)
 _ATTENTION = (nn.MultiheadAttention, clip.Attention)
@@ -42,7 +43,7 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
         mlp=[block.mlp for block in blocks],
         prefix_tokens=1,
         class_token=True,
-        positions={"attn_mask": "bhnn"},
+        carriers={"attn_mask": AttentionMask()},
         readers=[] if tower.attn_pool is None else [(tower.attn_pool, {})],
         pooling=Pooling(tokens=blocks[-1], average=tower.ln_post, skipped=1) if averages else None,
         reshaping=["forward_intermediates"],

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from repshift.errors import InputError
+from repshift.runtime.carriers import Carrier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,10 +27,6 @@ class Pooling:
     skipped: int
 
 
-# The axes of a layout, as ``repshift.sequence.token_map.follow`` reads them.
-AXES = {"b": "image", "h": "head", "n": "token", "r": "channel of a rotation"}
-
-
 @dataclass(frozen=True)
 class EncoderSpec:
     """Where an encoder keeps what token reduction needs.
@@ -48,32 +45,33 @@ class EncoderSpec:
     ``mixers`` names, for blocks whose one branch is a mixer (Mamba) instead of attention and MLP,
     the projection that ends it; its input are the mixer's activations.
 
-    ``positions`` names arguments of the blocks that hold one entry a token, with their layout (see
-    ``repshift.sequence.token_map.follow``): ``{"rope": "bhnr", "attn_mask": "bhnn"}``; with the
-    axes ``nn`` it is an attention mask, which also tells the padding. ``position_ids`` names an
-    argument that takes the place of every token [B, N] in the dense sequence and stands for all of
-    them when left out. ``readers`` are modules that run once after all blocks, such as a pooling,
-    with the layout of their arguments that have one entry for every token of the dense sequence. A
-    head that reads patch tokens in another way than ``pooling`` is named there too, so that an
-    adaptive budget, which leaves padding behind, is refused. ``refused`` names arguments of the
-    blocks that must be None, with the reason. ``reshaping`` names methods of the model that put the
-    tokens on a grid when ``output_fmt`` is ``"NCHW"``, which is refused.
+    ``carriers`` names arguments of the blocks that hold one entry a token, each with what makes it
+    follow the kept tokens: ``{"rope": Rotary(), "attn_mask": AttentionMask()}``. The first mask
+    among them tells the padding. ``readers`` are modules that run once after all blocks, such as a
+    pooling, with the carriers of their own arguments. A head that reads patch tokens in another way
+    than ``pooling`` is named there too, so that a level, which leaves padding behind, is refused.
+    ``refused`` names arguments of the blocks that must be None, with the reason. ``reshaping``
+    names methods of the model that put the tokens on a grid when ``output_fmt`` is ``"NCHW"``,
+    which is refused.
+
+    Every ``unit`` tokens in a row are dropped or kept together, scored by their mean: those that
+    what follows the encoder merges into one.
     """
 
     blocks: Sequence[nn.Module] | nn.ModuleList
     norm2: Sequence[nn.Module | None]
     prefix_tokens: int
     class_token: bool = False
-    positions: Mapping[str, str] = field(default_factory=dict)
+    carriers: Mapping[str, Carrier] = field(default_factory=dict)
     mlp: Sequence[nn.Module | None] = ()
     suffix_tokens: int = 0
-    position_ids: str | None = None
     pooling: Pooling | None = None
-    readers: Sequence[tuple[nn.Module, Mapping[str, str]]] = ()
+    readers: Sequence[tuple[nn.Module, Mapping[str, Carrier]]] = ()
     inner_tokens: Sequence[int] = ()
     mixers: Sequence[nn.Module] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
     reshaping: Sequence[str] = ()
+    unit: int = 1
 
     def __post_init__(self) -> None:
         if not self.blocks or len(self.norm2) != len(self.blocks):
@@ -97,20 +95,25 @@ class EncoderSpec:
             raise InputError(
                 f"prefix_tokens is {self.prefix_tokens}; expected {int(self.class_token)} or more"
             )
-        for layouts in (self.positions, *(layouts for _, layouts in self.readers)):
-            _check_layouts(layouts)
+        for carriers in (self.carriers, *(carriers for _, carriers in self.readers)):
+            for name, carrier in carriers.items():
+                if not isinstance(carrier, Carrier):
+                    raise InputError(
+                        f"{name} is carried by {carrier!r}; expected a Carrier, such as Rotary() "
+                        "or AttentionMask()"
+                    )
+        if self.unit < 1 or (self.unit > 1 and self.staying):
+            raise InputError(
+                f"tokens are dropped in units of {self.unit}; expected 1 or more, and more only in "
+                "a model without prefix, inner and suffix tokens"
+            )
 
     @property
     def staying(self) -> int:
         """How many tokens of an image never leave."""
-        return self.prefix_tokens + len(self.inner_tokens) + self.suffix_tokens
+        return self.prefix_tokens + self.protected_tokens
 
-
-def _check_layouts(layouts: Mapping[str, str]) -> None:
-    for name, layout in layouts.items():
-        if unknown := "".join(axis for axis in layout if axis not in AXES):
-            axes = ", ".join(f"{axis} ({meaning})" for axis, meaning in AXES.items())
-            raise InputError(
-                f"the layout {layout!r} of {name} names axes {unknown!r}; write one letter an "
-                f"axis, {axes}, such as 'bhnn' for an attention mask"
-            )
+    @property
+    def protected_tokens(self) -> int:
+        """How many tokens behind the prefix never leave."""
+        return len(self.inner_tokens) + self.suffix_tokens

@@ -19,6 +19,7 @@ from repshift.adapters.spec import EncoderSpec, Pooling
 from repshift.errors import InputError
 from repshift.resnet.spec import ResNetSpec
 from repshift.resnet.stages import stages_of
+from repshift.runtime.carriers import AttentionMask, Rotary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -96,7 +97,7 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
         norm2=[_NORM2[kind](block) for block, kind in zip(blocks, kinds, strict=True) if kind],
         prefix_tokens=int(model.num_prefix_tokens),  # type: ignore[arg-type]
         class_token=getattr(model, "cls_token", None) is not None,
-        positions={"rope": "bhnr", "attn_mask": "bhnn"},
+        carriers={"rope": Rotary(), "attn_mask": AttentionMask()},
         mlp=[getattr(block, "mlp", None) for block in blocks],
         pooling=_pooling(model),
         readers=[(part, {}) for part in _whole_readers(model)],

@@ -112,7 +112,7 @@ class Video:
         names = self.plan or (paper_plan,)
         plans = [(name, options.read_plan(name)) for name in names]
         if not self.compare:
-            own = replace(plans[0][1], drop={}, budget="fixed")
+            own = replace(plans[0][1], drop={})
             return variants(spec, plans, self.methods or [own])
         if self.methods or len(plans) > 1:
             raise InputError(

@@ -51,6 +51,14 @@ class Reduction(Method):
         """Whether later attention adds log(size) to the logits of a key, size as ``Step`` says."""
         return False
 
+    def most(self, patches: Any, protected: int = 0) -> Any:
+        """How many of ``patches`` can be dropped at once, a number or a tensor of them.
+
+        ``protected`` tokens behind the prefix, not among the patches, may stand at places where
+        tokens can be dropped.
+        """
+        return (patches - protected) // 2 if self.at_most_half else patches
+
     def __call__(self, snapshot: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
         """Decide which tokens of each image are dropped.
 

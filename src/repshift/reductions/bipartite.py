@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from repshift.sequence.order import descending
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
 
@@ -21,6 +21,7 @@ def match(
     drop: int,
     prefix: int,
     ascending: bool,
+    padding: Bool[Tensor, "B N"] | None = None,
 ) -> tuple[Int[Tensor, "B K"], Int[Tensor, "B R"], Int[Tensor, "B R"]]:
     """Drop the ``drop`` tokens at even places that are most similar to one at an odd place.
 
@@ -36,6 +37,7 @@ def match(
         prefix: How many tokens at the beginning stay where they are.
         ascending: Whether the kept even ones are in the order of the sequence; otherwise the most
             similar come first, those of scores inf last.
+        padding: Marks padding, which may stand at odd places too; it comes last among the kept.
 
     Returns:
         The indices of the kept tokens, those of the dropped ones, and the place among the kept of
@@ -51,6 +53,8 @@ def match(
     even = scores[:, 0::2]
     value = torch.where(even.isinf(), -even, value)
     even_prefix, odd_prefix = (prefix + 1) // 2, prefix // 2
+    if padding is not None:
+        return _among_all(value, partner, scores, drop, prefix, ascending, padding)
     order = descending(value[:, even_prefix:]) + even_prefix
     dropped, stay = order[:, :drop], order[:, drop:]
     if ascending:
@@ -63,3 +67,34 @@ def match(
     # the partner's position counts from the first odd patch.
     first = kept.shape[1] - odd.shape[1]
     return kept, 2 * dropped, partner.gather(1, dropped) + first
+
+
+def _among_all(
+    value: Float[Tensor, "B E"],
+    partner: Int[Tensor, "B E"],
+    scores: Float[Tensor, "B N"],
+    drop: int,
+    prefix: int,
+    ascending: bool,
+    padding: Bool[Tensor, "B N"],
+) -> tuple[Int[Tensor, "B K"], Int[Tensor, "B R"], Int[Tensor, "B R"]]:
+    """The same where padding at odd places is dropped as that at even ones is.
+
+    So a text among longer ones is matched as it is alone.
+    """
+    batch, count = scores.shape
+    places = torch.arange(count, device=scores.device)
+    every = torch.where(scores.isneginf(), math.inf, -math.inf).to(value.dtype)
+    every = every.index_copy(1, places[0::2], value)
+    order = descending(every[:, prefix:]) + prefix
+    dropped, stay = order[:, :drop], order[:, drop:]
+    # Even places first, in their order or as ranked, then the odd ones in theirs, then padding.
+    rank = stay if ascending else places[: stay.shape[1]].expand_as(stay)
+    rank = torch.where(stay % 2 == 0, rank, count + stay)
+    rank = rank + 2 * count * padding.gather(1, stay)
+    stay = stay.gather(1, rank.argsort(dim=1))
+    kept = torch.cat((places[:prefix].expand(batch, -1), stay), dim=1)
+    stands = torch.zeros_like(scores, dtype=torch.long)
+    stands = stands.scatter(1, kept, places[: kept.shape[1]].expand_as(kept))
+    whom = 2 * partner.gather(1, dropped // 2) + 1
+    return kept, dropped, stands.gather(1, whom)

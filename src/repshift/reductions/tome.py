@@ -42,7 +42,12 @@ class ToMe(Merging):
     def __call__(self, snapshot: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
         assert snapshot.keys is not None
         kept, dropped, target = match(
-            snapshot.keys.mean(1), scores, drop, snapshot.prefix, ascending=snapshot.class_token
+            snapshot.keys.mean(1),
+            scores,
+            drop,
+            snapshot.prefix,
+            ascending=snapshot.class_token,
+            padding=snapshot.padding,
         )
         share = scores.gather(1, dropped).isneginf().logical_not()
         return Step(

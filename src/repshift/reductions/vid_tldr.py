@@ -38,7 +38,12 @@ class VidTLDR(Merging):
 
     def __call__(self, snapshot: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
         kept, dropped, target = match(
-            snapshot.tokens, scores, drop, snapshot.prefix, ascending=True
+            snapshot.tokens,
+            scores,
+            drop,
+            snapshot.prefix,
+            ascending=True,
+            padding=snapshot.padding,
         )
         return Step(kept, dropped, target, foreground(scores).gather(1, dropped))
 

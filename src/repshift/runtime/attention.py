@@ -15,7 +15,12 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from repshift.errors import InputError
-from repshift.runtime.attention_kernels import AttentionCall, proportional, varlen_attention
+from repshift.runtime.attention_kernels import (
+    AttentionCall,
+    eager_by_segment,
+    proportional,
+    varlen_attention,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -24,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from repshift.scores import Need
-    from repshift.sequence.segments import Packing
+    from repshift.sequence.segments import Segments
 
 _ATTENTION = (F.scaled_dot_product_attention, F.multi_head_attention_forward)
 # The parameters of the second in order: its module passes most of them by position.
@@ -50,22 +55,22 @@ class AttentionRecorder(TorchFunctionMode):
     """Records the attention map or the keys of one block, and weighs its keys by ``size``.
 
     ``map`` [B, H, N, N] is free of the sizes; ``keys`` [B, H, N, D] are those that are compared
-    with the queries. ``calls`` counts the attentions that were intercepted. Where a ``packing``
-    says that images lie end to end, each attends to itself alone.
+    with the queries. ``calls`` counts the attentions that were intercepted. Of packed segments each
+    attends to itself alone, and the sizes are packed as the tokens are.
     """
 
     def __init__(
         self,
         needs: Collection[Need],
         size: Float[Tensor, "B N"] | None,
-        packing: Packing | None = None,
+        segments: Segments,
         local: Any = None,
     ) -> None:
         super().__init__()
         self.local = local
         self.needs = needs
         self.size = size
-        self.packing = packing
+        self.segments = segments
         self.calls = 0
         self.map: Tensor | None = None
         self.keys: Tensor | None = None
@@ -88,20 +93,17 @@ class AttentionRecorder(TorchFunctionMode):
 
     def _attend(self, call: AttentionCall) -> Tensor:
         self._follow(call.key.device)
+        segments, packed = self.segments, self.segments.packed
         if "keys" in self.needs:
-            self.keys = self._batch(call.key)
+            self.keys = segments.batch(call.key.transpose(1, 2)).transpose(1, 2)
         if "attention" in self.needs:
-            output, free = call.eager(self.size)
+            eager = eager_by_segment(call, segments, self.size) if packed else call.eager(self.size)
+            output, free = eager
             self.map = call.without_blind(free)
             return output
-        if self.packing:
-            return varlen_attention(call, self.packing)
+        if packed:
+            return varlen_attention(call, segments, self.size)
         return call.fused() if self.size is None else proportional(call, self.size)
-
-    def _batch(self, keys: Float[Tensor, "P H T D"]) -> Float[Tensor, "B H K D"]:
-        if self.packing is None:
-            return keys
-        return self.packing.unpack(keys.transpose(1, 2)).transpose(1, 2)
 
     def _attend_projecting(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """nn.MultiheadAttention: projections and attention in one function, tokens [N, B, C]."""
@@ -110,13 +112,13 @@ class AttentionRecorder(TorchFunctionMode):
         weight, bias = given["in_proj_weight"], given["in_proj_bias"]
         count, batch, width = key.shape
         self._follow(key.device)
-        if self.packing:
+        if self.segments.packed:
             if any(given.get(name) is not None for name in ("bias_k", "bias_v")) or given.get(
                 "add_zero_attn"
             ):
                 raise InputError(
-                    "an adaptive budget does not go with the keys that nn.MultiheadAttention adds "
-                    "(add_bias_kv, add_zero_attn); use a fixed budget"
+                    "a level does not go with the keys that nn.MultiheadAttention adds "
+                    "(add_bias_kv, add_zero_attn); use shares or counts"
                 )
             # This function cannot be told that images lie end to end: its three steps one by one.
             every = F.linear(key[:, 0], weight, bias).view(count, 3, heads, -1).permute(1, 2, 0, 3)

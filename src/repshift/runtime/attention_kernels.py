@@ -12,10 +12,12 @@ from torch.nn import functional as F
 from repshift.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from jaxtyping import Float
     from torch import Tensor
 
-    from repshift.sequence.segments import Packing
+    from repshift.sequence.segments import Segments
 
 
 def proportional(call: AttentionCall, size: Float[Tensor, "B N"]) -> Float[Tensor, "B H Q D"]:
@@ -29,37 +31,59 @@ def proportional(call: AttentionCall, size: Float[Tensor, "B N"]) -> Float[Tenso
 
 
 def bias_as_channel(call: AttentionCall, size: Float[Tensor, "B N"]) -> Float[Tensor, "B H Q D"]:
-    """The same without a mask: 1 in every query, log(size) / scale in every key.
+    """The same without a mask."""
+    return with_channel(call, size).fused()[..., : call.value.shape[-1]]
+
+
+def with_channel(call: AttentionCall, size: Float[Tensor, "B N"]) -> AttentionCall:
+    """A call in which one more channel adds log(size): 1 in every query, log(size) / scale in keys.
 
     Zeros fill up to a multiple of eight channels, which the flash kernel for CUDA asks for; values
     are widened too because it asks for one width.
     """
-    width = call.value.shape[-1]
     room = 8 - call.query.shape[-1] % 8
     bias = (size.log() / call.scale).to(call.key.dtype)[:, None, :, None]
     bias = bias.expand(*call.key.shape[:-1], 1)
     query = F.pad(F.pad(call.query, (0, 1), value=1.0), (0, room - 1))
     key = F.pad(torch.cat((call.key, bias), dim=-1), (0, room - 1))
-    value = F.pad(call.value, (0, query.shape[-1] - width))
-    return call.fused(query, key, value)[..., :width]
+    value = F.pad(call.value, (0, query.shape[-1] - call.value.shape[-1]))
+    return AttentionCall(
+        query, key, value, call.mask, call.dropout, call.causal, call.scale, call.gqa
+    )
 
 
-def varlen_attention(call: AttentionCall, packing: Packing) -> Float[Tensor, "1 H T D"]:
-    """Attention of images that lie end to end, each to itself alone, without a mask or padding."""
-    if call.mask is not None:
-        raise InputError(
-            "an adaptive budget keeps images end to end in one sequence, which an attention mask "
-            "does not know; use a fixed budget"
-        )
+def varlen_attention(
+    call: AttentionCall, segments: Segments, size: Float[Tensor, "1 T"] | None = None
+) -> Float[Tensor, "1 H T D"]:
+    """Attention of packed segments, each to itself alone, without a mask or padding."""
     if _one_kernel_takes(call):
-        return varlen_attention_kernel(call, packing)
-    return varlen_attention_loop(call, packing)
+        widened = call if size is None else with_channel(call, size)
+        return varlen_attention_kernel(widened, segments)[..., : call.value.shape[-1]]
+    return varlen_attention_loop(call, segments, size)
 
 
-def varlen_attention_loop(call: AttentionCall, packing: Packing) -> Float[Tensor, "1 H T D"]:
-    """The same image by image."""
-    parts = [part.split(packing.counts, dim=-2) for part in (call.query, call.key, call.value)]
-    return torch.cat([call.fused(*image) for image in zip(*parts, strict=True)], dim=-2)
+def varlen_attention_loop(
+    call: AttentionCall, segments: Segments, size: Float[Tensor, "1 T"] | None = None
+) -> Float[Tensor, "1 H T D"]:
+    """The same segment by segment."""
+    outputs = [
+        part.fused() if own is None else proportional(part, own)
+        for part, own in call.by_segment(segments, size)
+    ]
+    return torch.cat(outputs, dim=-2)
+
+
+def eager_by_segment(
+    call: AttentionCall, segments: Segments, size: Float[Tensor, "1 T"] | None
+) -> tuple[Float[Tensor, "1 H T D"], Float[Tensor, "S H L L"]]:
+    """The output, and the attention maps of all segments, 0 where there is padding."""
+    outputs, maps = [], []
+    for part, own in call.by_segment(segments, size):
+        output, free = part.eager(own)
+        more = segments.longest - free.shape[-1]
+        outputs.append(output)
+        maps.append(F.pad(free, (0, more, 0, more)))
+    return torch.cat(outputs, dim=-2), torch.cat(maps)
 
 
 def _one_kernel_takes(call: AttentionCall) -> bool:
@@ -70,15 +94,18 @@ def _one_kernel_takes(call: AttentionCall) -> bool:
     same = query.shape[-1] == call.key.shape[-1] == call.value.shape[-1]
     capable = torch.cuda.get_device_capability(query.device) >= (8, 0)
     # Before 2.11 it takes no scale.
-    return same and query.shape[-1] % 8 == 0 and capable and torch.__version__ >= "2.11"
+    return (
+        same and query.shape[-1] % 8 == 0 and capable and torch.__version__ >= "2.11"
+        and call.mask is None
+    )  # fmt: skip
 
 
-def varlen_attention_kernel(call: AttentionCall, packing: Packing) -> Float[Tensor, "1 H T D"]:
+def varlen_attention_kernel(call: AttentionCall, segments: Segments) -> Float[Tensor, "1 H T D"]:
     """The same by the kernel for sequences of different lengths (CUDA, half precision)."""
     from torch.nn.attention.varlen import varlen_attn
 
     query, key, value = (part[0].transpose(0, 1) for part in (call.query, *call.repeated()))
-    ends = packing.cu_seqlens.to(query.device)
+    ends = segments.cu_seqlens.to(query.device)
     options: dict[str, Any] = {}
     if "num_splits" in inspect.signature(varlen_attn).parameters:  # not in PyTorch 2.11
         options["num_splits"] = 1  # so that an image does not depend on the longest beside it
@@ -88,8 +115,8 @@ def varlen_attention_kernel(call: AttentionCall, packing: Packing) -> Float[Tens
         value,
         cu_seq_q=ends,
         cu_seq_k=ends,
-        max_q=packing.longest,
-        max_k=packing.longest,
+        max_q=segments.longest,
+        max_k=segments.longest,
         scale=call.scale,
         window_size=(-1, 0) if call.causal else (-1, -1),
         **options,
@@ -116,9 +143,24 @@ class AttentionCall:
         self.mask, self.dropout, self.causal, self.gqa = attn_mask, dropout_p, is_causal, enable_gqa
         self.scale = query.shape[-1] ** -0.5 if scale is None else scale
 
-    def fused(self, *widened: Tensor, bias: Tensor | None = None) -> Tensor:
+    def by_segment(
+        self, segments: Segments, size: Float[Tensor, "1 T"] | None
+    ) -> Iterator[tuple[AttentionCall, Float[Tensor, "1 N"] | None]]:
+        """The call of each packed segment by itself, and the sizes of its keys."""
+        if self.mask is not None:
+            raise InputError(
+                "with a level images lie end to end in one sequence, which an attention mask does "
+                "not know; use shares or counts"
+            )
+        parts = [part.split(segments.counts, dim=-2) for part in (self.query, self.key, self.value)]
+        sizes = [None] * segments.count if size is None else size.split(segments.counts, dim=1)
+        for query, key, value, own in zip(*parts, sizes, strict=True):
+            settings = (None, self.dropout, self.causal, self.scale, self.gqa)
+            yield AttentionCall(query, key, value, *settings), own
+
+    def fused(self, bias: Tensor | None = None) -> Tensor:
         """The output of the fused kernel, ``bias`` added to the logits."""
-        query, key, value = widened or (self.query, self.key, self.value)
+        query, key, value = self.query, self.key, self.value
         mask, causal = self.mask, self.causal
         if bias is not None:
             mask, causal = self._biased(bias), False

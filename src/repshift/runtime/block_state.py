@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import torch
 
 from repshift.errors import InputError
 from repshift.scores import Snapshots
-from repshift.sequence.levels import leave_by_level, levels
+from repshift.sequence.amounts import Level
+from repshift.sequence.levels import levels
+from repshift.sequence.quota import Quota
+from repshift.sequence.segments import Segments
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -18,81 +21,131 @@ if TYPE_CHECKING:
     from repshift.adapters.spec import EncoderSpec
     from repshift.plan import Plan
     from repshift.runtime.attention import AttentionRecorder
-    from repshift.sequence.levels import PackedStep
-    from repshift.sequence.segments import Packing
     from repshift.sequence.token_map import Step
 
 
 @dataclass
 class BlockState:
-    """One block in one forward, and ``drop``, the number of tokens to drop, or up to which level.
+    """One block in one forward.
 
-    ``size`` is how many tokens each one that entered was merged from (None: one); ``packing`` tells
-    how images of different lengths lie in the stream (None: all are of one length); ``padding``
-    marks those that no query sees and ``inner`` those behind the prefix that are never dropped
-    (None: there are none).
+    ``segments`` says how the rows of its stream belong to images, before and, once decided,
+    ``after`` it; ``acts`` whether tokens are dropped; ``size`` from how many tokens each was merged
+    (None: one); ``inner`` marks those behind the prefix that are never dropped (None: none).
     """
 
     block: int
     plan: Plan
     spec: EncoderSpec
-    drop: float | int
+    segments: Segments
     entry: Float[Tensor, "B N C"]
-    size: Float[Tensor, "B N"] | None = None
-    packing: Packing | None = None
-    padding: Bool[Tensor, "B N"] | None = None
+    size: Float[Tensor, "S L"] | None = None
+    acts: bool = False
     recorder: AttentionRecorder | None = None
-    inner: Bool[Tensor, "B N"] | None = None
+    inner: Bool[Tensor, "S L"] | None = None
     middle: Float[Tensor, "B N C"] | None = None
     activation: Float[Tensor, "B N E"] | None = None
-    step: Step | PackedStep | None = None
-    scores: Float[Tensor, "B N"] | None = None
+    scores: Float[Tensor, "S L"] | None = None
+    step: Step | None = None
+    after: Segments | None = None
 
-    def decide(self, tokens: Float[Tensor, "B N C"], verify: bool) -> None:
-        """Find the ``step`` that drops tokens from the stream ``tokens``, the middle or the exit.
+    def decide(self, stream: Float[Tensor, "B N C"], verify: bool) -> None:
+        """Find the ``step`` that drops tokens from the stream, the middle or the exit.
 
         ``verify`` costs a synchronisation on a GPU.
         """
-        self._follow(tokens.device)
-        snapshot = self._snapshots(tokens)
-        tokens = snapshot.tokens
-        if self.plan.reduction.scored:
-            scores = self.plan.score(snapshot).detach()
+        self._follow(stream.device)
+        snapshot, unit = self._snapshots(stream), self.spec.unit
+        self.scores = scores = self._scored(snapshot, verify)
+        if unit > 1:
+            snapshot = snapshot.by_unit(unit)
+            scores = scores.unflatten(1, (-1, unit)).mean(2)
+        quota = self._quota(scores)
+        step = self.plan.reduction(snapshot.padded_to(quota.rows), quota.even(scores), quota.drop)
+        step = step.by_row(unit)
+        longest = self.segments.longest
+        self.step = step if quota.rows * unit == longest else replace(step, rows=longest)
+        if self._ragged:
+            assert quota.each is not None
+            lengths = self.segments.lengths.to(quota.each.device)
+            self.after = Segments.pack(lengths - quota.each * unit)
+        else:
+            self.after = Segments(self.segments.count, longest - quota.drop * unit)
+
+    def reduce(self, stream: Float[Tensor, "B N C"]) -> Float[Tensor, "P K C"]:
+        """The stream without the dropped tokens."""
+        assert self.step is not None
+        assert self.after is not None
+        return self.after.stream(self.step.apply(self.segments.batch(stream), self.size))
+
+    def expand(self, branch: Float[Tensor, "P K C"]) -> Float[Tensor, "B N C"]:
+        """What was computed for the kept tokens, for all: a dropped one gets its target's."""
+        assert self.step is not None
+        assert self.after is not None
+        return self.segments.stream(self.step.map.restore(self.after.batch(branch)))
+
+    @property
+    def _ragged(self) -> bool:
+        """Whether what is left lies end to end: only the images tell how much that is."""
+        return self.segments.packed or isinstance(self.plan.amount(self.block), Level)
+
+    def _quota(self, scores: Float[Tensor, "S L"]) -> Quota:
+        """How many rows, or units of rows, every segment drops."""
+        plan, segments, unit = self.plan, self.segments, self.spec.unit
+        amount = plan.amount(self.block)
+        if segments.padding is None and not isinstance(amount, Level):
+            return Quota(scores.shape[1], self._leaving() // unit)
+        lengths = segments.lengths.to(scores.device) - self.spec.staying
+        if isinstance(amount, Level):
+            each = amount.reached(levels(scores, plan.score))
+        else:
+            each = amount.of_each(lengths) // unit
+        each = each.minimum(plan.reduction.most(lengths // unit, self.spec.protected_tokens))
+        if self._ragged:
+            return Quota.ragged(segments.lengths.to(scores.device) // unit, each)
+        # As many rows as a text without padding would drop, so that the shape of the output does
+        # not depend on the values of the mask.
+        return Quota(scores.shape[1], self._leaving() // unit, each)
+
+    def _leaving(self) -> int:
+        """How many tokens a segment of the greatest length drops."""
+        spec, patches = self.spec, self.segments.longest - self.spec.staying
+        return self.plan.leaving(self.block, patches, protected=spec.protected_tokens)
+
+    def _scored(self, snapshot: Snapshots, verify: bool) -> Float[Tensor, "S L"]:
+        """The scores, inf for what is never dropped and -inf for padding."""
+        plan, tokens = self.plan, snapshot.tokens
+        if plan.reduction.scored:
+            scores = plan.score(snapshot).detach()
             if verify and scores.sum().isnan():
                 raise InputError(
-                    f"block {self.block}: the score {self.plan.score} is NaN, so the activations "
+                    f"block {self.block}: the score {plan.score} is NaN, so the activations "
                     "are; check the input and the weights"
                 )
-            shared = self.plan.adaptive and not self.plan.score.comparable_across_images
+            shared = plan.adaptive and not plan.score.comparable_across_images
             if verify and shared and (scores < 0).any():
                 raise InputError(
-                    "an adaptive budget counts scores as shares of their sum, but "
-                    f"{self.plan.score} gives negative ones; use another score"
+                    "a level counts scores as shares of their sum, but "
+                    f"{plan.score} gives negative ones; use another score"
                 )
         else:
             dtype = torch.promote_types(tokens.dtype, torch.float32)
             scores = torch.zeros(tokens.shape[:2], dtype=dtype, device=tokens.device)
-        if self.padding is not None and verify and self.padding[:, : snapshot.prefix].any():
+        padding = snapshot.padding
+        if padding is not None and verify and padding[:, : snapshot.prefix].any():
             raise InputError(
                 "a text begins with padding, so its first token is not where it must stay; pad on "
                 'the right (tokenizer.padding_side = "right")'
             )
-        self.scores = scores = snapshot.guard(scores)
-        if self.plan.adaptive:
-            level = levels(scores, self.plan.score)
-            self.step = leave_by_level(snapshot, level, self.drop, self.packing)
-        else:
-            # Not int(): in an exported graph it is a symbol.
-            self.step = self.plan.reduction(snapshot, scores, cast("int", self.drop))
+        return snapshot.guard(scores)
 
     def _follow(self, device: torch.device) -> None:
         """Bring what was captured to the block's device, to which it may have moved its tokens."""
-        for name in ("entry", "middle", "activation", "size", "padding", "inner"):
+        for name in ("entry", "middle", "activation", "size", "inner"):
             captured = getattr(self, name)
             if captured is not None and captured.device != device:
                 setattr(self, name, captured.to(device))
 
-    def _snapshots(self, tokens: Float[Tensor, "B N C"]) -> Snapshots:
+    def _snapshots(self, stream: Float[Tensor, "B N C"]) -> Snapshots:
         needs, recorder = self.plan.required(), self.recorder
         if needs & {"attention", "keys"} and (recorder is None or recorder.calls != 1):
             calls = recorder.calls if recorder else 0
@@ -112,26 +165,21 @@ class BlockState:
                 f"{self.plan.score} did not see the activations of block {self.block}: a fused "
                 "kernel took the place of its last projection; call model.eval() first"
             )
-        batch = self.packing.unpack if self.packing else lambda stream: stream
-        tokens, entry = batch(tokens), batch(self.entry)
-        middle = None if self.middle is None else batch(self.middle)
+        batch, padding = self.segments.batch, self.segments.padding
+        padding = None if padding is None else padding.to(stream.device)
+        tokens = batch(stream)
+        inner = self.inner
         return Snapshots(
             self.block,
             self.spec.prefix_tokens,
             tokens,
-            entry=entry if "entry" in needs else None,
-            middle=middle if "middle" in needs else None,
+            entry=batch(self.entry) if "entry" in needs else None,
+            middle=batch(cast("Tensor", self.middle)) if "middle" in needs else None,
             exit=tokens if "exit" in needs else None,
             attention=recorder.map if recorder and "attention" in needs else None,
             keys=recorder.keys if recorder and "keys" in needs else None,
             activation=self.activation if "activation" in needs else None,
-            protected=self._protected(),
-            padding=self.padding,
+            protected=inner if padding is None else padding if inner is None else inner | padding,
+            padding=padding,
             class_token=self.spec.class_token,
         )
-
-    def _protected(self) -> Bool[Tensor, "B N"] | None:
-        """Inner and suffix tokens, and the padding."""
-        if self.inner is None or self.padding is None:
-            return self.padding if self.inner is None else self.inner
-        return self.inner | self.padding

@@ -1,116 +1,144 @@
-"""The arguments of a block that hold one entry a token: they follow the tokens."""
+"""The arguments of a block that hold one entry a token: they follow the kept tokens."""
 
 from __future__ import annotations
 
-import inspect
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from repshift.errors import InputError
-from repshift.sequence.token_map import follow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from jaxtyping import Bool, Int
+    from torch import Tensor
 
-    from jaxtyping import Bool
-    from torch import Tensor, nn
+    from repshift.sequence.segments import Segments
 
-    from repshift.runtime.trace import ForwardTrace
-    from repshift.sequence.segments import Packing
-
-# What turns no token: sine 0, cosine 1. One rotary table holds sines, then cosines; a tuple of them
-# holds cosines and sines in turn.
-SIN_COS, COS_SIN = (0.0, 1.0), ((1.0,), (0.0,))
+AXES = {"b": "image", "h": "head", "n": "token", "r": "channel of a rotation"}
 
 
-def parameters_of(module: nn.Module) -> tuple[str, ...]:
-    """The names of what the module's forward takes, in order.
+@dataclass(frozen=True)
+class Carrier:
+    """A table with one entry a token, such as a bias of attention, gathered along every n.
 
-    Of its class: one that others have put in its place may take ``*args``.
+    Attributes:
+        axes: One letter an axis: ``b`` (image) first, then ``h`` (head), ``n`` (token) and ``r``
+            (channel of a rotation) as they come; leading ones may be missing in the table. An n
+            shorter than the dense sequence has no entries for the prefix tokens, which are never
+            dropped; one of length 1 broadcasts.
     """
-    return tuple(inspect.signature(type(module).forward).parameters)[1:]
 
+    axes: str
+    # Whether the argument stands for all places of the dense sequence when it is left out.
+    implied: ClassVar[bool] = False
 
-def bind(names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments by the ``names`` of the parameters, however they came."""
-    return {**dict(zip(names, args, strict=False)), **kwargs}
+    def __post_init__(self) -> None:
+        unknown = "".join(axis for axis in self.axes if axis not in AXES)
+        if unknown or "n" not in self.axes:
+            axes = ", ".join(f"{axis} ({meaning})" for axis, meaning in AXES.items())
+            raise InputError(
+                f"{type(self).__name__} has the axes {self.axes!r}; write one letter an axis, "
+                f"{axes}, with at least one n, such as 'bhnn' for a bias of attention"
+            )
 
+    def follow(self, table: Any, kept: Int[Tensor, "B K"], dense: int, segments: Segments) -> Any:
+        """The entries of the ``kept`` of ``dense`` tokens, as ``segments`` has them lie."""
+        if segments.packed:
+            raise InputError(
+                "with a level images lie end to end in one sequence, for which this model takes "
+                "no attention mask; use shares or counts"
+            )
+        return self.gather(table, kept, dense)
 
-def rebind(
-    names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any], new: dict[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The same arguments, in place or by name as they came, but for the ``new`` ones."""
-    placed = tuple(new.pop(name, arg) for name, arg in zip(names, args, strict=False))
-    return placed + args[len(names) :], {**kwargs, **new}
-
-
-def gather_arguments(
-    trace: ForwardTrace, block: int, given: Mapping[str, Any], layouts: Mapping[str, str]
-) -> dict[str, Any]:
-    """Those named in ``layouts``, with the entries of the tokens that enter ``block``."""
-    tables = {name: given[name] for name in layouts if given.get(name) is not None}
-    # The map is put together only where something must follow it.
-    if not tables or (so_far := trace.map_after(block - 1)) is None:
-        return {}
-
-    packing = trace.packing_after(block - 1)
-
-    def follows(table: Tensor, layout: str, unturned: Sequence[float]) -> Tensor:
-        table = follow(table, so_far.kept.to(table.device), trace.dense, layout)
-        return table if packing is None else end_to_end(table, layout, packing, unturned)
-
-    return {
-        name: tuple(
-            follows(part, layouts[name], COS_SIN[place % 2]) for place, part in enumerate(table)
-        )
-        if isinstance(table, tuple)
-        else follows(table, layouts[name], SIN_COS)
-        for name, table in tables.items()
-    }
-
-
-def end_to_end(table: Tensor, layout: str, packing: Packing, unturned: Sequence[float]) -> Tensor:
-    """A table with one entry a token, for images that lie end to end in one sequence.
-
-    A rotary table may have no entries for the prefix tokens, of which the model then turns none of
-    the first image's; those of the others get ``unturned``, once for each half of the channels.
-    """
-    axis = layout.find("n")
-    if len(table) == table.shape[axis] == 1:
+    def gather(self, table: Tensor, kept: Int[Tensor, "B K"], dense: int) -> Tensor:
+        """The table with all its axes, of the ``kept`` tokens alone."""
+        kept = kept.to(table.device)
+        table = table[(None,) * (len(self.axes) - table.ndim)]
+        for dim, axis in enumerate(self.axes):
+            length = table.shape[dim]
+            if axis != "n" or length == 1:
+                continue
+            prefix = dense - length
+            if not 0 <= prefix < kept.shape[1]:
+                raise InputError(f"a positional table has {length} entries for {dense} tokens")
+            shape = [kept.shape[0]] + [1] * (table.ndim - 1)
+            shape[dim] = kept.shape[1] - prefix
+            index = (kept[:, prefix:] - prefix).view(shape)
+            table = table.expand(kept.shape[0], *table.shape[1:])
+            others = [size if at != dim else -1 for at, size in enumerate(table.shape)]
+            table = table.gather(dim, index.expand(others))
         return table
-    missing = packing.longest - table.shape[axis]
-    if layout.count("n") > 1 or (missing and not layout.endswith("r")):
-        raise InputError(
-            "an adaptive budget keeps images end to end in one sequence, for which this model "
-            "takes no attention mask; use a fixed budget"
-        )
-    table = table.movedim(axis, 1)
-    if missing:
-        row = table.new_tensor(unturned).repeat_interleave(table.shape[-1] // len(unturned))
-        prefix = row.expand(len(table), missing, *table.shape[2:])
-        table = torch.cat((prefix, table), dim=1)
-    return packing.pack(table)[:, missing:].movedim(1, axis)
 
 
-def padding_among(
-    given: Mapping[str, Any], layouts: Mapping[str, str], tokens: Tensor
-) -> Bool[Tensor, "B N"] | None:
-    """The padding that the first mask among the arguments tells; None without a mask."""
-    for name, layout in layouts.items():
-        if layout in ("bhnn", "bn") and (mask := given.get(name)) is not None:
-            return padding_of(mask, layout).expand(tokens.shape[:2])
-    return None
+@dataclass(frozen=True)
+class Rotary(Carrier):
+    """A rotary table: one that holds sines, then cosines; or a tuple of cosines and sines."""
+
+    axes: str = "bhnr"
+
+    def follow(self, table: Any, kept: Int[Tensor, "B K"], dense: int, segments: Segments) -> Any:
+        # What turns no token: sine 0, cosine 1.
+        if isinstance(table, tuple):
+            turns = [((1.0,), (0.0,))[place % 2] for place in range(len(table))]
+            both = zip(table, turns, strict=True)
+            return tuple(self._follow(part, kept, dense, segments, turn) for part, turn in both)
+        return self._follow(table, kept, dense, segments, (0.0, 1.0))
+
+    def _follow(
+        self,
+        table: Tensor,
+        kept: Int[Tensor, "B K"],
+        dense: int,
+        segments: Segments,
+        unturned: tuple[float, ...],
+    ) -> Tensor:
+        table = self.gather(table, kept, dense)
+        axis = self.axes.find("n")
+        if not segments.packed or len(table) == table.shape[axis] == 1:
+            return table
+        # A table without entries for the prefix tokens: the model turns none of the first image's.
+        # Those of the others get ``unturned``, once for each half of the channels.
+        missing = segments.longest - table.shape[axis]
+        table = table.movedim(axis, 1)
+        if missing:
+            row = table.new_tensor(unturned).repeat_interleave(table.shape[-1] // len(unturned))
+            prefix = row.expand(len(table), missing, *table.shape[2:])
+            table = torch.cat((prefix, table), dim=1)
+        return segments.stream(table)[:, missing:].movedim(1, axis)
 
 
-def padding_of(mask: Tensor, layout: str) -> Bool[Tensor, "B N"]:
-    """The tokens that no query sees: of an attention mask ``bhnn`` or a padding mask ``bn``.
+@dataclass(frozen=True)
+class AttentionMask(Carrier):
+    """A mask [B, H, N, N] of attention: true where a token is seen, or added to the logits."""
 
-    Masks are true, or not zero, where a token is seen; floating ones are added to the logits.
-    """
-    if layout == "bn":
+    axes: str = "bhnn"
+
+    def padding(self, mask: Tensor) -> Bool[Tensor, "B N"]:
+        """The tokens that no query sees."""
+        mask = mask[(None,) * (4 - mask.ndim)]
+        if mask.dtype.is_floating_point:
+            mask = mask > torch.finfo(mask.dtype).min / 2
+        return ~mask.any(dim=2).any(dim=1)
+
+
+@dataclass(frozen=True)
+class PaddingMask(Carrier):
+    """A mask [B, N], true or not zero where there is a token."""
+
+    axes: str = "bn"
+
+    def padding(self, mask: Tensor) -> Bool[Tensor, "B N"]:
+        """The tokens that are none."""
         return mask == 0
-    mask = mask[(None,) * (4 - mask.ndim)]
-    if mask.dtype.is_floating_point:
-        mask = mask > torch.finfo(mask.dtype).min / 2
-    return ~mask.any(dim=2).any(dim=1)
+
+
+@dataclass(frozen=True)
+class PositionIds(Carrier):
+    """The place [B, N] of every token in the dense sequence, 0, 1, 2, ... when left out."""
+
+    axes: str = "bn"
+    implied: ClassVar[bool] = True
+
+    def follow(self, table: Any, kept: Int[Tensor, "B K"], dense: int, segments: Segments) -> Any:
+        return segments.stream(kept if table is None else self.gather(table, kept, dense))

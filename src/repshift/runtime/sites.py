@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from repshift.errors import InputError
+from repshift.runtime.arguments import (
+    bind,
+    gather_arguments,
+    padding_among,
+    parameters_of,
+    rebind,
+)
 from repshift.runtime.attachment import Hook, ReplacedForward
 from repshift.runtime.attention import AttentionRecorder
 from repshift.runtime.block_state import BlockState
-from repshift.runtime.carriers import bind, gather_arguments, padding_among, parameters_of, rebind
 from repshift.runtime.checkpointing import recomputing, replays
 from repshift.runtime.trace import ForwardTrace
-from repshift.sequence.levels import PackedStep
+from repshift.sequence.amounts import Level
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +32,7 @@ if TYPE_CHECKING:
 
     from repshift.runtime.attachment import ReplacedMethod
     from repshift.runtime.engine import Engine
-    from repshift.sequence.segments import Packing
+    from repshift.sequence.segments import Segments
 
 
 class BlockSite:
@@ -108,29 +115,28 @@ class BlockSite:
             if given.get(name) is not None:
                 raise InputError(f"block {index} was given {name}: {reason}")
         trace = self._trace(tokens, given)
-        size, packing = trace.size_after(index - 1), trace.packing_after(index - 1)
-        gathered = gather_arguments(trace, index, given, spec.positions)
-        ids = spec.position_ids
-        if ids and given.get(ids) is None and (so_far := trace.map_after(index - 1)):
-            kept = so_far.kept.to(tokens.device)
-            gathered[ids] = packing.pack(kept) if packing else kept
-        drop: float | int
-        if plan.adaptive:
-            drop = plan.drop.get(index, 0) if len(tokens) else 0
-        else:
-            drop = plan.leaving(index, tokens.shape[1] - spec.staying)
-        state = BlockState(index, plan, spec, drop, tokens, size, packing)
-        if drop:
-            state.padding = (
-                padding_among(given | gathered, spec.positions, tokens)
-                if packing is None
-                else packing.padding
-            )
-            state.inner = trace.protected_after(index - 1, spec, state.padding)
+        segments = trace.segments_after(index - 1)
+        gathered = gather_arguments(trace, index, given, spec.carriers, tokens.device)
+        size = trace.size_after(index - 1)
+        state = BlockState(index, plan, spec, segments, tokens, size)
+        state.acts = self._acts(segments)
+        if state.acts:
+            if segments.padding is None:
+                padding = padding_among(given | gathered, spec.carriers, tokens)
+                state.segments = replace(segments, padding=padding)
+            state.inner = trace.protected_after(index - 1, spec, state.segments.padding)
         state.recorder = self._recorder(state)
         if gathered:
             args, kwargs = rebind(self.parameters, args, kwargs, gathered)
         return trace, state, args, kwargs
+
+    def _acts(self, segments: Segments) -> bool:
+        """Whether the block drops tokens."""
+        plan, spec, amount = self.engine.plan, self.engine.spec, self.engine.plan.amount(self.index)
+        if segments.packed or isinstance(amount, Level):
+            return bool(amount) and segments.count > 0
+        patches, protected = segments.longest - spec.staying, spec.protected_tokens
+        return plan.leaving(self.index, patches, protected=protected) >= spec.unit
 
     def _trace(self, tokens: Float[Tensor, "B N C"], given: Mapping[str, Any]) -> ForwardTrace:
         """The trace of the forward that this block runs in."""
@@ -169,18 +175,21 @@ class BlockSite:
         plan, spec = self.engine.plan, self.engine.spec
         if self.index <= min(plan.drop, default=self.index):
             return False
-        followed = any(given.get(name) is not None for name in spec.positions)
+        followed = any(
+            carrier.implied or given.get(name) is not None
+            for name, carrier in spec.carriers.items()
+        )
         weighed = plan.reduction.proportional_attention or plan.adaptive
         protected = spec.inner_tokens or spec.suffix_tokens
-        return bool(followed or weighed or protected or spec.position_ids)
+        return bool(followed or weighed or protected)
 
     def _recorder(self, state: BlockState) -> AttentionRecorder | None:
         """What intercepts the block's attention, if anything must."""
         plan = self.engine.plan
-        needs = plan.required() & {"attention", "keys"} if state.drop else frozenset()
+        needs = plan.required() & {"attention", "keys"} if state.acts else frozenset()
         size = state.size if plan.reduction.proportional_attention else None
-        intercepts = needs or size is not None or state.packing
-        if (intercepts or (state.drop and plan.before_mlp)) and replays(self.block):
+        intercepts = needs or size is not None or state.segments.packed
+        if (intercepts or (state.acts and plan.before_mlp)) and replays(self.block):
             raise InputError(
                 "gradient checkpointing of transformers runs a block again without repshift, so "
                 f"{plan.method} would not act there; train with a score that reads no attention, "
@@ -188,28 +197,29 @@ class BlockSite:
             )
         if not intercepts:
             return None
-        return AttentionRecorder(needs, size, state.packing, self.engine._local)
+        size = None if size is None else state.segments.stream(size)
+        return AttentionRecorder(needs, size, state.segments, self.engine._local)
 
     def _capture_middle(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if (state := self._state()) is None:
             return None
         state.middle = args[0]
-        if self.engine.plan.before_mlp and state.drop:
+        if self.engine.plan.before_mlp and state.acts:
             state.decide(args[0], self.engine._verify(args[0]))
-        return None if state.step is None else (state.step.apply(args[0], state.size), *args[1:])
+        return None if state.step is None else (state.reduce(args[0]), *args[1:])
 
     def _capture_activation(self, _: nn.Module, args: tuple[Any, ...]) -> None:
         if (state := self._state()) is not None:
             state.activation = args[0]
 
     def _expand(
-        self, _: nn.Module, args: tuple[Any, ...], branch: Float[Tensor, "B K C"]
+        self, _: nn.Module, args: tuple[Any, ...], branch: Float[Tensor, "P K C"]
     ) -> Float[Tensor, "B N C"] | None:
         # The block adds this branch to the stream of all its tokens. Those that are merged get the
         # same update, so that merging after the addition equals merging before the MLP.
         if (state := self._state()) is None or state.step is None:
             return None
-        return state.step.map.restore(branch)
+        return state.expand(branch)
 
     def _leave(self, trace: ForwardTrace, state: BlockState, output: Any) -> Any:
         index, plan = self.index, self.engine.plan
@@ -218,25 +228,21 @@ class BlockSite:
             kind = type(output).__name__
             raise InputError(f"block {index} must return its tokens [B, N, C]; got {kind}")
         self._check_attention(state)
-        if state.drop and not plan.before_mlp:
+        if state.acts and not plan.before_mlp:
             state.decide(tokens, self.engine._verify(tokens))
-        step = state.step
-        if state.drop and step is None:
+        if state.acts and state.step is None:
             raise InputError(
                 f"{plan.reduction} acts between attention and MLP of block {index}, and its norm2 "
                 "did not run inside the block; call compress(model, plan) again after a change of "
                 "the model's parts"
             )
-        reduced = step.apply(tokens, state.size) if step else tokens
+        reduced = state.reduce(tokens) if state.step else tokens
         if not recomputing():
-            trace.record(index, reduced.shape[1], step, state.size)
+            trace.record(index, reduced.shape[1], state)
             if state.scores is not None and plan.reduction.scored:
                 trace.scores[index] = state.scores
-        packing: Packing | None = state.packing
-        if isinstance(step, PackedStep):
-            packing = step.packing
-        if packing and index == len(self.engine.spec.blocks) - 1:
-            reduced = packing.unpack(reduced)
+        if index == len(self.engine.spec.blocks) - 1:
+            reduced = (state.after or state.segments).batch(reduced)
         if reduced is tokens:
             return output
         return (reduced, *output[1:]) if isinstance(output, tuple) else reduced
@@ -252,11 +258,11 @@ class BlockSite:
                 "size, but the block did not call scaled_dot_product_attention; load a Hugging "
                 'Face model with attn_implementation="sdpa", or merge with attention="plain"'
             )
-        if state.packing:
+        if state.segments.packed:
             raise InputError(
-                f"with an adaptive budget the images of a batch meet in block {index}, which did "
-                "not call scaled_dot_product_attention, where they are kept apart; load a Hugging "
-                'Face model with attn_implementation="sdpa", or use a fixed budget'
+                f"with a level the images of a batch meet in block {index}, which did not call "
+                "scaled_dot_product_attention, where they are kept apart; load a Hugging Face "
+                'model with attn_implementation="sdpa", or use shares or counts'
             )
 
 

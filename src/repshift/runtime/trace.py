@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from repshift.sequence.levels import PackedStep
+from repshift.sequence.segments import Segments
 from repshift.sequence.token_map import TokenMap
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from repshift.adapters.spec import EncoderSpec
-    from repshift.sequence.segments import Packing
+    from repshift.runtime.block_state import BlockState
     from repshift.sequence.token_map import Step
 
 
@@ -30,33 +30,27 @@ class ForwardTrace:
     dense: int
     device: torch.device
     counts: dict[int, int] = field(default_factory=dict)
-    steps: dict[int, Step | PackedStep] = field(default_factory=dict)
+    steps: dict[int, Step] = field(default_factory=dict)
     sizes: dict[int, Float[Tensor, "B K"]] = field(default_factory=dict)
-    packings: dict[int, Packing] = field(default_factory=dict)
+    segments: dict[int, Segments] = field(default_factory=dict)
     scores: dict[int, Float[Tensor, "B N"]] = field(default_factory=dict)
     protected: Bool[Tensor, "B N"] | None = None
     _maps: dict[int, TokenMap] = field(default_factory=dict)
 
-    def record(
-        self,
-        block: int,
-        count: int,
-        step: Step | PackedStep | None,
-        size: Float[Tensor, "B N"] | None,
-    ) -> None:
-        """``block`` hands on ``count`` tokens, after ``step`` if any, each merged from ``size``."""
+    def record(self, block: int, count: int, state: BlockState) -> None:
+        """``block`` hands on a stream of ``count`` rows, after the step of its ``state`` if any."""
         self.counts[block] = count
-        if step is not None:
-            self.steps[block] = step
-            if isinstance(step, PackedStep):
-                self.packings[block] = step.packing
-            elif step.share is not None:
-                self.sizes[block] = step.resize(size)
+        if state.step is None or state.after is None:
+            return
+        self.steps[block], self.segments[block] = state.step, state.after
+        if state.step.share is not None:
+            size, padding = state.step.resize(state.size), state.after.padding
+            self.sizes[block] = size if padding is None else size.masked_fill(padding, 0)
 
     def until(self, first: int) -> ForwardTrace:
         """The trace as it stood when block ``first`` was about to run."""
         trace = ForwardTrace(self.batch, self.dense, self.device, protected=self.protected)
-        for name in ("counts", "steps", "sizes", "packings", "scores"):
+        for name in ("counts", "steps", "sizes", "segments", "scores"):
             held = getattr(self, name)
             setattr(trace, name, {block: held[block] for block in held if block < first})
         return trace
@@ -75,16 +69,15 @@ class ForwardTrace:
             self._maps[last] = before.to(step.kept.device).then(step) if before else step
         return self._maps[last]
 
-    def packing_after(self, block: int) -> Packing | None:
-        """How images of different lengths leave ``block``; None if all are of one length."""
-        done = [earlier for earlier in self.packings if earlier <= block]
-        return self.packings[max(done)] if done else None
+    def segments_after(self, block: int) -> Segments:
+        """How the rows that ``block`` hands on belong to images."""
+        done = [earlier for earlier in self.segments if earlier <= block]
+        return self.segments[max(done)] if done else Segments(self.batch, self.dense)
 
     def mean_after(self, block: int) -> int:
         """How many tokens of an image ``block`` hands on, on average."""
-        packing = self.packing_after(block)
-        count = self.counts[block]
-        return count if packing is None else round(count / len(packing.counts))
+        segments, count = self.segments_after(block), self.counts[block]
+        return round(count / segments.count) if segments.packed else count
 
     def size_after(self, block: int) -> Float[Tensor, "B K"] | None:
         """From how many tokens each that ``block`` hands on was merged; None if from one each."""
@@ -94,8 +87,8 @@ class ForwardTrace:
     def weights(self) -> Float[Tensor, "B K"] | None:
         """What each token at the end counts in a mean, 0 for padding; None if all count alike."""
         last = max(self.counts)
-        packing = self.packing_after(last)
-        return self.size_after(last) if packing is None else (~packing.padding).float()
+        size, padding = self.size_after(last), self.segments_after(last).padding
+        return (~padding).float() if size is None and padding is not None else size
 
     def protected_after(
         self, block: int, spec: EncoderSpec, padding: Bool[Tensor, "B N"] | None

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import torch
 from torch.nn import functional as F
 
 from repshift.method import Method
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Bool, Float
     from torch import Tensor
 
@@ -77,6 +80,43 @@ class Snapshots:
     stage_entry: Float[Tensor, "B N D"] | None = None
     grid: tuple[int, int] | None = None
     class_token: bool = False
+
+    def by_unit(self, unit: int) -> Snapshots:
+        """The mean over each ``unit`` rows that are dropped together; protected if one of them is.
+
+        No attention map: its rows have no mean that were one.
+        """
+
+        def mean(rows: Tensor) -> Tensor:
+            units = rows.unflatten(1, (-1, unit))
+            return units.any(2) if rows.dtype == torch.bool else units.mean(2)
+
+        return self._by_token(mean)
+
+    def padded_to(self, count: int) -> Snapshots:
+        """A batch of ``count`` rows an image, the further ones padding."""
+        more = count - self.tokens.shape[1]
+        if more == 0:
+            return self
+
+        def pad(rows: Tensor) -> Tensor:
+            return F.pad(rows, (0, 0) * (rows.ndim - 2) + (0, more), value=rows.dtype == torch.bool)
+
+        none = torch.zeros(self.tokens.shape[:2], dtype=torch.bool, device=self.tokens.device)
+        marked = {
+            name: none if (marks := getattr(self, name)) is None else marks
+            for name in ("protected", "padding")
+        }
+        return replace(self, **marked)._by_token(pad)
+
+    def _by_token(self, act: Callable[[Tensor], Tensor]) -> Snapshots:
+        """``act`` on everything [B, N, ...]; the keys [B, H, N, D] as [B, N, H, D]."""
+        fields = (
+            "tokens", "entry", "middle", "exit", "activation", "protected", "padding", "branch",
+        )  # fmt: skip
+        done = {name: act(rows) for name in fields if (rows := getattr(self, name)) is not None}
+        keys = None if self.keys is None else act(self.keys.transpose(1, 2)).transpose(1, 2)
+        return replace(self, **done, keys=keys, attention=None)
 
     def guard(self, scores: Float[Tensor, "B N"]) -> Float[Tensor, "B N"]:
         """The scores, inf for what never leaves and -inf for padding, which leaves first.

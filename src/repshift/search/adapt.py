@@ -9,6 +9,7 @@ import torch
 
 from repshift.compress import compress
 from repshift.errors import InputError
+from repshift.sequence.amounts import Level
 from repshift.sequence.levels import levels
 
 if TYPE_CHECKING:
@@ -29,21 +30,21 @@ def adapt(
     batch_size: int = 16,
     spec: EncoderSpec | None = None,
 ) -> Plan:
-    """The adaptive plan by which as many tokens leave on average over ``images`` as by ``plan``.
+    """The plan of levels by which as many tokens are dropped on average as by ``plan``.
 
-    Block after block, ``drop`` becomes the level up to which that many leave (see ``Plan``). The
-    images, ready for the model, need no labels; some dozens do.
+    Block after block the amount becomes the ``Level`` up to which that many are dropped. The
+    ``images``, ready for the model, need no labels; some dozens do.
 
-    Raises ``InputError`` if ``plan`` is adaptive already, merges, or does not fit the model.
+    Raises ``InputError`` if ``plan`` has levels already, or does not fit the model.
     """
     if plan.adaptive:
-        raise InputError("adapt takes a plan with a fixed budget; this one is adaptive already")
+        raise InputError("adapt takes a plan of shares and counts; this one has levels already")
     if not len(images):
         raise InputError("adapt needs an image or more, got none")
-    found: dict[int, float] = {}
+    found: dict[int, Level] = {}
     left = None
     for block in plan.drop:
-        trial = replace(plan, drop={**found, block: 0.5}, budget="adaptive")
+        trial = replace(plan, drop={**found, block: Level(0.5)})
         level = _levels_at(block, trial, model, images.split(batch_size), spec)
         if left is None:  # the highest of every image never leaves, and is not among the levels
             left = len(level) // len(images) + 1
@@ -51,13 +52,14 @@ def adapt(
         left -= leaving
         if leaving:
             # Between the last that leaves and the first that stays.
-            found[block] = level[leaving * len(images) - 1 :][:2].mean().item()
-            if found[block] >= 1:
+            value = level[leaving * len(images) - 1 :][:2].mean().item()
+            if value >= 1:
                 raise InputError(
                     f"the plan drops {leaving} of {left + leaving} patch tokens at block {block}, "
                     f"more than {plan.score} tells apart; let at most half leave at once"
                 )
-    return replace(plan, drop=found, budget="adaptive")
+            found[block] = Level(value)
+    return replace(plan, drop=found)
 
 
 def _levels_at(

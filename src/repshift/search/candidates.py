@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from repshift.search.cost_model import CostModel
     from repshift.search.fidelity_meter import FidelityMeter
     from repshift.search.memo import Memo
+    from repshift.sequence.amounts import Level
 
 # Told a line about the plan that was tried last, and how many were tried so far.
 Progress = Callable[[str, int], object]
@@ -101,7 +102,7 @@ class Search:
         return trial(most if too_many is None else too_many - 1)
 
     def _shape(self, plan: Plan) -> list[float]:
-        return [float(plan.drop.get(block, 0)) for block in range(self.depth)]
+        return [float(plan.amount(block).value) for block in range(self.depth)]
 
     def rate(self, plan: Plan, batches: int | None = None) -> Trial:
         """Rate a plan on the first ``batches``; on all of them it counts as tried."""
@@ -218,7 +219,7 @@ class Search:
     ) -> Plan | None:
         """``step`` more leave after ``taker``, and after ``giver`` no more than are needed."""
         more = self._moved(plan, taker, step)
-        given = plan.drop.get(giver, 0)
+        given = int(plan.amount(giver).value)
         if more is None or not given:
             return None
 
@@ -226,7 +227,7 @@ class Search:
             return replace(more, drop=_with(more.drop, giver, count))
 
         for _ in range(2):  # the cost is an estimate, set right once by what really runs
-            enough = fewest(lambda count: self.cost(with_given(count)) <= target, int(given))
+            enough = fewest(lambda count: self.cost(with_given(count)) <= target, given)
             if enough is None or enough == given:
                 return None
             exchanged = with_given(enough)
@@ -237,12 +238,13 @@ class Search:
 
     def _moved(self, plan: Plan, block: int, step: int) -> Plan | None:
         """``step`` more tokens leave after ``block``; None if there are not so many."""
-        count = int(plan.drop.get(block, 0)) + step
+        count = int(plan.amount(block).value) + step
         moved, left = replace(plan, drop=_with(plan.drop, block, count)), self.patches
-        for amount in moved.drop.values():
-            if amount > (left // 2 if moved.reduction.at_most_half else left - 1):
+        for at in moved.drop:
+            amount = int(moved.amount(at).value)
+            if amount > min(moved.reduction.most(left), left - 1):
                 return None
-            left -= int(amount)
+            left -= amount
         return moved
 
 
@@ -258,7 +260,9 @@ def closed_forms(depth: int) -> list[list[float]]:
     return [paper, late(depth, 0), late(depth, 1)] + [every_second] * (depth > 2)
 
 
-def _with(drop: Mapping[int, float | int], block: int, count: int) -> dict[int, float | int]:
+def _with(
+    drop: Mapping[int, float | int | Level], block: int, count: int
+) -> dict[int, float | int | Level]:
     """The drops with ``count`` at ``block``."""
     others = {at: amount for at, amount in drop.items() if at != block}
     return {**others, block: count} if count else others

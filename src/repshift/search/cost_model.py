@@ -58,7 +58,7 @@ class CostModel:
         """The expected share of the dense cost."""
         entering = plan.entering(len(self.spec.blocks), self.patches)
         cost = self.rest + sum(map(self._block, entering))
-        return cost / self.dense + _acting(plan) * self.steps.get(_method(plan), 0.0)
+        return cost / self.dense + len(plan.acting) * self.steps.get(_method(plan), 0.0)
 
     def measure(self, plan: Plan) -> float:
         """The share of the dense cost in a forward that runs."""
@@ -66,7 +66,7 @@ class CostModel:
 
     def correct(self, plan: Plan) -> None:
         """Expect of this method's plans what was measured at ``plan``."""
-        if acting := _acting(plan):
+        if acting := len(plan.acting):
             missing = (self.measure(plan) - self(plan)) / acting
             self.steps[_method(plan)] = self.steps.get(_method(plan), 0.0) + missing
 
@@ -200,8 +200,3 @@ class TimeCost(CostModel):
 def _method(plan: Plan) -> Plan:
     """What plans of one score and one reduction share."""
     return replace(plan, drop={})
-
-
-def _acting(plan: Plan) -> int:
-    """At how many blocks tokens leave."""
-    return sum(amount > 0 for amount in plan.drop.values())

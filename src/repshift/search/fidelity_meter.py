@@ -92,10 +92,9 @@ class FidelityMeter:
 
 def differs_from(base: Plan, plan: Plan) -> int:
     """The first block after which ``plan`` acts unlike ``base``; all before it run the same."""
-    acting = {block for one in (base, plan) for block, amount in one.drop.items() if amount}
-    ways = [(one.score, one.reduction, one.budget) for one in (base, plan)]
-    if ways[0] == ways[1]:
-        acting = {block for block in acting if base.drop.get(block, 0) != plan.drop.get(block, 0)}
+    acting = {*base.acting, *plan.acting}
+    if (base.score, base.reduction) == (plan.score, plan.reduction):
+        acting = {block for block in acting if base.amount(block) != plan.amount(block)}
     return min(acting, default=0)
 
 

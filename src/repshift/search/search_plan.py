@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -14,12 +14,13 @@ from repshift.compress import compress
 from repshift.errors import InputError
 from repshift.measure.digest import digest
 from repshift.measure.environment import processor, versions
-from repshift.plan import Budget, Plan
+from repshift.plan import Plan
 from repshift.scores import Random
 from repshift.search.adapt import adapt
 from repshift.search.candidates import METHODS, Search, Trial
 from repshift.search.fidelity_meter import FidelityMeter, Objective
 from repshift.search.memo import Memo
+from repshift.sequence.amounts import Level
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
     from repshift.search.candidates import Progress
 
+
+Budget = Literal["fixed", "adaptive"]
 
 # The costs at which the found shape is also tried, for the plot.
 CURVE = (0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
@@ -101,7 +104,7 @@ def search_plan(
     a short list without those that the model does not allow.
 
     With an ``adaptive`` budget the plan that was found is given levels by ``adapt``, so that every
-    image keeps what it needs and as many tokens leave on average; methods that prune are searched.
+    image drops what it can spare and as many tokens are dropped on average.
     The target is that of the plan before: on other images the cost differs by some percent. The
     provenance has the fidelity of both.
 
@@ -144,7 +147,7 @@ def search_plan(
     }
     if budget == "adaptive":
         # What does not go with it shows in a forward: before the search, not after.
-        probe = Plan({0: 0.5}, Random(), budget="adaptive")
+        probe = Plan({0: Level(0.5)}, Random())
         with compress(model, probe, spec), torch.inference_mode():
             model(images[:1])
     plans = (
@@ -153,7 +156,7 @@ def search_plan(
         else [Plan.from_method(label, {}) for label in methods]
     )
     for plan in plans:
-        replace(plan, budget=budget)  # an error, if they do not go together
+        replace(plan, drop={0: _probe(budget)})  # an error, if they do not go together
     memo = Memo(state, facts | {"methods": [plan.identity for plan in plans]})
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     seen, unseen = images[order[len(images) // 2 :]], images[order[: len(images) // 2]]
@@ -197,6 +200,10 @@ def search_plan(
     return SearchResult(plan, search.tried, facts | figures)
 
 
+def _probe(budget: Budget) -> float | Level:
+    return Level(0.5) if budget == "adaptive" else 0.5
+
+
 def _named(rate: Sequence[float]) -> dict[str, float]:
     loss, fidelity = rate
     return {"loss": loss, "fidelity": fidelity}
@@ -224,7 +231,7 @@ def usual_methods(model: nn.Module, spec: EncoderSpec, budget: Budget) -> list[P
     for label in METHODS:
         plan = Plan.from_method(label, {})
         try:
-            compress(model, replace(plan, drop={0: 0.5}, budget=budget), spec).detach()
+            compress(model, replace(plan, drop={0: _probe(budget)}), spec).detach()
         except InputError:
             continue
         plans.append(plan)

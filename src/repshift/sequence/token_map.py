@@ -67,12 +67,15 @@ class Step:
             into, or that it is restored from.
         share: [B, D], how much of it the target takes up in a mean weighted by size, from 0 to 1;
             None prunes.
+        rows: How many of the N are rows of the batch; indices from there on are of padding that was
+            put behind it. None: all are.
     """
 
     kept: Int[Tensor, "B K"]
     dropped: Int[Tensor, "B D"]
     target: Int[Tensor, "B D"]
     share: Float[Tensor, "B D"] | None = None
+    rows: int | None = None
 
     @property
     def map(self) -> TokenMap:
@@ -80,37 +83,55 @@ class Step:
         places = torch.arange(self.kept.shape[1], device=self.kept.device)
         parent = torch.cat((places.expand_as(self.kept), self.target), dim=1)
         order = torch.cat((self.kept, self.dropped), dim=1)
-        return TokenMap(self.kept, torch.empty_like(parent).scatter(1, order, parent))
+        parent = torch.empty_like(parent).scatter(1, order, parent)
+        return TokenMap(self._inside(self.kept), parent[:, : self.rows])
+
+    def by_row(self, unit: int) -> Step:
+        """A step of units as one of their ``unit`` rows: those of a dropped unit go row by row."""
+        if unit == 1:
+            return self
+        kept, dropped, target = (
+            (index[..., None] * unit + torch.arange(unit, device=index.device)).flatten(1)
+            for index in (self.kept, self.dropped, self.target)
+        )
+        share = None if self.share is None else self.share.repeat_interleave(unit, 1)
+        return Step(kept, dropped, target, share)
 
     def apply(
         self, tokens: Float[Tensor, "B N C"], size: Float[Tensor, "B N"] | None
     ) -> Float[Tensor, "B K C"]:
-        """The survivors, each the mean of what it took up, weighted by ``size`` (1 if None)."""
-        stayed = gather(tokens, self.kept)
+        """The kept tokens, each the mean of what it took up, weighted by ``size`` (1 if None)."""
+        stayed = gather(tokens, self._inside(self.kept))
         if self.share is None:
             return stayed
         # A sum of weighted tokens, never scatter's own mean: that exports to a wrong ONNX graph.
         own, added = self._weights(size)
         total = own.scatter_add(1, self.target, added)
         stayed = stayed * (own / total)[..., None]
-        taken = gather(tokens, self.dropped) * (added / total.gather(1, self.target))[..., None]
+        taken = gather(tokens, self._inside(self.dropped))
+        taken = taken * (added / total.gather(1, self.target))[..., None]
         rows = _rows(self.target, stayed.shape[1])
         summed = stayed.flatten(0, 1).index_add_(0, rows, taken.flatten(0, 1))
         return summed.view_as(stayed).to(tokens.dtype)
 
     def resize(self, size: Float[Tensor, "B N"] | None) -> Float[Tensor, "B K"]:
-        """How many tokens each survivor stands for, where each of the N stood for ``size``."""
+        """From how many tokens each kept one is merged, where each of the N was from ``size``."""
         own, added = self._weights(size)
         return own.scatter_add(1, self.target, added)
 
     def _weights(
         self, size: Float[Tensor, "B N"] | None
     ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B D"]]:
-        """What counts in the mean: the survivors' sizes, and what they take up."""
+        """What counts in the mean: the sizes of the kept tokens, and what they take up."""
         assert self.share is not None
         if size is None:
             return self.share.new_ones(self.kept.shape), self.share
-        return size.gather(1, self.kept), self.share * size.gather(1, self.dropped)
+        dropped = size.gather(1, self._inside(self.dropped))
+        return size.gather(1, self._inside(self.kept)), self.share * dropped
+
+    def _inside(self, index: Int[Tensor, "B J"]) -> Int[Tensor, "B J"]:
+        """``index``, of padding behind the batch any row of it: nothing is made of those."""
+        return index if self.rows is None else index.clamp_max(self.rows - 1)
 
 
 def gather(tokens: Shaped[Tensor, "B M C"], index: Int[Tensor, "B J"]) -> Shaped[Tensor, "B J C"]:
@@ -127,31 +148,3 @@ def _rows(index: Int[Tensor, "B J"], count: int) -> Int[Tensor, "BJ"]:
     if batch == 1 and not torch.compiler.is_compiling():
         return index[0]
     return (index + count * torch.arange(batch, device=index.device)[:, None]).flatten()
-
-
-def follow(
-    table: Shaped[Tensor, "..."], kept: Int[Tensor, "B K"], dense: int, layout: str
-) -> Shaped[Tensor, "..."]:
-    """Give a positional table or a mask the same survivors as the tokens.
-
-    ``layout`` names its axes, leading ones may be missing: b (image) first, then h (head), n
-    (token) and r (channel of a rotation) as they come: ``bhnr`` and ``bnr`` for rotary tables,
-    ``bhnn`` for attention masks, ``bn`` for position ids and padding masks. It is gathered along
-    every n. An n shorter than the ``dense`` sequence has no entries for the prefix tokens, which
-    never leave; one of length 1 broadcasts and stays. Returns a table with all axes of ``layout``.
-    """
-    table = table[(None,) * (len(layout) - table.ndim)]
-    for dim, axis in enumerate(layout):
-        length = table.shape[dim]
-        if axis != "n" or length == 1:
-            continue
-        prefix = dense - length
-        if not 0 <= prefix < kept.shape[1]:
-            raise InputError(f"a positional table has {length} entries for {dense} tokens")
-        shape = [kept.shape[0]] + [1] * (table.ndim - 1)
-        shape[dim] = kept.shape[1] - prefix
-        index = (kept[:, prefix:] - prefix).view(shape)
-        table = table.expand(kept.shape[0], *table.shape[1:])
-        others = [size if at != dim else -1 for at, size in enumerate(table.shape)]
-        table = table.gather(dim, index.expand(others))
-    return table

@@ -14,6 +14,7 @@ from repshift.adapters.spec import EncoderSpec, Pooling
 from repshift.adapters.transformers.mamba import MAMBAS, mamba_spec
 from repshift.adapters.transformers.table import ENCODERS, ENDINGS, HEADS, LAYERS, REFUSED
 from repshift.errors import InputError
+from repshift.runtime.carriers import AttentionMask, PaddingMask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +48,8 @@ def describe(model: nn.Module) -> EncoderSpec:
     if prefix == 0 and (not averages or getattr(inner, "pooler", None) is not None):
         raise InputError(_cannot(model, "its head reads the first patch, which may leave"))
     # Flash attention takes the padding mask itself.
-    masks = "bn" if "flash" in (inner.config._attn_implementation or "") else "bhnn"
+    flash = "flash" in (inner.config._attn_implementation or "")
+    mask = PaddingMask() if flash else AttentionMask()
     holder, mean = (model, head.mean) if head and head.mean else (inner, encoder.mean)
     masked = getattr(inner, encoder.masked_head, None) if encoder.masked_head else None
     return EncoderSpec(
@@ -55,14 +57,13 @@ def describe(model: nn.Module) -> EncoderSpec:
         norm2=[_at(block, row.norm2) for block, row in zip(blocks, layers, strict=True)],
         prefix_tokens=prefix,
         class_token=prefix > 0,
-        positions={"attention_mask": masks, **layers[0].positions},
+        carriers={"attention_mask": mask, **layers[0].carriers},
         mlp=[
             _at(block, row.mlp) if row.mlp else None
             for block, row in zip(blocks, layers, strict=True)
         ],
         suffix_tokens=encoder.suffix,
-        position_ids=layers[0].position_ids,
-        readers=[(masked, {"attention_mask": "bn"})] if masked is not None else (),
+        readers=[(masked, {"attention_mask": PaddingMask()})] if masked is not None else (),
         pooling=_pooling(holder, mean, blocks[-1], inner.config) if mean else None,
     )
 
@@ -96,10 +97,7 @@ def _read(model: nn.Module, inner: nn.Module, path: str) -> tuple[list[nn.Module
         or not all(_runs(part) for part in (looping, *attention))
     ):
         raise InputError(_cannot(model, f"{_UNREAD} one of its parts"))
-    if any(
-        (layer.positions, layer.position_ids) != (layers[0].positions, layers[0].position_ids)
-        for layer in layers
-    ):
+    if any(layer.carriers != layers[0].carriers for layer in layers):
         raise InputError(_cannot(model, "its blocks take their positions in different ways"))
     return blocks, layers
 

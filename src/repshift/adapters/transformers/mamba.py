@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from repshift.adapters.spec import EncoderSpec
+from repshift.runtime.carriers import PaddingMask
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,7 +30,7 @@ def mamba_spec(model: nn.Module) -> EncoderSpec:
         norm2=[None] * len(blocks),
         prefix_tokens=0,
         suffix_tokens=1,
-        positions={"attention_mask": "bn"},
+        carriers={"attention_mask": PaddingMask()},
         mixers=[block.mixer.out_proj for block in blocks],
         refused={"cache_params": _CACHE, "cache": _CACHE},  # as 5.23 and 5.24 call it
     )

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from repshift.runtime.carriers import Carrier, PositionIds, Rotary
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 
 @dataclass(frozen=True)
 class Layer:
-    """Attribute paths in a block; ``positions`` holds the layout of its further arguments.
+    """Attribute paths in a block; ``carriers`` are those of its further arguments.
 
     An empty ``mlp``: its output passes a norm together with the stream, so nothing can be merged
     before it.
@@ -20,8 +22,7 @@ class Layer:
     norm2: str
     mlp: str
     attention: str
-    positions: Mapping[str, str] = field(default_factory=dict)
-    position_ids: str | None = None
+    carriers: Mapping[str, Carrier] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,9 @@ class Head:
 _VIT = Layer("layernorm_after", "mlp", "attention")
 _CLIP = Layer("layer_norm2", "mlp", "self_attn")
 _BERT = Layer("intermediate", "", "attention")
-_ROPE = {"position_embeddings": "bhnr"}
+_ROPE = {"position_embeddings": Rotary()}
 _DINO = Layer("norm2", "mlp", "attention")
-_TURNED = {"position_embeddings": "bnr"}
+_TURNED = {"position_embeddings": Rotary("bnr")}
 _TURNED_BERT = Layer("mlp", "", "self_attn", _TURNED)
 LAYERS = {
     "ViTLayer": _VIT,
@@ -88,7 +89,7 @@ LAYERS = {
     "Tipsv2VisionLayer": _DINO,
     "DINOv3ViTLayer": Layer("norm2", "mlp", "attention", _ROPE),
     "Sapiens2Layer": Layer("norm2", "mlp", "attention", _ROPE),
-    "VJEPA2Layer": Layer("norm2", "mlp", "attention", position_ids="position_mask"),
+    "VJEPA2Layer": Layer("norm2", "mlp", "attention", {"position_mask": PositionIds()}),
     "BertLayer": _BERT,
     "RobertaLayer": _BERT,
     "XLMRobertaLayer": _BERT,
@@ -101,7 +102,7 @@ LAYERS = {
     "NomicBertLayer": _TURNED_BERT,
     "JinaEmbeddingsV3Layer": _TURNED_BERT,
     "TransformerBlock": Layer("ffn", "", "attention"),  # of DistilBERT
-    "MPNetLayer": Layer("intermediate", "", "attention", {"position_bias": "bhnn"}),
+    "MPNetLayer": Layer("intermediate", "", "attention", {"position_bias": Carrier("bhnn")}),
     "ModernBertEncoderLayer": Layer("mlp_norm", "mlp", "attn", _TURNED),
     "EuroBertDecoderLayer": Layer("post_attention_layernorm", "mlp", "self_attn", _TURNED),
 }

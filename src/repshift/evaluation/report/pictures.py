@@ -59,7 +59,7 @@ def token_pictures(
         # The encoder may have been moved to another device or precision; its decoder was not.
         return loaded.decode(tokens.float().cpu()) if loaded.decode else None
 
-    blocks = [block for block, amount in plan.drop.items() if amount]
+    blocks = plan.acting
     patches = _patches(spec, loaded.grid)
     with torch.inference_mode():
         dense = draw(_tokens(model, images))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from repshift.adapters.spec import EncoderSpec
 from repshift.errors import InputError
 from repshift.evaluation.models.vim.model import Block, VisionMamba
+from repshift.runtime.carriers import Carrier, PositionIds
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +29,6 @@ def describe(model: nn.Module, aligned: bool = False) -> EncoderSpec:
         class_token=True,
         inner_tokens=(model.class_place,),
         mixers=[block.mixer.out_proj for block in blocks],
-        position_ids="positions" if aligned else None,
-        readers=[(model.readout, {"marked": "bn"})],
+        carriers={"positions": PositionIds()} if aligned else {},
+        readers=[(model.readout, {"marked": Carrier("bn")})],
     )
