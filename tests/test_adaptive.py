@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from models import FAMILIES, build, images
 from repshift import (
+    ClassAttention,
+    ColumnAttention,
     InputError,
     KeyNorm,
     Level,
@@ -209,6 +211,49 @@ def test_an_image_does_not_depend_on_its_neighbours(score):
             for place, row in enumerate(some):
                 count = lengths[row]
                 assert torch.equal(fewer[place, :count], features[row, :count])
+
+
+MERGING = [
+    (Redundancy("block"), Merge()),
+    (Redundancy("keys"), Merge("plain")),
+    (ClassAttention(), Prune()),
+    (ClassAttention(), Merge()),
+    (Redundancy("mlp"), VidTLDR()),
+    (Redundancy("keys"), VidTLDR()),  # before the MLP
+]
+
+
+@pytest.mark.parametrize(("score", "reduction"), MERGING, ids=str)
+@pytest.mark.parametrize("family", ["deit", "average pooling", "eva02", "dinov3"])
+@torch.no_grad()
+def test_whatever_becomes_of_dropped_tokens_each_image_runs_as_alone(family, score, reduction):
+    model, photos = build(family, torch.float64), unlike(4)
+    if isinstance(score, ClassAttention) and family == "average pooling":
+        score = ColumnAttention()
+    plan = adapt(model, Plan({0: 0.2, 2: 0.3}, score, reduction), photos)
+    with compress(model, plan) as compression:
+        together, features = model(photos), model.forward_features(photos)
+        lengths, sizes = compression.lengths.tolist(), compression.sizes
+        restored = compression.restore(features)
+        assert len(set(lengths)) > 1 or not score.comparable_across_images
+        for row, length in enumerate(lengths):
+            alone = model(photos[row : row + 1])
+            torch.testing.assert_close(together[row : row + 1], alone)
+            assert compression.lengths.tolist() == [length]
+            torch.testing.assert_close(sizes[row, :length], compression.sizes[0])
+            assert not sizes[row, length:].any()
+            whole = compression.restore(model.forward_features(photos[row : row + 1]))
+            torch.testing.assert_close(restored[row], whole[0])
+    # The slow truth of one image: the plan of counts that drops as many of it.
+    left = [int(n) for n in lengths[-1:]]
+    with compress(model, plan) as compression:
+        alone = model(photos[-1:])
+        counts = [int(compression.lengths_after(block)) for block in range(4)]
+    dense = model.forward_features(photos[-1:]).shape[1]
+    drop = {0: dense - counts[0], 2: counts[1] - counts[2]}
+    with compress(model, Plan(drop, score, reduction)) as compression:
+        torch.testing.assert_close(alone, model(photos[-1:]))
+        assert compression.counts[-1:] == left
 
 
 @pytest.mark.parametrize("score", [Shift(), Redundancy("keys")], ids=str)

@@ -56,6 +56,11 @@ class BlockState:
         self._follow(stream.device)
         snapshot, unit = self._snapshots(stream), self.spec.unit
         self.scores = scores = self._scored(snapshot, verify)
+        if scores.shape[1] % unit:
+            raise InputError(
+                f"block {self.block} has {scores.shape[1]} tokens, no whole number of units of "
+                f"{unit}"
+            )
         if unit > 1:
             snapshot = snapshot.by_unit(unit)
             scores = scores.unflatten(1, (-1, unit)).mean(2)

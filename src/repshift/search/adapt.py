@@ -42,13 +42,13 @@ def adapt(
     if not len(images):
         raise InputError("adapt needs an image or more, got none")
     found: dict[int, Level] = {}
-    left = None
+    left, unit = None, 1 if spec is None else spec.unit
     for block in plan.drop:
         trial = replace(plan, drop={**found, block: Level(0.5)})
         level = _levels_at(block, trial, model, images.split(batch_size), spec)
         if left is None:  # the highest of every image never leaves, and is not among the levels
             left = len(level) // len(images) + 1
-        leaving = plan.leaving(block, left)
+        leaving = plan.leaving(block, left * unit) // unit
         left -= leaving
         if leaving:
             # Between the last that leaves and the first that stays.
@@ -70,10 +70,11 @@ def _levels_at(
     spec: EncoderSpec | None,
 ) -> Float[Tensor, " M"]:
     """The levels at ``block`` of all tokens that may leave there, of all images, in order."""
-    found = []
+    found, unit = [], 1 if spec is None else spec.unit  # of libraries no model has units
     with compress(model, plan, spec) as compression, torch.inference_mode():
         for batch in batches:
             model(batch)
-            found.append(levels(compression.scores[block], plan.score).flatten().cpu())
+            scores = compression.scores[block].unflatten(1, (-1, unit)).mean(2)
+            found.append(levels(scores, plan.score).flatten().cpu())
     level = torch.cat(found)
     return level[level.isfinite()].sort().values
