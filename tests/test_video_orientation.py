@@ -121,7 +121,7 @@ def test_the_real_torchcodec_gives_the_same_upright_frames(corners, name, monkey
 DISPOSITION = av.stream.Disposition
 
 
-def with_thumbnail(path, still="mjpeg", disposition=0, count=4):
+def with_thumbnail(path, still="mjpeg", disposition=0, count=4, stills=1):
     """A film of numbered frames after a larger still, a stream of its own."""
     with av.open(str(path), "w") as container:
         thumbnail = container.add_stream(still, rate=25)
@@ -132,8 +132,9 @@ def with_thumbnail(path, still="mjpeg", disposition=0, count=4):
         film.width, film.height, film.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         pixels = np.random.default_rng(0).integers(0, 256, (4 * HEIGHT, 4 * WIDTH, 3), np.uint8)
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
-        for packet in (*thumbnail.encode(frame), *thumbnail.encode()):
-            container.mux(packet)
+        for _ in range(stills):
+            container.mux(thumbnail.encode(frame))
+        container.mux(thumbnail.encode())
         for number in range(count):
             frame = av.VideoFrame.from_ndarray(picture(number), format="rgb24")
             container.mux(film.encode(frame))
@@ -158,6 +159,15 @@ def test_a_still_before_the_film_is_not_the_film(tmp_path, name, still, disposit
     frames = decode_frames(path, 4)
     assert frames.shape == (4, 3, HEIGHT, WIDTH)
     assert numbers(frames) == [0, 1, 2, 3]
+
+
+def test_of_two_films_it_is_the_one_that_ffmpeg_takes(tmp_path):
+    first = with_thumbnail(tmp_path / "first.mkv", "libx264", DISPOSITION.default, stills=9)
+    assert decode_frames(first, 4).shape == (4, 3, 4 * HEIGHT, 4 * WIDTH)
+    other = with_thumbnail(tmp_path / "other.mkv", "libx264", DISPOSITION.dub, count=9, stills=4)
+    with av.open(str(other)) as container:
+        best = container.streams.best("video")
+    assert decode_frames(other, 4).shape[2] == best.codec_context.height
 
 
 def test_torchcodec_is_asked_for_the_same_stream(tmp_path, torchcodec):
