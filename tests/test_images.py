@@ -167,7 +167,7 @@ def test_an_empty_or_missing_directory_is_refused(tmp_path):
 def test_what_programs_leave_behind_is_no_photograph(tmp_path, noise):
     for name in (
         "b/1.png", "b/._1.png", "b/.ipynb_checkpoints/1-checkpoint.png", "__MACOSX/b/1.png",
-        ".cache/1.png", "a/2.JPG",
+        ".cache/1.png", "a/2.JPG", "a/@eaDir/2.JPG/THUMB_M.jpg",
     ):  # fmt: skip
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(noise).save(tmp_path / name)
@@ -175,6 +175,15 @@ def test_what_programs_leave_behind_is_no_photograph(tmp_path, noise):
     assert find_images(tmp_path) == [tmp_path / "a/2.JPG", tmp_path / "b/1.png"]
     # The directory itself may have any name.
     assert find_images(tmp_path / ".cache") == [tmp_path / ".cache/1.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    def closed(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", closed)
+    with pytest.raises(InputError, match=f"{tmp_path} cannot be read: Permission denied"):
+        find_images(tmp_path)
 
 
 def test_links_are_followed_but_not_round_in_circles(tmp_path, noise):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
 SMALLEST = 8  # pixels a side; below it there is nothing to see
+_LEFT_BEHIND = {"__MACOSX", "@eaDir"}  # by macOS in archives, by Synology's drives
 _BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 
 
@@ -66,15 +67,18 @@ def find_images(directory: Path) -> list[Path]:
     """All image files below ``directory``, in order, but hidden ones; ``InputError`` if none is."""
     if not directory.is_dir():
         raise InputError(f"{directory} is not a directory; --images takes a directory of images")
-    found = sorted(_below(directory, ()))
+    try:
+        found = sorted(_below(directory, ()))
+    except OSError as error:
+        raise InputError(f"{error.filename} cannot be read: {error.strerror}") from None
     if not found:
         raise InputError(f"{directory} holds no images ({', '.join(sorted(SUFFIXES))})")
     return found
 
 
 def is_hidden(path: Path) -> bool:
-    """What programs leave behind: ``.ipynb_checkpoints``, ``._a.jpg``, ``__MACOSX``."""
-    return path.name.startswith(".") or path.name == "__MACOSX"
+    """What programs leave behind: ``.ipynb_checkpoints``, ``._a.jpg`` and the like."""
+    return path.name.startswith(".") or path.name in _LEFT_BEHIND
 
 
 def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
