@@ -54,9 +54,44 @@ def test_every_retrieval_set_reads_a_pair(root, name, length, seconds):
 
 
 def test_a_pair_is_a_video_of_its_own_even_if_another_has_its_name(root):
-    entries = [{"video": "a.mp4", "caption": "x"}, {"video": "a.mp4", "caption": "y"}]
-    found = read(root, "msrvtt", entries)
-    assert (len(found.videos), found.texts_of, found.videos_of) == (2, [[0], [1]], [[0], [1]])
+    names = [*range(39), 0]  # the last once more, as a few of the published sets have it
+    found = read(root, "msrvtt", [{"video": f"{n}.mp4", "caption": "x"} for n in names])
+    assert (len(found.videos), found.texts_of[-1], found.videos_of[-1]) == (40, [39], [39])
+
+
+def captioned(videos, captions):
+    return [
+        {"video": f"{v}.mp4", "caption": f"{v} {c}"} for v in range(videos) for c in range(captions)
+    ]
+
+
+@pytest.mark.parametrize("name", ["msrvtt", "lsmdc", "msvd", "activitynet", "didemo", "ssv2-label"])
+def test_files_that_come_again_are_not_so_many_videos(root, name):
+    """Of 20 copies of a video the model cannot know which one counts, and finds one in 20."""
+    with pytest.raises(InputError) as caught:
+        read(root, name, captioned(100, 20))
+    message = str(caught.value)
+    assert "names 2000 videos, but these are only 100 files" in message
+    assert "the layout caption (that of msrvtt-train9k and msrvtt-train7k)" in message
+    # In that layout the same entries are what they should be.
+    write(root, "right.json", captioned(100, 20))
+    found = RetrievalLayout("right.json", "caption", 32).read(root)
+    assert (len(found.videos), len(found.texts)) == (100, 2000)
+    assert found.texts_of[99] == list(range(1980, 2000))
+
+
+def test_a_path_that_one_entry_names_twice_counts_too(root):
+    with pytest.raises(InputError, match="names 2 videos, but these are only 1 files"):
+        read(root, "ssv2-label", [{"video": ["a.mp4", "./a.mp4"], "caption": "x"}])
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(root):
+    text = json.dumps([{"video": "a", "caption": "Ein Mädchen"}], ensure_ascii=False)
+    (root / "x.json").write_text(text, encoding="utf-8-sig")
+    assert RetrievalLayout("x.json", "pair", 8).read(root).texts == ["Ein Mädchen"]
+    (root / "x.json").write_text(text, encoding="latin-1")
+    with pytest.raises(InputError, match=r"x.json is not UTF-8 \(line 1, byte 0xe4\); save it"):
+        RetrievalLayout("x.json", "pair", 8).read(root)
 
 
 def test_in_training_splits_a_video_comes_again_for_each_caption(root):
@@ -184,7 +219,7 @@ def test_a_missing_key_is_named(root, name, key):
     [
         (b"", "is not JSON"),
         (b'[{"video": "a"', "is not JSON: Expecting ',' delimiter: line 1"),
-        (b"\xff\xfe[", "is not JSON"),
+        (b"\xff\xfe[", "is not UTF-8 (line 1, byte 0xff; it looks like UTF-16); save it"),
         (b"[" * 100_000, "is not JSON"),
         (b"{}", "holds {}; expected a list"),
         (b"[]", "holds []; expected a list of one entry"),

@@ -129,6 +129,11 @@ def test_bench_reads_a_directory_plans_and_a_checkpoint(run, photos, tmp_path):
     assert "broken.jpg cannot be read" in out
 
 
+def test_a_plan_saved_on_windows_is_the_same(tmp_path):
+    (tmp_path / "plan.json").write_text(Plan({2: 1}).to_json(), encoding="utf-8-sig")
+    assert read_plan(str(tmp_path / "plan.json")) == Plan({2: 1})
+
+
 def test_show_draws_one_image(run, photos):
     status, out, err = run(
         "show", photos / "0.png", "--model", "digits-vit", "--out", "x/tokens.png"
@@ -229,6 +234,16 @@ def test_a_plan_that_cannot_be_made_is_one_line(run, tmp_path, arguments, says):
             "few.safetensors is not vit_tiny_patch16_224: ",
         ),
         (["--random-weights"], "brings its own weights"),
+        (
+            [
+                "--model",
+                "timm:vit_tiny_patch16_224",
+                "--random-weights",
+                "--checkpoint",
+                "bad.json",
+            ],
+            "--random-weights and --checkpoint bad.json exclude each other",
+        ),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -245,20 +260,6 @@ def test_bad_input_is_one_line_status_two_and_nothing_written(run, tmp_path, arg
     assert says in message[0]
     assert "Traceback" not in err
     assert sorted(tmp_path.rglob("*")) == before
-
-
-def test_weights_that_are_nan_are_named(run, tmp_path):
-    import timm
-
-    model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=2)
-    torch.nn.init.constant_(model.blocks[2].mlp.fc1.bias, float("nan"))
-    save_file(model.state_dict(), tmp_path / "nan.safetensors")
-    status, _, err = run(
-        "bench", "--model", "timm:vit_tiny_patch16_224", "--checkpoint", "nan.safetensors",
-        "--plan", "3:0.5",
-    )  # fmt: skip
-    assert status == 2
-    assert "block 3: the score" in err
 
 
 def test_an_interrupt_leaves_nothing(run, monkeypatch, photos, tmp_path):

@@ -12,7 +12,8 @@ from repshift import InputError
 from repshift.evaluation.data import clips
 from repshift.evaluation.data.clips import Clips
 from repshift.evaluation.data.frame_cache import FrameCache
-from repshift.evaluation.data.videos import Sampling, VideoError
+from repshift.evaluation.data.video_file import VideoError
+from repshift.evaluation.data.videos import Sampling
 from video_files import write_audio, write_video
 
 CLIP = Sampling(frames=2, size=16)

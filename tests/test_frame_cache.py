@@ -10,7 +10,8 @@ import torch
 from repshift import InputError
 from repshift.evaluation.data import frame_cache, videos
 from repshift.evaluation.data.frame_cache import FrameCache
-from repshift.evaluation.data.videos import Sampling, VideoError
+from repshift.evaluation.data.video_file import VideoError
+from repshift.evaluation.data.videos import Sampling
 from video_files import write_video
 
 CLIP = Sampling(frames=4, size=16)
@@ -84,7 +85,7 @@ def test_every_version_makes_another_clip(video, cache, monkeypatch):
     files = {cache.file(video, CLIP)}
     monkeypatch.setattr(frame_cache, "decoder", lambda: "another")
     files.add(cache.file(video, CLIP))
-    monkeypatch.setattr(frame_cache, "_FORMAT", 2)
+    monkeypatch.setattr(frame_cache, "CLIP_FORMAT", 0)
     files.add(cache.file(video, CLIP))
     monkeypatch.setattr(torch, "__version__", "9.9")
     files.add(cache.file(video, CLIP))

@@ -109,6 +109,9 @@ def test_nothing_else_is_unpickled(tmp_path, capsys):
     assert "unpickled" not in capsys.readouterr().out
 
 
+PATCHES = "vision_encoder.encoder.patch_embed.proj.weight"
+TEXT_MLP = "text_encoder.encoder.layer.0.intermediate.dense.weight"
+POSITIONS = "text_encoder.embeddings.position_ids"
 DEIT = {"cls_token": torch.ones(1), "blocks.0.attn.qkv.weight": torch.ones(1)}
 
 
@@ -122,6 +125,22 @@ DEIT = {"cls_token": torch.ones(1), "blocks.0.attn.qkv.weight": torch.ones(1)}
         ({"epoch": 3}, "does not hold the weights of a model"),
         ({}, "does not hold the weights of a model"),
         ([1, 2], "does not hold the weights of a model"),
+        ({0: torch.ones(1)}, "tensors by name: the value of 0 is of the type Tensor"),
+        (WEIGHTS | {"temp": 0.07}, "tensors by name: the value of 'temp' is of the type float"),
+        (WEIGHTS | {PATCHES: torch.tensor(1.0)}, "1 of another shape (vision_encoder"),
+        (WEIGHTS | {TEXT_MLP: torch.tensor(1.0)}, "1 of another shape (text_encoder"),
+        (
+            WEIGHTS | {"temp": torch.tensor(float("nan"))},
+            "ckpt.pth: the tensor temp has 1 of 1 numbers that are NaN or infinite",
+        ),
+        (
+            WEIGHTS | {PATCHES: WEIGHTS[PATCHES].to(torch.int8)},
+            f"ckpt.pth: the tensor {PATCHES} holds int8 in place of float32; save the weights",
+        ),
+        (
+            WEIGHTS | {POSITIONS: WEIGHTS[POSITIONS].half()},
+            f"ckpt.pth: the tensor {POSITIONS} holds float32 in place of int64; save",
+        ),
         (
             {k: v for k, v in WEIGHTS.items() if k != "temp"},
             r"it looks like umt-small for retrieval: 1 missing \(temp\)$",

@@ -60,3 +60,13 @@ def test_another_vocabulary(tmp_path):
     moved = {"0": "[PAD]", "1": "[UNK]", "2": "[CLS]", "3": "[SEP]", "4": "[MASK]"}
     with pytest.raises(InputError, match=r"puts \[CLS\] at 2"):
         Tokenizer(write(tmp_path / "moved.txt", words=moved))
+
+
+def test_a_vocabulary_saved_on_windows_is_the_same(tmp_path, tokenizer):
+    path = write(tmp_path / "windows.txt")
+    lines = path.read_text(encoding="utf-8").split("\n")
+    path.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
+    assert torch.equal(Tokenizer(path).captions(CAPTIONS)[0], tokenizer.captions(CAPTIONS)[0])
+    path.write_bytes("\n".join(lines).encode("utf-16"))
+    with pytest.raises(InputError, match="windows.txt is not UTF-8 .* it looks like UTF-16"):
+        Tokenizer(path)

@@ -13,7 +13,8 @@ from repshift import InputError, Plan, Random
 from repshift.adapters import describe
 from repshift.evaluation.data.annotations import QuestionSet, RetrievalSet
 from repshift.evaluation.data.pixels import normalise
-from repshift.evaluation.data.videos import Sampling, VideoError
+from repshift.evaluation.data.video_file import VideoError
+from repshift.evaluation.data.videos import Sampling
 from repshift.evaluation.models.umt.answering import AnsweringModel
 from repshift.evaluation.models.umt.retrieval import RetrievalModel
 from repshift.evaluation.tasks.answering import Answering

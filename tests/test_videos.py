@@ -16,8 +16,9 @@ from repshift import InputError
 from repshift.evaluation.data import videos
 from repshift.evaluation.data.frames import middle_frames
 from repshift.evaluation.data.pixels import normalise, resize
-from repshift.evaluation.data.videos import Sampling, VideoError, decode_frames, decoder
-from video_files import HEIGHT, WIDTH, numbers, picture, write_audio, write_video
+from repshift.evaluation.data.video_file import VideoError
+from repshift.evaluation.data.videos import Sampling, decode_frames, decoder
+from video_files import HEIGHT, WIDTH, numbers, picture, torchcodec_is, write_audio, write_video
 
 
 @pytest.mark.parametrize(
@@ -233,7 +234,7 @@ def torchcodec(monkeypatch):
     given = types.SimpleNamespace(frames=41, works=True, fails=False)
 
     class VideoDecoder:
-        def __init__(self, source, seek_mode="exact", num_ffmpeg_threads=1):
+        def __init__(self, source, stream_index=None, seek_mode="exact", num_ffmpeg_threads=1):
             if not given.works:
                 raise RuntimeError("Could not load libtorchcodec")
             self.metadata = types.SimpleNamespace(num_frames=given.frames)
@@ -244,15 +245,8 @@ def torchcodec(monkeypatch):
             data = torch.zeros(len(indices), 3, HEIGHT, WIDTH, dtype=torch.uint8)
             return types.SimpleNamespace(data=data)
 
-    module = types.ModuleType("torchcodec")
-    module.decoders = types.ModuleType("torchcodec.decoders")
-    module.decoders.VideoDecoder = VideoDecoder
-    monkeypatch.setattr(videos.importlib.metadata, "version", lambda name: "0.0")
-    monkeypatch.setitem(sys.modules, "torchcodec", module)
-    monkeypatch.setitem(sys.modules, "torchcodec.decoders", module.decoders)
-    videos.torchcodec_version.cache_clear()
-    yield given
-    videos.torchcodec_version.cache_clear()
+    with torchcodec_is(VideoDecoder, monkeypatch):
+        yield given
 
 
 def test_torchcodec_decodes_where_it_works_and_pyav_what_it_cannot(tmp_path, torchcodec):

@@ -214,11 +214,28 @@ MAMBA = {"backbone.layers.0.mixer.in_proj.weight": torch.ones(2, 2)}
             WEIGHTS | {"pos_embed": torch.ones(1, 51, 48)},
             r"vim-fixture with 51 positions: 1 of another shape \(pos_embed\)$",
         ),
+        (
+            WEIGHTS | {"pos_embed": torch.ones(9)},
+            r"vim-fixture with 0 positions: 1 of another shape \(pos_embed\)$",
+        ),
+        (
+            WEIGHTS | {"layers.0.mixer.in_proj.weight": torch.ones(9)},
+            r"a Mamba language model: 1 of another shape \(layers.0.mixer.in_proj.weight\)$",
+        ),
     ],
 )
 def test_a_wrong_file(tmp_path, small, content, message):
     torch.save(content, tmp_path / "w.pth")
     with pytest.raises(InputError, match=f"w.pth is not vim-fixture; .*{message}"):
+        load_vim(small, tmp_path / "w.pth")
+
+
+def test_weights_that_are_no_numbers_are_named(tmp_path, small):
+    key = "layers.1.mixer.A_log"
+    torch.save(
+        WEIGHTS | {key: WEIGHTS[key].clone().fill_diagonal_(float("nan"))}, tmp_path / "w.pth"
+    )
+    with pytest.raises(InputError, match=rf"w.pth: the tensor {key} has \d+ of \d+ numbers that"):
         load_vim(small, tmp_path / "w.pth")
 
 

@@ -1,9 +1,14 @@
 """Small videos, rendered by PyAV, whose frames say which they are."""
 
+import sys
+import types
+from contextlib import contextmanager
 from fractions import Fraction
 
 import av
 import numpy as np
+
+from repshift.evaluation.data import videos
 
 WIDTH, HEIGHT, BITS = 64, 48, 8
 
@@ -47,3 +52,17 @@ def write_audio(path):
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
+
+
+@contextmanager
+def torchcodec_is(decoder, monkeypatch):
+    """In the block, ``decoder`` stands for torchcodec's VideoDecoder."""
+    module = types.ModuleType("torchcodec")
+    module.decoders = types.ModuleType("torchcodec.decoders")
+    module.decoders.VideoDecoder = decoder
+    monkeypatch.setattr(videos.importlib.metadata, "version", lambda name: "0.0")
+    monkeypatch.setitem(sys.modules, "torchcodec", module)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", module.decoders)
+    videos.torchcodec_version.cache_clear()
+    yield
+    videos.torchcodec_version.cache_clear()

@@ -1,4 +1,4 @@
-"""Results appear whole or not at all."""
+"""Text files: read as people save them; results appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -30,6 +30,26 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_text(path: Path, expected: str) -> str:
+    """A text in UTF-8, with the mark before it that Excel and Windows write, or without.
+
+    ``expected`` says in an error what the file should hold.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}; expected {expected}") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        place = content.count(b"\n", 0, error.start) + 1
+        kind = "; it looks like UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
+        raise InputError(
+            f"{path} is not UTF-8 (line {place}, byte 0x{content[error.start]:02x}{kind}); save it "
+            "as UTF-8 (in Excel: CSV UTF-8)"
+        ) from None
 
 
 def write_text(path: Path, text: str) -> None:

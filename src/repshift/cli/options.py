@@ -24,7 +24,7 @@ def read_plan(text: str) -> Plan:
     path = Path(text)
     if path.suffix == ".json" or path.is_file():
         try:
-            return Plan.from_json(path.read_text(encoding="utf-8"))
+            return Plan.from_json(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise InputError(f"the plan file {path} does not exist") from None
         except (OSError, UnicodeDecodeError) as error:

@@ -7,14 +7,12 @@ checked on opening; what a video file holds is found out when it is decoded.
 
 from __future__ import annotations
 
-import json
-import os
-import reprlib
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal, NoReturn, TypeGuard
+from pathlib import Path
+from typing import Literal
 
 from repshift.errors import InputError
+from repshift.evaluation.data.annotation_file import AnnotationFile, Entry, read_answers
 
 
 @dataclass(frozen=True)
@@ -83,6 +81,10 @@ class RetrievalLayout:
     - ``captions``: a path; several texts, each a query of its own.
     - ``paragraph``: a path; sentences that make one text, joined by spaces.
     - ``videos``: one path or several; a text that fits all of them.
+
+    But for ``caption``, a path that comes again is another video with the same frames: the model
+    cannot tell them apart, and finds the one that counts as right by chance. A few of them the
+    published sets may have; more are an error.
     """
 
     file: str
@@ -92,13 +94,13 @@ class RetrievalLayout:
 
     def read(self, root: Path, videos: Path | None = None) -> RetrievalSet:
         """The data set under ``root``; its videos are in ``videos``, by default root/videos."""
-        reader = _Reader(root / self.file, videos or root / "videos")
+        file = AnnotationFile(root / self.file, videos or root / "videos")
         paths: list[Path] = []
         texts: list[str] = []
         texts_of: list[list[int]] = []
         videos_of: list[list[int]] = []
         known: dict[Path, int] = {}
-        for entry in reader.entries():
+        for entry in file.entries():
             own_paths, own_texts = self._read(entry)
             text_indices = list(range(len(texts), len(texts) + len(own_texts)))
             video_indices = []
@@ -112,12 +114,17 @@ class RetrievalLayout:
                 texts_of[video] += text_indices
             texts += own_texts
             videos_of += [list(video_indices) for _ in own_texts]
+        if len(paths) - len(known) > _REPEATED * len(paths):
+            raise InputError(
+                f"{file.path} names {len(paths)} videos, but these are only {len(known)} files; "
+                f"{_INSTEAD[self.entry]}"
+            )
         return RetrievalSet(
-            reader.file.stem, paths, texts, texts_of, videos_of, self.text_length,
+            file.path.stem, paths, texts, texts_of, videos_of, self.text_length,
             self.first_seconds,
         )  # fmt: skip
 
-    def _read(self, entry: _Entry) -> tuple[list[Path], list[str]]:
+    def _read(self, entry: Entry) -> tuple[list[Path], list[str]]:
         match self.entry:
             case "videos":
                 return entry.paths("video"), [entry.text("caption")]
@@ -146,15 +153,15 @@ class QuestionLayout:
 
     def read(self, root: Path, videos: Path | None = None) -> QuestionSet:
         """The data set under ``root``; its videos are in ``videos``, by default root/videos."""
-        answer_list = _read_answers(root / self.answer_file)
-        reader = _Reader(root / self.file, videos or root / "videos")
+        answer_list = read_answers(root / self.answer_file)
+        file = AnnotationFile(root / self.file, videos or root / "videos")
         listed = set(answer_list)
         known: dict[Path, int] = {}
         video_of: list[int] = []
         questions: list[str] = []
         answers: list[str] = []
         ids: dict[int | str, int] = {}
-        for entry in reader.entries():
+        for entry in file.entries():
             video_of.append(known.setdefault(entry.path("video"), len(known)))
             questions.append(entry.text("question"))
             answers.append(entry.text("answer"))
@@ -167,11 +174,11 @@ class QuestionLayout:
         unlisted = sum(answer not in listed for answer in answers)
         if unlisted == len(answers):
             raise InputError(
-                f"{reader.file}: none of its answers is in {self.answer_file}, whose first is "
+                f"{file.path}: none of its answers is in {self.answer_file}, whose first is "
                 f"{answer_list[0]!r}; the two files do not belong together"
             )
         return QuestionSet(
-            reader.file.stem, list(known), video_of, questions, answers, list(ids), answer_list,
+            file.path.stem, list(known), video_of, questions, answers, list(ids), answer_list,
             unlisted, self.question_length, self.answer_length,
         )  # fmt: skip
 
@@ -186,21 +193,32 @@ class ChoiceLayout:
 
     def read(self, root: Path, videos: Path | None = None) -> ChoiceSet:
         """The data set under ``root``; its videos are in ``videos``, by default root/videos."""
-        reader = _Reader(root / self.file, videos or root / "videos")
+        file = AnnotationFile(root / self.file, videos or root / "videos")
         known: dict[Path, int] = {}
         video_of: list[int] = []
         options: list[list[str]] = []
         answers: list[int] = []
-        for entry in reader.entries():
+        for entry in file.entries():
             video_of.append(known.setdefault(entry.path("video"), len(known)))
             options.append(entry.texts("caption"))
             if len(options[-1]) != self.options:
                 entry.fail("caption", f"a list of {self.options} texts")
             answers.append(entry.below("answer", self.options))
-        return ChoiceSet(
-            reader.file.stem, list(known), video_of, options, answers, self.text_length
-        )
+        return ChoiceSet(file.path.stem, list(known), video_of, options, answers, self.text_length)
 
+
+_REPEATED = 0.05  # the share of paths that may come again
+_INSTEAD = {
+    "pair": "it has several captions of a video, each an entry, so that it needs the layout "
+    "caption (that of msrvtt-train9k and msrvtt-train7k), or captions (that of msvd): one entry a "
+    "video, with a list of captions",
+    "captions": "list all captions of a video in one entry, or use the layout caption (that of "
+    "msrvtt-train9k and msrvtt-train7k): one caption an entry",
+    "paragraph": "list all sentences of a video in one entry, or use the layout caption (that of "
+    "msrvtt-train9k and msrvtt-train7k): each a query of its own",
+    "videos": "name each video in one entry alone, or use the layout caption (that of "
+    "msrvtt-train9k and msrvtt-train7k): one video and one of its captions an entry",
+}
 
 Layout = RetrievalLayout | QuestionLayout | ChoiceLayout
 
@@ -232,121 +250,3 @@ def layout(name: str) -> Layout:
     if name not in LAYOUTS:
         raise InputError(f"no data set is called {name!r}; known are {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
-
-
-class _Reader:
-    """An annotation file: a JSON list of objects."""
-
-    def __init__(self, file: Path, videos: Path) -> None:
-        self.file, self.videos = file, videos
-
-    def entries(self) -> list[_Entry]:
-        values = _read_list(self.file)
-        if not self.videos.is_dir():
-            raise InputError(f"{self.videos} is not a directory; expected the videos that "
-                             f"{self.file.name} names in it")  # fmt: skip
-        entries = [_Entry(self, index, value) for index, value in enumerate(values)]
-        for entry in entries:
-            if not isinstance(entry.value, dict):
-                raise InputError(f"{entry.place} is {reprlib.repr(entry.value)}; expected an "
-                                 "object with the key video")  # fmt: skip
-        return entries
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """One entry; a value that is not what it should be is named with file, entry and key."""
-
-    reader: _Reader
-    index: int
-    value: Any
-
-    @property
-    def place(self) -> str:
-        return f"{self.reader.file}, entry {self.index} (from 0)"
-
-    def fail(self, key: str, expected: str) -> NoReturn:
-        found = reprlib.repr(self.value[key]) if key in self.value else "missing"
-        raise InputError(f"{self.place}: {key} is {found}; expected {expected}")
-
-    def text(self, key: str) -> str:
-        value = self.value.get(key)
-        if not _is_text(value):
-            self.fail(key, "a text that is not empty")
-        return value
-
-    def texts(self, key: str) -> list[str]:
-        value = self.value.get(key)
-        values = [value] if isinstance(value, str) else value
-        if not isinstance(values, list) or not values or not all(map(_is_text, values)):
-            self.fail(key, "a text or a list of texts, none of them empty")
-        return values
-
-    def paragraph(self, key: str) -> str:
-        value = self.value.get(key)
-        sentences = [value] if isinstance(value, str) else value
-        # One sentence of a paragraph may be empty, as long as another is not.
-        if not isinstance(sentences, list) or not all(isinstance(s, str) for s in sentences):
-            self.fail(key, "a list of sentences")
-        paragraph = " ".join(sentences)
-        if not paragraph.strip():
-            self.fail(key, "sentences that are not all empty")
-        return paragraph
-
-    def path(self, key: str) -> Path:
-        return self._path(key, self.value.get(key))
-
-    def paths(self, key: str) -> list[Path]:
-        value = self.value.get(key)
-        names = [value] if isinstance(value, str) else value
-        if not isinstance(names, list) or not names:
-            self.fail(key, "a path or a list of paths")
-        return [self._path(key, name) for name in names]
-
-    def identifier(self, key: str) -> int | str:
-        value = self.value.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            self.fail(key, "a whole number or a text")
-        return value
-
-    def below(self, key: str, limit: int) -> int:
-        value = self.value.get(key)
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < limit:
-            self.fail(key, f"a whole number from 0 to {limit - 1}")
-        return value
-
-    def _path(self, key: str, name: object) -> Path:
-        # By its letters alone: a link inside the folder may well lead out of it.
-        if not _is_text(name) or "\0" in name:
-            self.fail(key, "the path of a video")
-        normal = os.path.normpath(name)
-        if PurePosixPath(name).is_absolute() or normal.split(os.sep)[0] in ("..", "."):
-            self.fail(key, f"a path below {self.reader.videos}")
-        return self.reader.videos / normal
-
-
-def _is_text(value: object) -> TypeGuard[str]:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _read_answers(file: Path) -> list[str]:
-    answers = _read_list(file)
-    for index, answer in enumerate(answers):
-        if not _is_text(answer):
-            raise InputError(f"{file}, entry {index} (from 0) is {reprlib.repr(answer)}; expected "
-                             "an answer, a text that is not empty")  # fmt: skip
-    return answers
-
-
-def _read_list(file: Path) -> list[Any]:
-    try:
-        value = json.loads(file.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{file} cannot be read: {error.strerror}; expected the annotations, "
-                         "a JSON list") from None  # fmt: skip
-    except (ValueError, RecursionError) as error:  # both what is no text and what is no JSON
-        raise InputError(f"{file} is not JSON: {error}") from None
-    if not isinstance(value, list) or not value:
-        raise InputError(f"{file} holds {reprlib.repr(value)}; expected a list of one entry or "
-                         "more")  # fmt: skip
-    return value

@@ -35,6 +35,7 @@ class MemorySource:
     images: Float[Tensor, "N C H W"]
     labels: Int[Tensor, " N"] | None
     skipped: list[str] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
@@ -50,12 +51,16 @@ class MemorySource:
 
 @dataclass
 class FileSource:
-    """Image files, read as they are needed. ``skipped`` grows by a line for each unusable one."""
+    """Image files, read as they are needed. ``skipped`` grows by a line for each unusable one.
+
+    ``classes`` are the folders that the labels number, where they come from folders.
+    """
 
     paths: list[Path]
     prepare: Callable[[Image], Float[Tensor, "C H W"]]
     labels: Int[Tensor, " N"] | None = None
     skipped: list[str] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)

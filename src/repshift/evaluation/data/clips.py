@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from repshift.errors import InputError
 from repshift.evaluation.data.frame_cache import FrameCache
-from repshift.evaluation.data.videos import Sampling, VideoError
+from repshift.evaluation.data.video_file import VideoError
+from repshift.evaluation.data.videos import Sampling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

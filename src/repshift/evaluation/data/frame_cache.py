@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from repshift.evaluation.data.videos import Sampling, VideoError, decoder
+from repshift.evaluation.data.video_file import VideoError
+from repshift.evaluation.data.videos import CLIP_FORMAT, Sampling, decoder
 from repshift.files import replacing
 
 if TYPE_CHECKING:
     from jaxtyping import UInt8
     from torch import Tensor
-
-_FORMAT = 1  # changes with the code that makes clips, when it would make others
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class FrameCache:
         made_from = {
             "content": content,
             "decoder": decoder(),
-            "format": _FORMAT,
+            "format": CLIP_FORMAT,
             "torch": torch.__version__,
         }
         text = json.dumps(made_from | asdict(sampling), sort_keys=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import reprlib
 from argparse import Namespace
 from collections import OrderedDict
 from pathlib import Path
@@ -30,12 +31,17 @@ def read_state_dict(path: Path | str) -> Weights:
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
-    if (
-        not isinstance(content, dict)
-        or not content
-        or not all(isinstance(value, torch.Tensor) for value in content.values())
-    ):
-        raise InputError(f"{path} does not hold the weights of a model")
+    if not isinstance(content, dict) or not content:
+        raise InputError(f"{path} does not hold the weights of a model, tensors by name")
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise InputError(
+                f"{path} does not hold the weights of a model, tensors by name: the value of "
+                f"{reprlib.repr(key)} is of the type {type(value).__name__}"
+            )
+        if value.is_meta or value.layout is not torch.strided:
+            kind = "has no numbers (it is on the device meta)" if value.is_meta else "is sparse"
+            raise InputError(f"{path}: the tensor {key} {kind}; save it as a plain tensor")
     return {
         key: tensor.float() if tensor.is_floating_point() else tensor
         for key, tensor in content.items()
@@ -49,9 +55,11 @@ def check(
     wanted: str,
     seen: str | None = None,
 ) -> None:
-    """Refuse ``theirs`` unless it has the keys and shapes of ``ours``.
+    """Refuse ``theirs`` unless it has the keys and shapes of ``ours``, and numbers that can be.
 
-    The message says what was ``wanted``, and what the file looks like where that can be ``seen``.
+    PyTorch would cast whole numbers, such as those of a quantised model without its scales, and
+    take NaN as it is. The message says what was ``wanted``, and what the file looks like where
+    that can be ``seen``.
     """
     shapes = [key for key in ours.keys() & theirs.keys() if ours[key].shape != theirs[key].shape]
     wrong = {
@@ -63,6 +71,23 @@ def check(
         raise InputError(
             f"{path} is not {wanted}{f'; it looks like {seen}' if seen else ''}: "
             + "; ".join(f"{len(k)} {what} ({_few(k)})" for what, k in wrong.items() if k)
+        )
+    for key, tensor in ours.items():
+        if not key.endswith("num_batches_tracked"):  # a counter, of which nothing is computed
+            _check_numbers(theirs[key], tensor.dtype, f"{path}: the tensor {key}")
+
+
+def _check_numbers(tensor: Tensor, wanted: torch.dtype, place: str) -> None:
+    if tensor.is_floating_point() != wanted.is_floating_point:
+        kind, other = (str(dtype).removeprefix("torch.") for dtype in (tensor.dtype, wanted))
+        raise InputError(
+            f"{place} holds {kind} in place of {other}; save the weights as they were before they "
+            "were quantised or converted"
+        )
+    if bad := int((~tensor.isfinite()).sum()):
+        raise InputError(
+            f"{place} has {bad} of {tensor.numel()} numbers that are NaN or infinite; the file is "
+            "damaged, or what was trained had diverged"
         )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from repshift.evaluation.report.pareto import winners
 
@@ -74,7 +75,7 @@ def cells(rows: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
 def print_table(bench: Bench) -> None:
     """Show the table on the terminal, or as wide text where there is none."""
     heads, lines = cells(bench.rows)
-    table = Table(title=bench.title, title_justify="left", title_style="")
+    table = Table(title=Text(bench.title), title_justify="left", title_style="")
     for head in heads:
         left = head in {"method", "plan", "attention"}
         table.add_column(head, justify="left" if left else "right", no_wrap=head != "method")

@@ -9,6 +9,7 @@ import torch
 from tqdm import tqdm
 
 from repshift.errors import InputError
+from repshift.evaluation.data.labels import first_and_last
 from repshift.evaluation.tasks.costs import Cost, measure_costs
 from repshift.evaluation.tasks.variants import Variant, against, baseline
 from repshift.measure.environment import environment
@@ -124,6 +125,7 @@ def run_bench(
         "fidelity": kind,
         "images": count,
         "skipped": len(source.skipped),
+        **({"classes": list(source.classes)} if source.classes else {}),
         "batch_size": batch_size,
         "rounds": ROUNDS,
     } | environment(device, dtype, "timm")
@@ -131,8 +133,8 @@ def run_bench(
         rows=[_row(row, costs[row], quality[row]) for row in rows],
         environment=facts,
         skipped=list(source.skipped),
-        title=f"{loaded.name}, {count} images{skipped(source.skipped)}; {measured(facts)} Fidelity "
-        f"is {kind} with {against(rows)}.",
+        title=f"{loaded.name}, {count} images{skipped(source.skipped)}{_folders(source.classes)}; "
+        f"{measured(facts)} Fidelity is {kind} with {against(rows)}.",
         quality="accuracy" if labelled else "fidelity",
         criterion="accuracy" if labelled else f"fidelity ({kind})",
         scale=100.0,
@@ -152,6 +154,11 @@ def measured(facts: Mapping[str, Any]) -> str:
 def skipped(files: Sequence[str]) -> str:
     """How many files were left out, for a title."""
     return f", {len(files)} files skipped" if files else ""
+
+
+def _folders(classes: Sequence[str]) -> str:
+    """Which folders stand for which classes, for a title."""
+    return f" in {len(classes)} class folders ({first_and_last(classes)})" if classes else ""
 
 
 def _judge(

@@ -9,7 +9,8 @@ import torch
 
 from repshift.evaluation.data.clips import Clips
 from repshift.evaluation.data.pixels import normalise
-from repshift.evaluation.data.videos import VideoError, decoder
+from repshift.evaluation.data.video_file import VideoError
+from repshift.evaluation.data.videos import CLIP_FORMAT, decoder
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -51,6 +52,7 @@ class Videos:
             "videos": [(str(path), *_stamp(path)) for path in self.paths],
             "sampling": asdict(self.sampling),
             "decoder": decoder(),
+            "clip_format": CLIP_FORMAT,
             "batch_size": self.batch_size,
             "device": str(self.device),
             "dtype": str(self.dtype),

@@ -98,8 +98,10 @@ def open_source(loaded: LoadedModel, images: Path | None, labels: bool) -> Sourc
         paths = find_images(images)
         if labels and not loaded.classes:
             raise InputError(f"{loaded.name} gives features, not classes; leave out --labels")
-        known = read_labels(images, paths, loaded.classes) if labels else None
-        return FileSource(paths, loaded.prepare, known)
+        if not labels:
+            return FileSource(paths, loaded.prepare)
+        known = read_labels(images, paths, loaded.classes)
+        return FileSource(paths, loaded.prepare, known.numbers, classes=known.classes)
     if loaded.name.startswith("digits-"):
         from repshift.evaluation.zoo.digits import held_out_digits
 

@@ -14,7 +14,7 @@ from repshift.evaluation.models.checkpoint import check, read_state_dict
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def load_timm(name: str, checkpoint: Path | None, random_weights: bool) -> nn.Module:
@@ -23,6 +23,10 @@ def load_timm(name: str, checkpoint: Path | None, random_weights: bool) -> nn.Mo
     With a checkpoint, the number of classes and the image size are read off its tensors, and its
     keys must be the model's.
     """
+    if random_weights and checkpoint is not None:
+        raise InputError(
+            f"--random-weights and --checkpoint {checkpoint} exclude each other; leave one out"
+        )
     _fail_fast_offline()
     import timm
 
@@ -53,18 +57,28 @@ def _from_file(name: str, path: Path) -> nn.Module:
 
     weights = read_state_dict(path)
     settings: dict[str, Any] = {}
-    if (head := weights.get("head.weight")) is not None:
+    if (head := weights.get("head.weight")) is not None and head.ndim:
         settings["num_classes"] = head.shape[0]
     model: Any = timm.create_model(name, **settings)
-    table, filed = getattr(model, "pos_embed", None), weights.get("pos_embed")
-    if table is not None and filed is not None and table.shape != filed.shape:
-        # The table tells the image size: a square of patches after the same prefix entries.
-        patches = filed.shape[1] - (table.shape[1] - model.patch_embed.num_patches)
-        side = round(patches**0.5) * model.patch_embed.patch_size[0]
+    if (side := _image_size(model, weights.get("pos_embed"))) is not None:
         model = timm.create_model(name, img_size=side, **settings)
     check(model.state_dict(), weights, path, name)
     model.load_state_dict(weights)
     return model.eval()
+
+
+def _image_size(model: Any, filed: Tensor | None) -> int | None:
+    """Pixels a side, where the file's table of positions is of another size than the model's.
+
+    The table tells it: a square of patches after the same prefix entries.
+    """
+    table = getattr(model, "pos_embed", None)
+    if table is None or filed is None or table.shape == filed.shape:
+        return None
+    if table.ndim != 3 or filed.ndim != 3:
+        return None
+    patches = filed.shape[1] - (table.shape[1] - model.patch_embed.num_patches)
+    return round(patches**0.5) * model.patch_embed.patch_size[0] if patches > 0 else None
 
 
 def _fail_fast_offline() -> None:

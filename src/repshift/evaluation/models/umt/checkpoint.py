@@ -112,7 +112,7 @@ def read_weights(path: Path | str) -> Weights:
 
 def looks_like(weights: Mapping[str, Tensor]) -> str:
     """In a few words, whose weights these are."""
-    if (patches := weights.get(_PATCHES)) is not None:
+    if (patches := weights.get(_PATCHES)) is not None and patches.ndim:
         width = patches.shape[0]
         names = [config.name for config in CONFIGS.values() if config.vision_width == width]
         if any(key.startswith("text_decoder.") for key in weights):

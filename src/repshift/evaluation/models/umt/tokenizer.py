@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from repshift.errors import InputError
+from repshift.files import read_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,8 +46,12 @@ class Tokenizer:
             ) from None
         if not Path(vocab).is_file():
             raise InputError(f"{vocab} is not a file; give the vocab.txt of bert-base-uncased")
+        text = read_text(Path(vocab), "the vocab.txt of bert-base-uncased")
+        words = [word.rstrip("\r") for word in text.removesuffix("\n").split("\n")]
         try:
-            self._pieces = BertWordPieceTokenizer(str(vocab), lowercase=True)
+            self._pieces = BertWordPieceTokenizer(
+                {word: number for number, word in enumerate(words)}, lowercase=True
+            )
         except Exception as error:  # the library raises nothing narrower
             raise InputError(f"{vocab} cannot be read as a vocabulary: {error}") from None
         found = {word: self._pieces.token_to_id(word) for word in _SPECIAL}

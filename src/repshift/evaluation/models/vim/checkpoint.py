@@ -83,7 +83,7 @@ def _stride(weights: Mapping[str, Tensor], config: VimConfig, path: Path | str) 
 def looks_like(weights: Mapping[str, Tensor]) -> str:
     """In a few words, whose weights these are."""
     first = weights.get("layers.0.mixer.in_proj.weight")
-    if first is not None and "cls_token" in weights:
+    if first is not None and first.ndim == 2 and "cls_token" in weights:
         width = first.shape[1]
         names = [config.name for config in CONFIGS.values() if config.width == width]
         table = weights.get("pos_embed")
