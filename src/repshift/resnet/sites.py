@@ -12,6 +12,7 @@ from repshift.errors import InputError
 from repshift.resnet.reductions import GridReduction
 from repshift.runtime.attachment import Attachment, Hook
 from repshift.runtime.checkpointing import recomputing
+from repshift.runtime.stochastic_depth import refuse_stochastic_depth
 from repshift.scores import Snapshots
 
 if TYPE_CHECKING:
@@ -142,6 +143,8 @@ class StageSite:
             plan.leaving(stage, length, f"{what} of stage")
             for length, what in zip(output.shape[2:], ("rows", "columns"), strict=True)
         ]
+        if any(drop):
+            refuse_stochastic_depth(plan, self.stage.last, f"stage {stage}")
         scores = self._scores(output) if any(drop) else None
         local.captured = {}
         chosen = None

@@ -20,6 +20,7 @@ from repshift.runtime.attachment import Hook, ReplacedForward
 from repshift.runtime.attention import AttentionRecorder
 from repshift.runtime.block_state import BlockState
 from repshift.runtime.checkpointing import recomputing, replays
+from repshift.runtime.stochastic_depth import refuse_stochastic_depth
 from repshift.runtime.trace import ForwardTrace
 from repshift.sequence.amounts import Level
 
@@ -121,6 +122,7 @@ class BlockSite:
         state = BlockState(index, plan, spec, segments, tokens, size)
         state.acts = self._acts(segments)
         if state.acts:
+            refuse_stochastic_depth(plan, self.block, f"block {index}")
             if segments.padding is None:
                 padding = padding_among(given | gathered, spec.carriers, tokens)
                 state.segments = replace(segments, padding=padding)
