@@ -176,7 +176,7 @@ def test_results_of_ones_own_score_are_found_by_its_code_too(tmp_path):
         import_module(str(file))
         found.append(Plan.from_method("reverse(my-score)", {0: 1}).identity)
     assert len(set(found)) == 2
-    assert json.loads(found[0]).keys() - {"code"} == {"drop", "score", "reduction", "budget"}
+    assert json.loads(found[0]).keys() - {"code"} == {"drop", "score", "reduction"}
     assert json.loads(Plan({0: 1}).identity) == json.loads(Plan({0: 1}).to_json())
     assert Memo(None, {})(found[0], lambda: 1) == 1
 

@@ -195,7 +195,7 @@ class BlockSite:
             raise InputError(
                 "gradient checkpointing of transformers runs a block again without repshift, so "
                 f"{plan.method} would not act there; train with a score that reads no attention, "
-                "prune and a fixed budget, or without gradient checkpointing"
+                "prune and shares or counts, or without gradient checkpointing"
             )
         if not intercepts:
             return None

@@ -163,7 +163,7 @@ class Score(Method):
     def comparable_across_images(self) -> bool:
         """Whether a value means the same in every image, so that images can be compared by it.
 
-        It matters to an adaptive budget alone: the level at which tokens leave is then the score
+        It matters to a ``Level`` alone: what is compared with it is then the score
         itself, and otherwise the share of the image's total score, which takes scores of 0 or more.
         """
         return False
