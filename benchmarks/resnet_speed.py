@@ -10,7 +10,7 @@ all figures (JSON):
 import argparse
 import json
 from bisect import bisect_left
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import torchvision
 from repshift import Border, PerRowAndColumn, Plan, Random, RowsAndColumns, Shift, compress
 from repshift.adapters import describe
 from repshift.evaluation.tasks.costs import measure_costs
+from repshift.evaluation.tasks.smaller_input import of_images
 from repshift.evaluation.tasks.variants import DENSE, Variant
 from repshift.files import write_text
 from repshift.measure.environment import environment, in_words
@@ -44,8 +45,7 @@ def measure(name, layout, batch, size, rounds, seconds, device, dtype):
     images = torch.randn(batch, 3, size, size, device=device, dtype=dtype)
     images = images.contiguous(memory_format=FORMATS[layout])
     smaller = smaller_side(model, images[:1])
-    cut = images[..., :smaller, :smaller].contiguous(memory_format=FORMATS[layout])
-    rows = [DENSE, Variant(f"dense, {smaller} pixels", model=model, images=cut)]
+    rows = [DENSE, replace(of_images(model, smaller), label=f"dense, {smaller} pixels")]
     rows += [Variant(plan.method, "resnet", (plan,)) for plan in PLANS]
     costs = measure_costs(model, describe(model), rows, images, rounds=rounds, seconds=seconds)
     return [

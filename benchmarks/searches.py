@@ -155,7 +155,8 @@ def compare(subject, target, least):
     methods = usual_methods(subject.model, subject.spec, "fixed")
     with search_bar(f"{subject.name}: closed forms") as progress:
         protected = Watched(seen, cost, target, progress)
-        start = protected.best_start(methods, target)
+        protected.methods = methods
+        start = protected.best_start(target)
     spent = protected.seconds
     results = {"closed forms": row(protected, start, seen, unseen)}
     seconds = least

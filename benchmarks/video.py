@@ -9,6 +9,7 @@ the same machine, and with the dense model on fewer frames at the same FLOPs. Wr
 
 import argparse
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,6 +19,7 @@ from repshift.adapters import describe
 from repshift.evaluation.models.umt.config import CONFIGS
 from repshift.evaluation.models.umt.vision import VisionEncoder
 from repshift.evaluation.tasks.costs import measure_costs
+from repshift.evaluation.tasks.smaller_input import thin
 from repshift.evaluation.tasks.variants import Variant, paper_variants
 from repshift.measure.environment import environment
 from repshift.schedules import block_macs
@@ -56,7 +58,8 @@ def fewer_frames(model, video, plan):
         range(1, video.shape[1]),
         key=lambda count: abs(depth * block_macs(count * patches, width) - spent),
     )
-    return Variant(f"dense, {frames} frames", model=model, images=video[:, :frames].contiguous())
+    count = f"{frames} frames"
+    return Variant(f"dense, {count}", input=count, given=partial(thin, frames))
 
 
 def main():

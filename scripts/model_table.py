@@ -17,13 +17,13 @@ Made by `python scripts/model_table.py` from the tables that the tests run; ever
 - **shift**: sites where the score can be measured. Without a stream between attention and MLP it is the block alone.
 - **merge before MLP**: `tome` and `vid-tldr` act between attention and MLP, as in their papers. `prune` and `merge` act after the block and work with every family.
 - **attention read**: scores and reductions that read the map or the keys (`class-attention`, `column-attention`, `attention-entropy`, `key-norm`, `redundancy(keys)`, `tome`), and merging that weighs keys by their size, need attention to pass through PyTorch's functions once in a block; where it does not, `merge(plain)` works.
-- **positions**: arguments of the blocks that follow the tokens.
+- **carriers**: arguments of the blocks that follow the tokens.
 
 Beside these, each with tests of its own: UMT's video encoders (all scores and reductions), ResNets of timm and torchvision with basic or bottleneck blocks (`rows-and-columns` and `per-row-and-column`), Vision Mamba (official checkpoints, those with overlapping patches ("+") among them: `repshift.evaluation.models.vim.checkpoint.load_vim("vim-tiny", FILE)`), and Mamba and Mamba-2 of transformers without a cache (`prune` and `merge` by `shift(mixer)`, `clipped-activation` and scores of the stream).
 
 ONNX: `torch.onnx.export(model, ..., dynamo=True)` takes a compressed model of timm, transformers, torchvision and open_clip wherever it takes the dense one, with a dynamic batch. Two limits are those of the dense models: Vision Mamba's scan is no operator of ONNX; and padding that sees no token in a window of ModernBERT gets other values than in PyTorch (the words do not see it).
 
-| library | family | prefix | class token | shift | merge before MLP | attention read | positions |
+| library | family | prefix | class token | shift | merge before MLP | attention read | carriers |
 |---|---|---|---|---|---|---|---|
 """  # noqa: E501
 
@@ -79,7 +79,7 @@ def row(library, family, model, images):
         "mlp, attention, block" if all(spec.norm2) else "block",
         "yes" if spec.mlp and all(spec.mlp) and all(spec.norm2) else "no",
         "yes" if reads_attention(model, images) else "no",
-        ", ".join([*spec.positions, *([spec.position_ids] if spec.position_ids else [])]),
+        ", ".join(spec.carriers),
     ]
     return "| " + " | ".join(cells) + " |"
 

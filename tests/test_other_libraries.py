@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from repshift import ClassAttention, InputError, Merge, Plan, Shift, ToMe, compress
 from repshift.adapters import describe
 from repshift.runtime.attention import AttentionRecorder, EagerAttention
+from repshift.sequence.segments import Segments
 
 
 def open_clip_tower(**settings):
@@ -159,7 +160,7 @@ def test_multihead_attention_weighs_keys_by_their_size(masked):
     with torch.no_grad():
         expected, _ = layer(x, x, x, attn_mask=bias.flatten(0, 1), average_attn_weights=False)
         free = layer(x, x, x, attn_mask=mask, average_attn_weights=False)[1]
-        with AttentionRecorder({"attention", "keys"}, size) as watch:
+        with AttentionRecorder({"attention", "keys"}, size, Segments(*size.shape)) as watch:
             found, weights = layer(x, x, x, attn_mask=mask, need_weights=False)
     assert weights is None
     assert watch.calls == 1

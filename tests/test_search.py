@@ -215,7 +215,8 @@ def test_successive_halving_finds_the_best_of_all(digits):
     model, photos = digits
     search = search_on(model, photos)
     methods = [Plan.from_method(label, {}) for label in ("random", *QUICK)]
-    best = search.best_start(methods, 0.7)
+    search.methods = methods
+    best = search.best_start(0.7)
     every = [search.fit(method, shape, 0.7) for method in methods for shape in closed_forms(12)]
     losses = [search.rate(plan).loss for plan in every if plan is not None]
     assert best.loss == min(losses)
@@ -264,10 +265,11 @@ def test_provenance_tells_where_the_plan_comes_from(small):
 def test_a_fidelity_is_kept_at_the_least_cost(digits):
     search = search_on(*digits)
     method = Plan({}, Shift(definition="update"))
-    kept = search.least_cost([method], 0.9)
+    search.methods = [method]
+    kept = search.least_cost(0.9)
     assert kept.fidelity >= 0.9
     assert kept.share < 0.8
-    every = search.least_cost([method], 1.0)
+    every = search.least_cost(1.0)
     assert every.fidelity == 1
     assert kept.share < every.share < 1
     # One more token, spread the same way, was tried and is one too many.

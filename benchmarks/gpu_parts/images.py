@@ -6,7 +6,7 @@ from functools import partial
 import timm
 import torch
 
-from repshift import ClassAttention, Merge, Plan, Random, Redundancy, Shift, ToMe
+from repshift import ClassAttention, Merge, Plan, Random, Redundancy, Shift, ToMe, resize_images
 from repshift.adapters import describe
 from repshift.evaluation.tasks.costs import measure_costs
 from repshift.evaluation.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
@@ -65,8 +65,9 @@ def measure(label, batch, setting):
         DENSE_FUSED,
         Variant(
             f"dense, {smaller} pixels",
+            input=f"{smaller} pixels",
             model=build(name, smaller, setting),
-            images=images[..., :smaller, :smaller].contiguous(),
+            given=partial(resize_images, size=smaller),
         ),
         *(Variant(method, "paper", (plan,)) for method, plan in methods.items()),
         Variant("tome, eager attention (as published)", "paper", (methods["tome"],), eager=True),

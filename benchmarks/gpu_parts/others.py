@@ -7,7 +7,7 @@ import torch
 
 import ragged
 import resnet_speed
-from repshift import Plan, Shift
+from repshift import Plan, Shift, resize_images
 from repshift.adapters import describe
 from repshift.evaluation.models.vim.config import CONFIGS
 from repshift.evaluation.models.vim.model import VisionMamba
@@ -45,8 +45,10 @@ def vim(setting):
     drop = {0: 0.2, 2: 0.2} if setting.tiny else Plan.paper("vim").drop
     plan = Plan(drop, Shift("mixer"))
     rows = variants(describe(model), [("vim", plan)], ["random", "shift(mixer, l2)"])
-    cut = images[..., : smaller.image, : smaller.image].contiguous()
-    rows.insert(1, Variant(f"dense, {smaller.image} pixels", model=build(smaller), images=cut))
+    side = smaller.image
+    given, pixels = partial(resize_images, size=side), f"{side} pixels"
+    row = Variant(f"dense, {pixels}", input=pixels, model=build(smaller), given=given)
+    rows.insert(1, row)
     costs = measure_costs(
         model, describe(model), rows, images, rounds=min(3, setting.rounds), seconds=setting.seconds
     )

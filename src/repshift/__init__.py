@@ -4,6 +4,7 @@ from repshift.adapters import EncoderSpec, Pooling, register_adapter
 from repshift.compress import compress
 from repshift.compression import Compression
 from repshift.errors import InputError
+from repshift.input_size import resize_images, resized
 from repshift.plan import Plan
 from repshift.reductions import Merge, Prune, Reduction, ToMe, VidTLDR
 from repshift.registry import register
@@ -83,5 +84,7 @@ __all__ = [
     "register",
     "register_adapter",
     "representation_shift",
+    "resize_images",
+    "resized",
     "search_plan",
 ]

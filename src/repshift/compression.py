@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from repshift.errors import InputError
+from repshift.input_size import check_size
 from repshift.reductions.base import Merging
 from repshift.runtime.arguments import bind, gather_arguments, parameters_of, rebind
 from repshift.runtime.attachment import Hook, ReplacedMethod
@@ -127,7 +128,7 @@ class Compression(Engine):
         return trace
 
     def _parts(self, model: nn.Module) -> Iterator[RemovableHandle | ReplacedMethod]:
-        yield model.register_forward_pre_hook(Hook(self, self._start))
+        yield model.register_forward_pre_hook(Hook(self, self._start), with_kwargs=True)
         yield model.register_forward_hook(Hook(self, self._finish))
         for site in self._sites():
             yield from site.attach()
@@ -157,7 +158,8 @@ class Compression(Engine):
     def _sites(self) -> list[BlockSite]:
         return [BlockSite(self, index) for index in range(len(self.spec.blocks))]
 
-    def _start(self, _: nn.Module, args: tuple[Any, ...]) -> None:
+    def _start(self, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        check_size(self.plan, (*args, *kwargs.values()))
         self._local.trace = self._local.means = None
         self._local.begun = 0
         if self.plan.adaptive and torch.compiler.is_compiling():

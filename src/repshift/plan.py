@@ -35,11 +35,14 @@ class Plan:
         score: The lowest are dropped. If left out, the reduction's default score.
         reduction: What becomes of dropped tokens; of a ResNet ``RowsAndColumns`` or
             ``PerRowAndColumn``.
+        input_size: Pixels of a side of the images that the plan is for; None: those of the model.
+            ``repshift.resized`` makes the model that takes them.
     """
 
     drop: Mapping[int, float | int | Level]
     score: Score = None  # type: ignore[assignment]  # the reduction's own
     reduction: Reduction = field(default_factory=Prune)
+    input_size: int | None = None
 
     def __post_init__(self) -> None:
         amounts = {_block(at): amount_of(at, value) for at, value in self.drop.items()}
@@ -52,16 +55,19 @@ class Plan:
                 f"a plan takes a Score and a Reduction, got {type(self.score).__name__} and "
                 f"{type(self.reduction).__name__}; write for example Plan(drop, score=Shift())"
             )
+        size = self.input_size
+        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+            raise InputError(f"input_size is {size!r}; expected a number of pixels, 1 or more")
         if self.adaptive and not self.reduction.scored:
             raise InputError(f"a level is one of scores, and {self.reduction} asks none")
 
     def __hash__(self) -> int:
-        return hash((tuple(self.drop.items()), self.score, self.reduction))
+        return hash((tuple(self.drop.items()), self.score, self.reduction, self.input_size))
 
     @property
     def adaptive(self) -> bool:
         """Whether somewhere the scores decide how many tokens of an image are dropped."""
-        return any(isinstance(amount, Level) for amount in self.drop.values())
+        return any(self.amount(block).by_level for block in self.drop)
 
     @property
     def acting(self) -> list[int]:
@@ -107,10 +113,7 @@ class Plan:
 
         ``protected`` tokens stand among them that are not counted (see ``Reduction.most``).
         """
-        amount = self.amount(block)
-        if isinstance(amount, Level):
-            raise InputError("how many tokens are dropped up to a level, only the images tell")
-        count = amount.of(patches)
+        count = self.amount(block).of(patches)
         if self.reduction.at_most_half:
             count = min(count, self.reduction.most(patches, protected))
         if count >= patches > 0:
@@ -255,11 +258,12 @@ class Plan:
         return json.dumps(self._form() | code_of(self.score, self.reduction))
 
     def _form(self) -> dict[str, Any]:
-        return to_form(self.drop, self.score, self.reduction)
+        form = to_form(self.drop, self.score, self.reduction)
+        return form if self.input_size is None else form | {"input_size": self.input_size}
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read a plan; ``score`` and ``reduction`` may be left out.
+        """Read a plan; all but ``drop`` may be left out.
 
         ``provenance`` may tell how the plan was found (``repshift search`` writes it); it changes
         nothing.

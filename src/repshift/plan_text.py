@@ -45,10 +45,10 @@ def read_json(text: str) -> dict[str, Any]:
         raise InputError(f"the plan is not JSON: {error}") from None
     if not isinstance(form, dict) or not isinstance(form.get("drop"), dict):
         raise InputError('a plan is a JSON object with "drop", such as {"drop": {"0": 0.2}}')
-    if extra := form.keys() - {"drop", "score", "reduction", "budget", "provenance"}:
+    if extra := form.keys() - {"drop", "score", "reduction", "input_size", "budget", "provenance"}:
         raise InputError(
             f"the plan has unknown keys {', '.join(sorted(extra))}; "
-            "it takes drop, score and reduction"
+            "it takes drop, score, reduction and input_size"
         )
     budget = form.get("budget", "fixed")
     if budget not in ("fixed", "adaptive"):
@@ -62,6 +62,8 @@ def read_json(text: str) -> dict[str, Any]:
         parts["score"] = from_dict(registered(Score), form["score"])
     if "reduction" in form:
         parts["reduction"] = from_dict(registered(Reduction), _renamed(form["reduction"]))
+    if "input_size" in form:
+        parts["input_size"] = form["input_size"]
     return parts
 
 

@@ -23,16 +23,29 @@ class Fidelity:
 
 def logit_fidelity(dense: Float[Tensor, "N K"], compressed: Float[Tensor, "N K"]) -> Fidelity:
     """Share of images with the same top-1 class, and mean KL(dense || compressed)."""
-    target, given = dense.double().log_softmax(-1), compressed.double().log_softmax(-1)
-    kl = F.kl_div(given, target, reduction="batchmean", log_target=True)
     same = (dense.argmax(-1) == compressed.argmax(-1)).double().mean()
+    kl = kl_by_image(dense, compressed).mean()
     return Fidelity("top-1 agreement", same.item(), kl.item())
 
 
 def feature_fidelity(dense: Float[Tensor, "N C"], compressed: Float[Tensor, "N C"]) -> Fidelity:
     """Mean cosine of the pooled features."""
-    cosine = F.cosine_similarity(dense.double(), compressed.double(), dim=-1)
-    return Fidelity("feature cosine", cosine.mean().item())
+    return Fidelity("feature cosine", cosine_by_image(dense, compressed).mean().item())
+
+
+def kl_by_image(
+    dense: Float[Tensor, "N K"], compressed: Float[Tensor, "N K"]
+) -> Float[Tensor, " N"]:
+    """KL(dense || compressed) of the logits of each image, in nats."""
+    target, given = dense.double().log_softmax(-1), compressed.double().log_softmax(-1)
+    return F.kl_div(given, target, reduction="none", log_target=True).sum(-1)
+
+
+def cosine_by_image(
+    dense: Float[Tensor, "N C"], compressed: Float[Tensor, "N C"]
+) -> Float[Tensor, " N"]:
+    """The cosine of the pooled features of each image."""
+    return F.cosine_similarity(dense.double(), compressed.double(), dim=-1)
 
 
 def accuracy(logits: Float[Tensor, "N K"], labels: Int[Tensor, " N"]) -> float:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from repshift.errors import InputError
+from repshift.input_size import check_size
 from repshift.resnet.sites import GridEngine, StageSite
 from repshift.runtime.attachment import Hook
 
@@ -96,12 +97,13 @@ class ResNetCompression(GridEngine):
         return trace
 
     def _parts(self, model: nn.Module) -> Iterator[RemovableHandle]:
-        yield model.register_forward_pre_hook(Hook(self, self._start))
+        yield model.register_forward_pre_hook(Hook(self, self._start), with_kwargs=True)
         yield model.register_forward_hook(Hook(self, self._finish))
         for index in range(len(self.spec.stages)):
             yield from StageSite(self, index).attach()
 
-    def _start(self, _: nn.Module, args: tuple[Any, ...]) -> None:
+    def _start(self, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        check_size(self.plan, (*args, *kwargs.values()))
         self._local.trace, self._local.captured = None, {}
 
     def _finish(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from repshift.runtime.carriers import AttentionMask, PaddingMask
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -67,6 +65,8 @@ def padding_among(
 ) -> Bool[Tensor, "B N"] | None:
     """The padding that the first mask among the arguments tells; None without a mask."""
     for name, carrier in carriers.items():
-        if isinstance(carrier, AttentionMask | PaddingMask) and given.get(name) is not None:
-            return carrier.padding(given[name]).expand(tokens.shape[:2])
+        if given.get(name) is not None:
+            padding = carrier.padding(given[name])
+            if padding is not None:
+                return padding.expand(tokens.shape[:2])
     return None

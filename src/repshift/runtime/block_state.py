@@ -65,12 +65,13 @@ class BlockState:
             snapshot = snapshot.by_unit(unit)
             scores = scores.unflatten(1, (-1, unit)).mean(2)
         quota = self._quota(scores)
-        step = self.plan.reduction(snapshot.padded_to(quota.rows), quota.even(scores), quota.drop)
-        step = step.by_row(unit)
-        longest = self.segments.longest
-        self.step = step if quota.rows * unit == longest else replace(step, rows=longest)
+        if self._ragged:
+            snapshot = snapshot.padded_to(quota.rows)
+        step = self.plan.reduction(snapshot, quota.even(scores), quota.drop).by_row(unit)
+        self.step, longest = step, self.segments.longest
         if self._ragged:
             assert quota.each is not None
+            self.step = replace(step, rows=longest)
             lengths = self.segments.lengths.to(quota.each.device)
             self.after = Segments.pack(lengths - quota.each * unit)
         else:
@@ -91,13 +92,13 @@ class BlockState:
     @property
     def _ragged(self) -> bool:
         """Whether what is left lies end to end: only the images tell how much that is."""
-        return self.segments.packed or isinstance(self.plan.amount(self.block), Level)
+        return self.segments.packed or self.plan.amount(self.block).by_level
 
     def _quota(self, scores: Float[Tensor, "S L"]) -> Quota:
         """How many rows, or units of rows, every segment drops."""
         plan, segments, unit = self.plan, self.segments, self.spec.unit
         amount = plan.amount(self.block)
-        if segments.padding is None and not isinstance(amount, Level):
+        if segments.padding is None and not amount.by_level:
             return Quota(scores.shape[1], self._leaving() // unit)
         lengths = segments.lengths.to(scores.device) - self.spec.staying
         if isinstance(amount, Level):

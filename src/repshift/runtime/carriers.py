@@ -51,6 +51,10 @@ class Carrier:
             )
         return self.gather(table, kept, dense)
 
+    def padding(self, mask: Tensor) -> Bool[Tensor, "B N"] | None:
+        """The tokens that are none, where the table is a mask that tells it."""
+        return None
+
     def gather(self, table: Tensor, kept: Int[Tensor, "B K"], dense: int) -> Tensor:
         """The table with all its axes, of the ``kept`` tokens alone."""
         kept = kept.to(table.device)
@@ -115,7 +119,7 @@ class AttentionMask(Carrier):
     axes: str = "bhnn"
 
     def padding(self, mask: Tensor) -> Bool[Tensor, "B N"]:
-        """The tokens that no query sees."""
+        """The tokens that no query attends to."""
         mask = mask[(None,) * (4 - mask.ndim)]
         if mask.dtype.is_floating_point:
             mask = mask > torch.finfo(mask.dtype).min / 2

@@ -22,7 +22,6 @@ from repshift.runtime.block_state import BlockState
 from repshift.runtime.checkpointing import recomputing, replays
 from repshift.runtime.stochastic_depth import refuse_stochastic_depth
 from repshift.runtime.trace import ForwardTrace
-from repshift.sequence.amounts import Level
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -135,7 +134,7 @@ class BlockSite:
     def _acts(self, segments: Segments) -> bool:
         """Whether the block drops tokens."""
         plan, spec, amount = self.engine.plan, self.engine.spec, self.engine.plan.amount(self.index)
-        if segments.packed or isinstance(amount, Level):
+        if segments.packed or amount.by_level:
             return bool(amount) and segments.count > 0
         patches, protected = segments.longest - spec.staying, spec.protected_tokens
         return plan.leaving(self.index, patches, protected=protected) >= spec.unit

@@ -52,26 +52,34 @@ class Trial:
 
 
 class Search:
-    """Plans of one model, with their cost and fidelity; ``tried`` are those rated on all images."""
+    """Plans of one model at one size of its images, with their cost and fidelity.
+
+    ``methods`` are the plans without drops that are tried, ``tried`` those rated on all images.
+    """
 
     def __init__(
-        self, meter: FidelityMeter, cost: CostModel, memo: Memo, progress: Progress | None = None
+        self,
+        meter: FidelityMeter,
+        cost: CostModel,
+        memo: Memo,
+        progress: Progress | None = None,
+        methods: Sequence[Plan] = (),
     ) -> None:
+        self.methods = methods
         self.meter, self.cost, self.memo, self.progress = meter, cost, memo, progress
         self.rated = 0  # calls of ``rate``, remembered ones too
         self.patches, self.depth = meter.patches, len(meter.spec.blocks)
         self.tried: list[Trial] = []
         self._base = Plan({})  # whose beginning further plans are expected to share
 
-    def at_cost(self, methods: Sequence[Plan], share: float) -> list[Trial]:
-        """At ``share`` of the dense cost: the best closed form, and what exchanges made of it."""
-        start = self.best_start(methods, share)
+    def improved(self, start: Trial, share: float) -> Trial | None:
+        """What exchanges make of a closed form at ``share`` of the dense cost."""
         better = self.settled(self.exchange(start, share).plan, share)
-        return [start, better] if self.cost.reaches(better.plan, share) else [start]
+        return better if self.cost.reaches(better.plan, share) else None
 
-    def least_cost(self, methods: Sequence[Plan], fidelity: float) -> Trial:
+    def least_cost(self, fidelity: float) -> Trial:
         """The cheapest plan whose fidelity is at least ``fidelity``."""
-        start = self.best_start(methods, MIDDLE)
+        start = self.best_start(MIDDLE)
         first = self._cheapest(start.plan, fidelity)
         better = self.exchange(first, first.share) if first.plan.drop else first
         return min(first, self._cheapest(better.plan, fidelity), key=lambda trial: trial.share)
@@ -144,16 +152,16 @@ class Search:
             plan = fitted()
         return plan
 
-    def best_start(self, methods: Sequence[Plan], target: float) -> Trial:
+    def best_start(self, target: float) -> Trial:
         """The best closed form of all methods, found by successive halving.
 
         All are rated on a quarter of the images, the better quarter of them on all. Where the cost
         is measured, those that do not come down to the target make way for the next.
         """
-        ran = [] if self.cost.quick else self._run_once(methods, target)
+        ran = [] if self.cost.quick else self._run_once(target)
         fitted = [
             self.fit(method, shape, target)
-            for method in methods
+            for method in self.methods
             for shape in closed_forms(self.depth)
         ]
         plans = list(dict.fromkeys(plan for plan in fitted if plan is not None))
@@ -180,10 +188,10 @@ class Search:
             "ask for less, or try larger batches"
         )
 
-    def _run_once(self, methods: Sequence[Plan], target: float) -> list[Plan]:
+    def _run_once(self, target: float) -> list[Plan]:
         """A plan of every method, run so that its own time is known: all compete at equal time."""
         constant = closed_forms(self.depth)[1]
-        fitted = [self.fit(method, constant, target) for method in methods]
+        fitted = [self.fit(method, constant, target) for method in self.methods]
         plans = [plan for plan in fitted if plan is not None]
         for plan in plans:
             self.cost.correct(plan)
@@ -193,9 +201,11 @@ class Search:
         """Let tokens leave after another block instead, where that lowers the loss.
 
         Which blocks and how many tokens is drawn, by a fixed seed, until ``PATIENCE`` draws in a
-        row bring nothing. The blocks before the first of the two need not run again.
+        row bring nothing on half of the images. The blocks before the first of the two need not
+        run again.
         """
-        draws, best, vain = random.Random(0), start, 0
+        half = max(1, len(self.meter.batches) // 2)
+        draws, best, vain = random.Random(0), self.rate(start.plan, half), 0
         if self.depth == 2:  # all tokens leave after the one block where that saves something
             return start
         while vain < PATIENCE and best.plan.drop:
@@ -207,7 +217,7 @@ class Search:
             if plan is None:
                 continue
             self._base = best.plan
-            trial = self.rate(plan)
+            trial = self.rate(plan, half)
             if trial.loss < (1 - WORTH) * best.loss:
                 best, vain = trial, 0
                 if self.cost.quick:

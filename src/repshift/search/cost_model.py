@@ -33,7 +33,8 @@ class CostModel:
     A forward costs what its blocks cost at the tokens that enter them, a fixed rest, and what a
     method takes where it acts (score, sorting, gathering; less than nothing where it spares the MLP
     tokens), alike at every block: ``correct`` sets that from a plan that really ran. Blocks are
-    taken to be alike; the second stands for all.
+    taken to be alike; the second stands for all. All costs are shares of the dense model's, of
+    ``whole`` where ``model`` and ``images`` are of a smaller size than that one's.
     """
 
     name: ClassVar[str]
@@ -41,16 +42,23 @@ class CostModel:
     tolerance: ClassVar[float]  # the share by which a measured cost may be above what was asked
 
     def __init__(
-        self, model: nn.Module, spec: EncoderSpec, images: Float[Tensor, "B C H W"], memo: Memo
+        self,
+        model: nn.Module,
+        spec: EncoderSpec,
+        images: Float[Tensor, "B C H W"],
+        memo: Memo,
+        whole: CostModel | None = None,
     ) -> None:
         self.model, self.spec, self.images, self.memo = model, spec, images, memo
+        self.whole = whole or self
+        at = f" at {images.shape[-1]} pixels" if whole else ""
         with compress(model, Plan({}), spec) as nothing, torch.inference_mode():
             model(images)
         self.patches = nothing.counts[0] - spec.staying
         counts = sorted({max(1, round(self.patches * part / 8)) for part in range(1, 9)})
         self.counts = counts
-        self.table: list[float] = memo(f"{self.name} of a block", lambda: self._blocks(counts))
-        self.dense: float = memo(f"{self.name} of the model", lambda: self._run(Plan({}))[1])
+        self.table: list[float] = memo(f"{self.name} of a block{at}", lambda: self._blocks(counts))
+        self.dense: float = memo(f"{self.name} of the model{at}", lambda: self._run(Plan({}))[1])
         self.rest = self.dense - len(spec.blocks) * self.table[-1]
         self.steps: dict[Plan, float] = {}  # by method: plans without drops
 
@@ -58,7 +66,11 @@ class CostModel:
         """The expected share of the dense cost."""
         entering = plan.entering(len(self.spec.blocks), self.patches)
         cost = self.rest + sum(map(self._block, entering))
-        return cost / self.dense + len(plan.acting) * self.steps.get(_method(plan), 0.0)
+        return cost / self.whole.dense + len(plan.acting) * self.steps.get(_method(plan), 0.0)
+
+    def with_patches(self, patches: int) -> float:
+        """The expected share of the dense cost if ``patches`` entered every block."""
+        return (self.rest + len(self.spec.blocks) * self._block(patches)) / self.dense
 
     def measure(self, plan: Plan) -> float:
         """The share of the dense cost in a forward that runs."""
@@ -149,7 +161,7 @@ class FlopsCost(CostModel):
             for batch in batches:
                 cost += count_flops(lambda batch=batch: self.model(batch))[0]
                 images += len(batch)
-        return cost / images / (self.dense / len(self.images))
+        return cost / images / (self.whole.dense / len(self.images))
 
     def _each(self, counts: list[int], run: Callable[[int], object]) -> list[float]:
         return [count_flops(lambda count=count: run(count))[0] for count in counts]
@@ -157,8 +169,8 @@ class FlopsCost(CostModel):
     def _run(self, plan: Plan) -> tuple[float, float]:
         with compress(self.model, plan, self.spec):
             cost = count_flops(lambda: self.model(self.images))[0]
-        dense = self.dense if plan.drop else cost
-        return cost / dense, dense
+        dense = self.whole.dense if plan.drop or self.whole is not self else cost
+        return cost / dense, cost
 
 
 class TimeCost(CostModel):
@@ -192,9 +204,14 @@ class TimeCost(CostModel):
 
     def _run(self, plan: Plan) -> tuple[float, float]:
         ways = {"plan": lambda: compress(self.model, plan, self.spec), "dense": nullcontext}
-        times = interleave(ways, lambda: self.model(self.images), rounds=self.rounds, seconds=0.05)
+        whole = self.whole
+        runs = {
+            "plan": lambda: self.model(self.images),
+            "dense": lambda: whole.model(whole.images),
+        }
+        times = interleave(ways, runs, rounds=self.rounds, seconds=0.05)
         share = speedup(times["dense"], over=times["plan"])
-        return share, median(times["dense"])
+        return share, median(times["plan"])
 
 
 def _method(plan: Plan) -> Plan:

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from repshift.errors import InputError
-from repshift.measure.fidelity import feature_fidelity, logit_fidelity
+from repshift.measure.fidelity import (
+    cosine_by_image,
+    feature_fidelity,
+    kl_by_image,
+    logit_fidelity,
+)
 from repshift.plan import Plan
 from repshift.search.replay import Recording, Replay
 
@@ -27,7 +32,8 @@ class FidelityMeter:
 
     ``loss`` is the mean KL(dense || compressed) of the logits in nats, or 1 - cosine of the
     features. Plans that begin like ``base`` share its forward up to the first block where they
-    differ.
+    differ. ``teacher`` are the dense outputs if ``model`` and ``images`` are of another size than
+    those of the teacher.
     """
 
     def __init__(
@@ -37,12 +43,14 @@ class FidelityMeter:
         images: Float[Tensor, "N C H W"],
         objective: Objective,
         batch_size: int,
+        teacher: Float[Tensor, "N K"] | None = None,
     ) -> None:
         self.model, self.spec, self.objective = model, spec, objective
         self.batches = list(images.split(batch_size))
         self.base = Plan({})
         self.recordings: list[Recording | None] = [None] * len(self.batches)
-        self.dense = self.outputs(self.base, keep=True)
+        own = self.outputs(self.base, keep=True)
+        self.dense = own if teacher is None else teacher
         first = self.recordings[0]
         assert first is not None
         self.patches = first.trace.counts[0] - spec.staying
@@ -56,12 +64,15 @@ class FidelityMeter:
     def compare(self, output: Float[Tensor, "N K"]) -> tuple[float, float]:
         """Loss and fidelity of outputs for the first images."""
         dense = self.dense[: len(output)]
-        if self.objective == "kl":
-            fidelity = logit_fidelity(dense, output)
-            assert fidelity.kl is not None
-            return fidelity.kl, fidelity.value
-        value = feature_fidelity(dense, output).value
-        return 1 - value, value
+        compared = logit_fidelity if self.objective == "kl" else feature_fidelity
+        return self.losses(output).mean().item(), compared(dense, output).value
+
+    def losses(self, output: Float[Tensor, "N K"]) -> Float[Tensor, " N"]:
+        """The loss of each of the first images."""
+        dense = self.dense[: len(output)]
+        compared = kl_by_image if self.objective == "kl" else cosine_by_image
+        value = compared(dense, output)
+        return value if self.objective == "kl" else 1 - value
 
     def start_from(self, plan: Plan) -> None:
         """Make ``plan`` the base that further plans share their beginning with."""

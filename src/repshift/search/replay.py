@@ -9,7 +9,7 @@ from repshift.compression import Compression
 from repshift.runtime.attachment import ReplacedForward
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from torch import nn
     from torch.utils.hooks import RemovableHandle
@@ -63,8 +63,8 @@ class Replay(Compression):
     def _sites(self) -> list[BlockSite]:
         return super()._sites()[self._first :]
 
-    def _start(self, _: nn.Module, args: tuple[Any, ...]) -> None:
-        super()._start(_, args)
+    def _start(self, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        super()._start(_, args, kwargs)
         earlier = self._recording
         self._outputs = earlier.outputs[: self._first] if earlier else []
         if earlier:

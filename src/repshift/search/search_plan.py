@@ -12,6 +12,7 @@ import torch
 from repshift.adapters import EncoderSpec, describe
 from repshift.compress import compress
 from repshift.errors import InputError
+from repshift.measure.bootstrap import paired_interval
 from repshift.measure.digest import digest
 from repshift.measure.environment import processor, versions
 from repshift.plan import Plan
@@ -20,6 +21,13 @@ from repshift.search.adapt import adapt
 from repshift.search.candidates import METHODS, Search, Trial
 from repshift.search.fidelity_meter import FidelityMeter, Objective
 from repshift.search.memo import Memo
+from repshift.search.sizes import (
+    Sized,
+    at_cost,
+    least_cost,
+    nearest_dense,
+    smaller_sizes,
+)
 from repshift.sequence.amounts import Level
 
 if TYPE_CHECKING:
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from repshift.search.candidates import Progress
+    from repshift.search.cost_model import CostModel
 
 
 Budget = Literal["fixed", "adaptive"]
@@ -56,8 +65,9 @@ class SearchResult:
         [(target, value)] = facts["target"].items()
         unlike = "KL" if facts["objective"] == "kl" else "1 - cosine"
         lines = [
-            f"{self.plan.method} at {self.plan.schedule or 'no block'}, "
-            f"{100 * facts['flops']:.1f} % of the dense FLOPs",
+            f"{self.plan.method} at {self.plan.schedule or 'no block'}"
+            + (f" on images of {self.plan.input_size} pixels" if self.plan.input_size else "")
+            + f", {100 * facts['flops']:.1f} % of the dense FLOPs",
             f"on images that the search did not see: fidelity {kept['fidelity']:.4f}, {unlike} "
             f"{kept['loss']:.4f} (on those it saw: {facts['promised']['fidelity']:.4f}, "
             f"{facts['promised']['loss']:.4f})",
@@ -66,6 +76,13 @@ class SearchResult:
             lines.append(
                 "with the same number of tokens in every image: fidelity "
                 f"{fixed['fidelity']:.4f}, {unlike} {fixed['loss']:.4f}"
+            )
+        if rival := facts.get("smaller input"):
+            interval = rival["difference"]
+            lines.append(
+                f"the dense model on {rival['pixels']} pixels, {100 * rival['flops']:.1f} % of the "
+                f"FLOPs: {unlike} {rival['loss']:.4f}; the plan's less that is "
+                f"{interval['loss']:+.4f} (95 %: {interval['from']:+.4f} to {interval['to']:+.4f})"
             )
         if target == "speedup":
             lines.append(f"{facts['measured_speedup']:.2f}x measured, {value:.2f}x promised")
@@ -108,6 +125,10 @@ def search_plan(
     The target is that of the plan before: on other images the cost differs by some percent. The
     provenance has the fidelity of both.
 
+    Where the model takes smaller images (``repshift.resized``), size and reduction are searched
+    together, and the plan says its ``input_size``. The provenance has the dense model on a smaller
+    input at the same FLOPs, and by how much the plan is closer to the dense model (95 % interval).
+
     Half of the ``images``, drawn by ``seed``, are searched on; the other half only checks the
     result: what the search made of the best closed form is kept if it holds there. ``state`` is a
     file that lets a stopped search go on. ``progress`` is called after every plan that was tried,
@@ -122,13 +143,14 @@ def search_plan(
     target = _target(flops, speedup, fidelity)
     if len(images) < 2:
         raise InputError(f"the search needs 2 images or more, got {len(images)}")
+    resizable = spec is None  # of a model of the user's own, only that size is known
     if spec is None:
-        found = describe(model)
-        if not isinstance(found, EncoderSpec):
+        described = describe(model)
+        if not isinstance(described, EncoderSpec):
             raise InputError(
                 f"{type(model).__name__} loses rows and columns; the search finds plans for tokens"
             )
-        spec = found
+        spec = described
     if len(spec.blocks) < 2:
         raise InputError("the search needs a model of 2 blocks or more, got one of 1")
     facts = {
@@ -164,40 +186,66 @@ def search_plan(
     meter = FidelityMeter(model, spec, seen, objective, batch_size)
     counted = FlopsCost(model, spec, seen[:1], memo)
     timed = TimeCost(model, spec, seen[:batch_size], memo) if speedup is not None else None
-    search = Search(meter, timed or counted, memo, progress)
+    full, own = Search(meter, timed or counted, memo, progress, plans), Sized(model, spec)
+    smaller = smaller_sizes(model, seen) if resizable else []
     if fidelity is not None:
-        rivals = [search.least_cost(plans, fidelity)]
+        found = least_cost(full, own, smaller, seen, fidelity)
     else:
-        rivals = search.at_cost(plans, flops if flops is not None else 1 / (speedup or 1))
-    search.draw_curve(rivals[-1].plan, CURVE)
+        share = flops if flops is not None else 1 / (speedup or 1)
+        found = at_cost(full, own, smaller, seen, share)
+    found.search.draw_curve(found.trials[-1].plan, CURVE)
 
-    check = FidelityMeter(model, spec, unseen, objective, batch_size)
+    # What the search made of the best closed form is kept if it holds on images that it never saw.
+    teacher = FidelityMeter(model, spec, unseen, objective, batch_size)
+    check = found.sized.meter(unseen, teacher, batch_size)
     kept = [
-        memo(
-            f"{rival.plan.identity}, held out",
-            partial(check.rate, rival.plan),
-        )
-        for rival in rivals
+        memo(f"{rival.plan.identity}, held out", partial(check.rate, rival.plan))
+        for rival in found.trials
     ]
-    # Exchanges that do not hold on images which the search never saw were chance.
-    best = min(range(len(rivals)), key=lambda at: kept[at][0])
-    plan = rivals[best].plan
+    best = min(range(len(kept)), key=lambda at: kept[at][0])
+    plan, cost = found.trials[best].plan, found.sized.cost(counted)
     figures: dict[str, Any] = {
-        "flops": counted.measure(plan),
-        "promised": {"loss": rivals[best].loss, "fidelity": rivals[best].fidelity},
+        "flops": cost.measure(plan),
+        "promised": {"loss": found.trials[best].loss, "fidelity": found.trials[best].fidelity},
         "held_out": _named(kept[best]),
     }
     if budget == "adaptive":
-        plan = adapt(model, plan, seen, batch_size=batch_size, spec=spec)
+        sized = found.sized
+        plan = adapt(sized.model, plan, sized.prepare(seen), batch_size=batch_size, spec=sized.spec)
         figures["held_out, fixed budget"] = figures["held_out"]
-        figures["flops"] = counted.mean(plan, unseen.split(batch_size))
-        for kind, on in (("promised", meter), ("held_out", check)):
+        figures["flops"] = cost.mean(plan, sized.prepare(unseen).split(batch_size))
+        for kind, on in (("promised", found.search.meter), ("held_out", check)):
             figures[kind] = _named(on.rate(plan))
     if timed is not None:
         figures["promised"]["speedup"] = speedup
-        figures["measured_speedup"] = 1 / timed.measure(plan)
+        figures["measured_speedup"] = 1 / found.sized.cost(timed).measure(plan)
+    rival = nearest_dense(smaller, counted, figures["flops"])
+    if rival is not None:
+        figures["smaller input"] = _against(rival, counted, teacher, check, plan, unseen)
     memo.forget()
-    return SearchResult(plan, search.tried, facts | figures)
+    return SearchResult(plan, found.tried, facts | figures)
+
+
+def _against(
+    rival: Sized,
+    counted: CostModel,
+    teacher: FidelityMeter,
+    check: FidelityMeter,
+    plan: Plan,
+    images: Float[Tensor, "N C H W"],
+) -> dict[str, Any]:
+    """The dense model at a smaller size on the held-out images, and how far the plan is ahead."""
+    batch_size = len(teacher.batches[0])
+    dense = rival.meter(images, teacher, batch_size)
+    theirs = dense.losses(dense.outputs(Plan({})))
+    ours = check.losses(check.outputs(plan))
+    mean, low, high = paired_interval(ours, theirs)
+    return {
+        "pixels": rival.side,
+        "flops": rival.cost(counted).measure(Plan({}, input_size=rival.side)),
+        "loss": theirs.mean().item(),
+        "difference": {"loss": mean, "from": low, "to": high},
+    }
 
 
 def _probe(budget: Budget) -> float | Level:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from repshift.errors import InputError
 
@@ -18,6 +18,7 @@ class Share:
     """A share of the patch tokens that are left: ``floor(value * n)`` of n."""
 
     value: float
+    by_level: ClassVar[bool] = False
 
     def __bool__(self) -> bool:
         return self.value > 0
@@ -36,6 +37,7 @@ class Count:
     """A number of patch tokens; of a shorter segment all but one."""
 
     value: int
+    by_level: ClassVar[bool] = False
 
     def __bool__(self) -> bool:
         return self.value > 0
@@ -60,6 +62,7 @@ class Level:
     """
 
     value: float
+    by_level: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.value, float) or not 0 <= self.value < 1:
@@ -73,6 +76,10 @@ class Level:
 
     def __str__(self) -> str:
         return f"level({self.value})"
+
+    def of(self, patches: int) -> int:
+        """Nobody knows without the images."""
+        raise InputError("how many tokens are dropped up to a level, only the images tell")
 
     def reached(self, levels: Float[Tensor, "S N"]) -> Int[Tensor, " S"]:
         """How many tokens of each segment are dropped; padding has the level -inf."""

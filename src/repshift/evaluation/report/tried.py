@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
@@ -13,6 +12,7 @@ from repshift.files import replacing
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from repshift.plan import Plan
     from repshift.search.search_plan import SearchResult
 
 
@@ -21,10 +21,10 @@ def plot_tried(found: SearchResult, path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     facts = found.provenance
-    for method in dict.fromkeys(replace(trial.plan, drop={}) for trial in found.tried):
-        same = [trial for trial in found.tried if replace(trial.plan, drop={}) == method]
+    for label in dict.fromkeys(_label(trial.plan) for trial in found.tried):
+        same = [trial for trial in found.tried if _label(trial.plan) == label]
         points = [trial.share for trial in same], [trial.loss for trial in same]
-        axes.scatter(*points, s=18, label=method.method)
+        axes.scatter(*points, s=18, label=label)
     best = front(found.tried, lambda trial: trial.share, lambda trial: trial.loss)
     axes.plot(
         [trial.share for trial in best],
@@ -48,3 +48,9 @@ def plot_tried(found: SearchResult, path: Path) -> None:
     axes.legend(fontsize=8)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=130)
+
+
+def _label(plan: Plan) -> str:
+    """The method, and the size of the images where it is not the model's own."""
+    size = f", {plan.input_size} pixels" if plan.input_size else ""
+    return f"{plan.method if plan.acting else 'dense'}{size}"

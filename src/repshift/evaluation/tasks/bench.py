@@ -11,7 +11,14 @@ from tqdm import tqdm
 from repshift.errors import InputError
 from repshift.evaluation.data.labels import first_and_last
 from repshift.evaluation.tasks.costs import Cost, measure_costs
-from repshift.evaluation.tasks.variants import Variant, against, baseline
+from repshift.evaluation.tasks.smaller_input import smaller_images
+from repshift.evaluation.tasks.variants import (
+    Variant,
+    against,
+    baseline,
+    compared_plans,
+    with_rival,
+)
 from repshift.measure.environment import environment
 from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
 
@@ -108,12 +115,18 @@ def run_bench(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Bench:
-    """Judge and time every variant on the same images, in turn, on torch's current threads."""
-    model = loaded.model.to(device, dtype)
+    """Judge and time every variant on the same images, in turn, on torch's current threads.
+
+    The dense model on smaller images joins them, at the FLOPs of each plan.
+    """
 
     def place(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         return images.to(device, dtype)
 
+    model = loaded.model.to(device, dtype)
+    sample = place(next(source.batches(1)).images)
+    rival, reason = smaller_images(model, spec, compared_plans(rows), sample)
+    rows = with_rival(rows, rival)
     quality, first, count = _judge(loaded, spec, source, rows, batch_size, place)
     repeats = -(-batch_size // len(first))
     images = place(first.repeat(repeats, 1, 1, 1)[:batch_size])
@@ -134,7 +147,8 @@ def run_bench(
         environment=facts,
         skipped=list(source.skipped),
         title=f"{loaded.name}, {count} images{skipped(source.skipped)}{_folders(source.classes)}; "
-        f"{measured(facts)} Fidelity is {kind} with {against(rows)}.",
+        f"{measured(facts)} Fidelity is {kind} with {against(rows)}."
+        + (f" No row has a smaller input: {reason}." if reason else ""),
         quality="accuracy" if labelled else "fidelity",
         criterion="accuracy" if labelled else f"fidelity ({kind})",
         scale=100.0,
@@ -184,7 +198,8 @@ def _judge(
             images = place(batch.images)
             for row, number in runs:
                 with row.attached(model, spec, number):
-                    outputs[row, number].append(model(images).float().cpu())
+                    own = row.model or model
+                    outputs[row, number].append(own(row.given(images)).float().cpu())
     assert first is not None
     whole = {run: torch.cat(parts) for run, parts in outputs.items()}
     dense = whole[baseline(rows), 0]

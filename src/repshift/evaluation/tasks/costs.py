@@ -64,8 +64,7 @@ def measure_costs(
     """
     runs: dict[Variant, Callable[[], object]] = {}
     for row in rows:
-        own, its = row.model or model, images if row.images is None else row.images
-        runs[row] = partial(own, its)
+        runs[row] = partial(row.model or model, row.given(images))
     batch = len(images)
     gflops, kernels, tokens, peaks = {}, {}, {}, {}
     for row in tqdm(rows, desc="FLOPs and memory", leave=False):

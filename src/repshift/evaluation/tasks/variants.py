@@ -26,9 +26,8 @@ from repshift.scores import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from jaxtyping import Float
     from torch import Tensor, nn
 
     from repshift.resnet.compression import ResNetCompression
@@ -41,21 +40,23 @@ class Variant:
     """One way to run the model; dense without plans.
 
     Several plans differ in the random seed alone: their quality is averaged and the first is timed.
-    With ``eager`` attention forms its map. A ``model`` and ``images`` of its own take the place of
-    those that are compared, such as a smaller input at equal FLOPs.
+    With ``eager`` attention forms its map. ``input`` names another input, such as ``182 pixels``:
+    ``given`` makes it of what the others are given, and ``model`` takes it.
     """
 
     label: str
     schedule: str = ""
     plans: tuple[Plan, ...] = ()
     eager: bool = False
+    input: str = ""
     model: nn.Module | None = field(default=None, compare=False)
-    images: Float[Tensor, "B ..."] | None = field(default=None, compare=False)
+    given: Callable[[Tensor], Tensor] = field(default=lambda images: images, compare=False)
 
     @property
     def identities(self) -> list[str]:
         """By what results are found on disk, for each plan; the text of ``label`` may change."""
         dense = "dense, eager" if self.eager else "dense"
+        dense = f"{dense}, {self.input}" if self.input else dense
         return [plan.identity for plan in self.plans] or [dense]
 
     @contextmanager
@@ -65,7 +66,8 @@ class Variant:
         """Inside, the model runs this way, by plan ``number``; afterwards it is as before."""
         with EagerAttention() if self.eager else nullcontext():
             if self.plans:
-                with compress(model, self.plans[number], spec) as compression:
+                own = None if self.model else spec
+                with compress(self.model or model, self.plans[number], own) as compression:
                     yield compression
             else:
                 yield None
@@ -79,6 +81,17 @@ DENSE_FUSED = Variant("dense, fused attention")
 def baseline(rows: Sequence[Variant]) -> Variant:
     """The dense row that the others are compared with."""
     return next(row for row in rows if row in (DENSE, DENSE_FUSED))
+
+
+def with_rival(rows: Sequence[Variant], rival: Sequence[Variant]) -> list[Variant]:
+    """``rows``, with those of the dense model on a smaller input behind the other dense ones."""
+    dense = [row for row in rows if not row.plans]
+    return [*dense, *rival, *(row for row in rows if row.plans)]
+
+
+def compared_plans(rows: Sequence[Variant]) -> list[Plan]:
+    """One plan of each schedule among the ``rows``."""
+    return list({row.schedule: row.plans[0] for row in rows if row.plans}.values())
 
 
 def against(rows: Sequence[Variant]) -> str:

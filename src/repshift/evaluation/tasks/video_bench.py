@@ -13,7 +13,15 @@ from repshift.evaluation.tasks.bench import Bench, Compared, measured, skipped
 from repshift.evaluation.tasks.costs import Cost, measure_costs
 from repshift.evaluation.tasks.published import published
 from repshift.evaluation.tasks.retrieval import Retrieval
-from repshift.evaluation.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant, against
+from repshift.evaluation.tasks.smaller_input import fewer_frames
+from repshift.evaluation.tasks.variants import (
+    DENSE_EAGER,
+    DENSE_FUSED,
+    Variant,
+    against,
+    compared_plans,
+    with_rival,
+)
 from repshift.measure.environment import environment
 
 if TYPE_CHECKING:
@@ -115,6 +123,13 @@ def _bench(
     about: str,
     quality: tuple[str, str, float],
 ) -> Bench | None:
+    sampling, encoder = run.videos.sampling, task.model.vision_encoder
+    video = torch.zeros(
+        1, sampling.frames, 3, sampling.size, sampling.size,
+        device=run.videos.device, dtype=run.videos.dtype,
+    )  # fmt: skip
+    with torch.inference_mode():
+        rows = with_rival(rows, fewer_frames(encoder, run.spec, compared_plans(rows), video))
     # Dense on eager attention is timed alone; what it finds is what the fused kernel finds.
     judged = [row for row in rows if row != DENSE_EAGER]
     run.encode(judged)

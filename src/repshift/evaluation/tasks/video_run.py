@@ -76,7 +76,7 @@ class VideoRun(ABC):
                     piece = {"index": torch.tensor(indices)}
                     if indices:
                         with torch.inference_mode(), row.attached(self._model, self.spec, number):
-                            piece |= self.piece(indices, video)
+                            piece |= self.piece(indices, row.given(video))
                     stores[row, number].write(chunk_name(chunk), piece)
         self.ranks.wait()
 

@@ -1,0 +1,121 @@
+"""The rival that every comparison shows: the dense model on a smaller input at equal FLOPs."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from functools import cache, partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from repshift.compress import compress
+from repshift.errors import InputError
+from repshift.evaluation.tasks.variants import Variant
+from repshift.input_size import image_sides, resize_images, resized
+from repshift.measure.flops import count_flops
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from jaxtyping import Float
+    from torch import Tensor, nn
+
+    from repshift.adapters.spec import EncoderSpec
+    from repshift.plan import Plan
+    from repshift.resnet.spec import ResNetSpec
+
+LABEL = "dense, smaller input"
+
+
+def smaller_images(
+    model: nn.Module,
+    spec: EncoderSpec | ResNetSpec,
+    plans: Iterable[Plan],
+    images: Float[Tensor, "B C H W"],
+) -> tuple[list[Variant], str]:
+    """The dense model on smaller images, at the size that costs most nearly what each plan does.
+
+    Args:
+        model: The dense model.
+        spec: Its spec.
+        plans: Those that are compared; FLOPs are counted in a forward of each.
+        images: Some images for the model, square.
+
+    Returns:
+        A row for each size, the largest first, and why there is none, if so.
+    """
+    image, full = images[:1], images.shape[-1]
+    if image.shape[-2] != full:
+        return [], "its images are not square"
+    try:
+        sides = image_sides(model, full)
+    except InputError as error:
+        return [], str(error)
+
+    def spent(plan: Plan) -> float:
+        if plan.input_size is None:
+            with compress(model, plan, spec):
+                return count_flops(lambda: model(image))[0]
+        row = of_images(model, plan.input_size, plan)
+        with row.attached(model, spec):
+            return _flops(row, model, image)
+
+    cost = cache(lambda side: _flops(of_images(model, side), model, image))
+    with torch.inference_mode():
+        chosen = {_nearest(sides, cost, spent(plan)) for plan in plans}
+    return [of_images(model, side) for side in sorted(chosen, reverse=True)], ""
+
+
+def fewer_frames(
+    model: nn.Module,
+    spec: EncoderSpec,
+    plans: Iterable[Plan],
+    videos: Float[Tensor, "B T 3 S S"],
+) -> list[Variant]:
+    """The dense model on fewer frames, as many as cost most nearly what each plan does."""
+    video, frames = videos[:1], videos.shape[1]
+    if frames < 2:
+        return []
+
+    def spent(plan: Plan) -> float:
+        with compress(model, plan, spec):
+            return count_flops(lambda: model(video))[0]
+
+    cost = cache(lambda count: _flops(of_frames(count), model, video))
+    chosen = {_nearest(range(1, frames), cost, spent(plan)) for plan in plans}
+    return [of_frames(count) for count in sorted(chosen, reverse=True)]
+
+
+def of_images(model: nn.Module, side: int, plan: Plan | None = None, name: str = "") -> Variant:
+    """The model on images of ``side`` pixels, dense or by a plan called ``name``."""
+    return Variant(
+        plan.method if plan else LABEL,
+        f"{name}, {side} pixels" if name else f"{side} pixels",
+        (plan,) if plan else (),
+        input=f"{side} pixels",
+        model=resized(model, side),
+        given=partial(resize_images, size=side),
+    )
+
+
+def of_frames(count: int) -> Variant:
+    """The dense model on ``count`` frames, evenly spaced among those of a video."""
+    return Variant(LABEL, f"{count} frames", input=f"{count} frames", given=partial(thin, count))
+
+
+def thin(count: int, videos: Float[Tensor, "B T 3 S S"]) -> Float[Tensor, "B t 3 S S"]:
+    """``count`` of the frames: those in the middle of as many equal parts."""
+    places = (torch.arange(count, device=videos.device) + 0.5) * videos.shape[1] / count
+    return videos.index_select(1, places.long())
+
+
+def _nearest(choices: Sequence[int], cost: Callable[[int], float], spent: float) -> int:
+    """The one whose cost is nearest; costs rise with the choices."""
+    above = bisect_left(choices, spent, key=cost)
+    near = choices[max(above - 1, 0) : above + 1]
+    return min(near, key=lambda choice: abs(cost(choice) - spent))
+
+
+def _flops(row: Variant, model: nn.Module, given: Tensor) -> float:
+    own, its = row.model or model, row.given(given)
+    return count_flops(lambda: own(its))[0]

@@ -1,0 +1,109 @@
+"""The other way to spend fewer tokens: smaller images for the same model."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn import functional as F
+
+from repshift.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from jaxtyping import Float
+    from torch import Tensor, nn
+
+    from repshift.plan import Plan
+
+
+def resized(model: nn.Module, size: int) -> nn.Module:
+    """A model for images of ``size`` x ``size`` pixels.
+
+    All weights are those of ``model`` itself but for tables of positions, which the model's own
+    library resamples.
+
+    Args:
+        model: A vision model of timm or transformers, or a convolutional one.
+        size: Pixels of a side.
+
+    Returns:
+        The other model; ``model`` stays as it is.
+
+    Raises:
+        InputError: If the model does not run at another size, or not at this one.
+    """
+    parameters = inspect.signature(type(model).forward).parameters
+    timm_resizes = getattr(model, "set_input_size", None)
+    if timm_resizes is None and "interpolate_pos_encoding" not in parameters:
+        if not hasattr(model, "conv1"):
+            raise InputError(
+                f"{type(model).__name__} has no way to change the size of its images (timm's "
+                "set_input_size, transformers' interpolate_pos_encoding); use plans without "
+                "input_size"
+            )
+        return model  # a ResNet takes images of any size
+    if size < 1 or size % _step(model):
+        raise InputError(
+            f"{type(model).__name__} takes no images of {size} pixels, only of whole patches of "
+            f"{_step(model)}"
+        )
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin: Any = copy.deepcopy(model, shared)
+    if timm_resizes is None:
+        twin.forward = partial(twin.forward, interpolate_pos_encoding=True)
+        return twin
+    try:
+        twin.set_input_size(img_size=size)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"{type(model).__name__} takes no images of {size} pixels: {error}"
+        ) from None
+    return twin
+
+
+def image_sides(model: nn.Module, full: int) -> list[int]:
+    """Sides below ``full`` that ``resized`` takes: whole patches, of a ResNet every 8 pixels.
+
+    Raises ``InputError`` if there are none.
+    """
+    sides = list(range(_step(model), full, _step(model)))
+    if not sides:
+        raise InputError(f"images of {full} pixels are one patch")
+    resized(model, sides[-1])
+    return sides
+
+
+def _step(model: nn.Module) -> int:
+    """Pixels of a side of a patch."""
+    config: Any = getattr(model, "config", None)
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    patch = patch or getattr(config, "patch_size", None) or 8
+    return max(patch) if isinstance(patch, tuple | list) else int(patch)
+
+
+def resize_images(images: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B C s s"]:
+    """The same pictures with ``size`` x ``size`` pixels (bicubic, antialiased)."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bicubic", antialias=True)
+
+
+def check_size(plan: Plan, given: Iterable[object]) -> None:
+    """``InputError`` if a model is given other images than its plan is for."""
+    size = plan.input_size
+    if size is None:
+        return
+    for images in given:
+        if isinstance(images, torch.Tensor) and images.ndim == 4:
+            if images.shape[-2:] != (size, size):
+                raise InputError(
+                    f"the plan is for images of {size} x {size} pixels, and the model was given "
+                    f"{images.shape[-2]} x {images.shape[-1]}; resize them "
+                    f"(repshift.resize_images), and compress repshift.resized(model, {size})"
+                )
+            return
