@@ -374,11 +374,10 @@ def test_progress_is_told_of_every_plan_that_was_tried(small):
         photos,
         flops=0.7,
         methods=["random"],
-        progress=lambda *last: told.append(last),
+        progress=told.append,
     )
-    assert [count for _, count in told] == list(range(1, len(told) + 1))
     assert len(told) >= len(found.tried)
-    assert all("random" in text and "loss" in text for text, _ in told)
+    assert all("random" in text and "loss" in text for text in told)
 
 
 CORE_ALONE = """

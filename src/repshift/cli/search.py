@@ -24,7 +24,7 @@ class Search:
     """Target: how many times as fast as the dense model, measured here, such as 1.5."""
     fidelity: float | None = None
     """Target: the least top-1 agreement with the dense model (or feature cosine), such as 0.99."""
-    samples: int = 128
+    samples: int = 512
     """Images to use, drawn by the seed: half to search on, half to check the result."""
     methods: tuple[str, ...] = ()
     """Labels of the methods to try, such as 'redundancy(keys)' tome; a short list if left out."""

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from repshift.search.memo import Memo
     from repshift.sequence.amounts import Level
 
-# Told a line about the plan that was tried last, and how many were tried so far.
-Progress = Callable[[str, int], object]
+# Told a line about each plan that was tried.
+Progress = Callable[[str], object]
 
 # What is worth trying where nothing is known of a model; random tells what the others are worth.
 METHODS = (
@@ -67,7 +67,6 @@ class Search:
     ) -> None:
         self.methods = methods
         self.meter, self.cost, self.memo, self.progress = meter, cost, memo, progress
-        self.rated = 0  # calls of ``rate``, remembered ones too
         self.patches, self.depth = meter.patches, len(meter.spec.blocks)
         self.tried: list[Trial] = []
         self._base = Plan({})  # whose beginning further plans are expected to share
@@ -125,10 +124,11 @@ class Search:
         trial = Trial(plan, self.cost(plan), loss, fidelity)
         if batches is None and trial not in self.tried:
             self.tried.append(trial)
-        self.rated += 1
         if self.progress is not None:
-            about = f"{plan.method}, loss {loss:.4f} at {trial.share:.3f} of the cost"
-            self.progress(about, self.rated)
+            method = plan.method if plan.acting else "dense"
+            size = f" on {plan.input_size} pixels" if plan.input_size else ""
+            about = f"{method}{size}, loss {loss:.4f} at {trial.share:.3f} of the cost"
+            self.progress(about)
         return trial
 
     def fit(self, method: Plan, shape: Sequence[float], target: float) -> Plan | None:

@@ -81,8 +81,8 @@ class SearchResult:
             interval = rival["difference"]
             lines.append(
                 f"the dense model on {rival['pixels']} pixels, {100 * rival['flops']:.1f} % of the "
-                f"FLOPs: {unlike} {rival['loss']:.4f}; the plan's less that is "
-                f"{interval['loss']:+.4f} (95 %: {interval['from']:+.4f} to {interval['to']:+.4f})"
+                f"FLOPs: {unlike} {rival['loss']:.4f}, the plan's is lower by "
+                f"{-interval['loss']:.4f} (95 %: {-interval['to']:.4f} to {-interval['from']:.4f})"
             )
         if target == "speedup":
             lines.append(f"{facts['measured_speedup']:.2f}x measured, {value:.2f}x promised")
@@ -132,7 +132,7 @@ def search_plan(
     Half of the ``images``, drawn by ``seed``, are searched on; the other half only checks the
     result: what the search made of the best closed form is kept if it holds there. ``state`` is a
     file that lets a stopped search go on. ``progress`` is called after every plan that was tried,
-    with a line about it and the number of plans so far. Some minutes on one CPU core for 128 images
+    with a line about it. Some minutes on one CPU core for 128 images
     and a ViT-S.
 
     Raises ``InputError`` if the target is not one, or cannot be reached.

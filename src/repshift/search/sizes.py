@@ -26,7 +26,7 @@ AnyCost = TypeVar("AnyCost", bound="CostModel")
 TRIED = 3
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sized:
     """A model for images of ``side`` pixels; ``prepare`` makes them of those of full size."""
 

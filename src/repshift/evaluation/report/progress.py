@@ -18,8 +18,8 @@ def search_bar(title: str = "search") -> Iterator[Progress]:
     """What ``search_plan`` takes as ``progress``: a bar that counts the plans that were tried."""
     with tqdm(desc=title, unit=" plans") as bar:
 
-        def show(last: str, count: int) -> None:
-            bar.update(count - bar.n)
+        def show(last: str) -> None:
+            bar.update()
             bar.set_postfix_str(last)
 
         yield show

@@ -1,0 +1,181 @@
+"""The honest rival, a smaller input: the model that takes it, the row of a bench, the search."""
+
+import copy
+import json
+
+import pytest
+import timm
+import torch
+import transformers
+
+from models import build
+from repshift import InputError, Plan, Shift, ToMe, compress, resize_images, resized, search_plan
+from repshift.adapters import describe
+from repshift.evaluation.models.vim.config import VimConfig
+from repshift.evaluation.models.vim.model import VisionMamba
+from repshift.evaluation.tasks.smaller_input import (
+    fewer_frames,
+    of_images,
+    smaller_images,
+    thin,
+)
+from repshift.evaluation.tasks.variants import DENSE_FUSED, variants, with_rival
+from repshift.input_size import image_sides
+from repshift.measure.bootstrap import paired_interval
+from repshift.measure.flops import count_flops
+
+
+def square(family="deit", side=80):
+    return build(family, img_size=(side, side))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["deit", "dinov2 registers", "eva02", "dinov3"])
+def test_timm_itself_resamples_the_positions_and_all_weights_are_shared(family):
+    model = square(family)
+    dense = model(torch.ones(1, 3, 80, 80))
+    own = copy.deepcopy(model)
+    own.set_input_size(img_size=64)
+    twin, small = resized(model, 64), torch.randn(2, 3, 64, 64)
+    assert torch.equal(twin(small), own(small))
+    shared = {id(p) for p in model.parameters()}
+    moved = [name for name, p in twin.named_parameters() if id(p) not in shared]
+    assert set(moved) <= {"pos_embed"}
+    assert torch.equal(model(torch.ones(1, 3, 80, 80)), dense)  # as it was
+    with compress(twin, Plan({0: 0.25}, input_size=64)) as compression:
+        twin(small)
+    assert compression.counts[0] < 64 + model.num_prefix_tokens
+
+
+@torch.no_grad()
+def test_transformers_interpolates_in_its_own_forward():
+    config = transformers.ViTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+        image_size=40, patch_size=8,
+    )  # fmt: skip
+    model = transformers.ViTModel(config).eval()
+    small = torch.randn(2, 3, 24, 24)
+    twin = resized(model, 24)
+    expected = model(small, interpolate_pos_encoding=True).pooler_output
+    assert torch.equal(twin(small).pooler_output, expected)
+    assert torch.equal(copy.deepcopy(twin)(small).pooler_output, expected)
+    with compress(twin, Plan({0: 2})) as compression:
+        twin(pixel_values=small)
+    assert compression.counts == [8, 8]
+
+
+def test_what_takes_no_other_size_is_refused():
+    vim = VisionMamba(VimConfig("tiny", 32, 2, 2, 8, 4))
+    with pytest.raises(InputError, match="VisionMamba has no way to change the size"):
+        resized(vim, 16)
+    with pytest.raises(InputError, match="no images of 60 pixels, only of whole patches of 8"):
+        resized(square(), 60)
+    with pytest.raises(InputError, match="images of 8 pixels are one patch"):
+        image_sides(square(), 8)
+    assert resized(timm.create_model("resnet18"), 40) is not None
+
+
+@torch.no_grad()
+def test_a_plan_for_another_size_says_so():
+    model, plan = square(), Plan({0: 0.3}, input_size=64)
+    assert Plan.from_json(plan.to_json()) == plan != Plan({0: 0.3})
+    assert hash(plan) != hash(Plan({0: 0.3}))
+    with (
+        compress(model, plan),
+        pytest.raises(InputError, match=r"for images of 64 x 64 pixels, .* given 80 x 80"),
+    ):
+        model(torch.randn(1, 3, 80, 80))
+
+
+@pytest.mark.parametrize("size", [0, -3, 1.5, True, "64"])
+def test_a_size_that_is_none_is_refused(plain, size):
+    with pytest.raises(plain.InputError, match="input_size is"):
+        plain.Plan.from_json(json.dumps({"drop": {}, "input_size": size}))
+
+
+@torch.no_grad()
+def test_the_rival_costs_what_the_plans_do():
+    model, images = square(), torch.randn(2, 3, 80, 80)
+    plans = [Plan({0: 0.2}), Plan({0: 0.5, 1: 0.5}), Plan({0: 0.5, 1: 0.5}, reduction=ToMe())]
+    rows, reason = smaller_images(model, describe(model), plans, images)
+    assert reason == ""
+    assert [row.schedule for row in rows] == sorted({row.schedule for row in rows}, reverse=True)
+    sides = range(8, 80, 8)
+
+    def cost(side):
+        return count_flops(lambda: resized(model, side)(resize_images(images[:1], side)))[0]
+
+    for plan in plans:
+        with compress(model, plan):
+            spent = count_flops(lambda: model(images[:1]))[0]
+        nearest = min(sides, key=lambda side: abs(cost(side) - spent))
+        assert f"{nearest} pixels" in {row.input for row in rows}
+    every = with_rival(variants(describe(model), [("p", plans[0])], ["random"]), rows)
+    assert [row.label for row in every[:3]] == [
+        "dense, eager attention", "dense, fused attention", "dense, smaller input",
+    ]  # fmt: skip
+    assert rows[0].identities != DENSE_FUSED.identities
+    assert rows[0].given(images).shape[-1] == int(rows[0].input.split()[0])
+
+
+def test_a_model_that_takes_no_smaller_images_says_so():
+    vim = VisionMamba(VimConfig("tiny", 32, 2, 2, 8, 4)).eval()
+    side = 8 * 4
+    rows, reason = smaller_images(
+        vim, describe(vim), [Plan({0: 0.2}, Shift("mixer"))], torch.randn(1, 3, side, side)
+    )
+    assert rows == []
+    assert "VisionMamba has no way" in reason
+    assert smaller_images(square(), describe(square()), [], torch.randn(1, 3, 40, 56)) == (
+        [], "its images are not square",
+    )  # fmt: skip
+
+
+def test_fewer_frames_are_evenly_spaced():
+    video = torch.arange(12.0)[None, :, None, None, None].expand(2, 12, 3, 2, 2)
+    assert thin(4, video)[0, :, 0, 0, 0].tolist() == [1, 4, 7, 10]
+    assert thin(1, video)[0, :, 0, 0, 0].tolist() == [6]
+    assert torch.equal(thin(12, video), video)
+    assert fewer_frames(square(), describe(square()), [], video[:, :1]) == []
+
+
+def test_a_plan_found_for_smaller_images_is_a_row_like_others():
+    model, images = square(), torch.randn(2, 3, 80, 80)
+    row = of_images(model, 64, Plan({0: 0.3}, input_size=64), "found")
+    with row.attached(model, describe(model)) as compression, torch.no_grad():
+        row.model(row.given(images))
+    assert compression.counts[-1] == 1 + 64 - 19
+    assert "64 pixels" in row.schedule
+
+
+def test_a_search_tries_sizes_too_and_says_how_far_ahead_of_a_smaller_input_it_is():
+    model, photos = square(), torch.randn(8, 3, 80, 80)
+    found = search_plan(model, photos, flops=0.6, methods=["tome", "random"], batch_size=4)
+    sizes = {trial.plan.input_size for trial in found.tried}
+    assert len(sizes) > 2
+    assert None in sizes
+    facts = found.provenance
+    assert facts["flops"] <= 0.6
+    rival = facts["smaller input"]
+    assert abs(rival["flops"] - facts["flops"]) < 0.15
+    difference = rival["difference"]
+    assert difference["from"] <= difference["loss"] <= difference["to"]
+    assert difference["loss"] == pytest.approx(facts["held_out"]["loss"] - rival["loss"])
+    assert f"the dense model on {rival['pixels']} pixels" in found.summary()
+    again = search_plan(model, photos, flops=0.6, methods=["tome", "random"], batch_size=4)
+    assert again.to_json() == found.to_json()
+    size = found.plan.input_size
+    own = model if size is None else resized(model, size)
+    with compress(own, found.plan), torch.no_grad():
+        own(photos if size is None else resize_images(photos, size))
+
+
+def test_the_interval_of_a_difference_is_that_of_the_pairs():
+    ours = torch.rand(200, generator=torch.Generator().manual_seed(1))
+    mean, low, high = paired_interval(ours, ours + 0.1)
+    assert (round(mean, 6), round(low, 6), round(high, 6)) == (-0.1, -0.1, -0.1)
+    noise = torch.randn(400, generator=torch.Generator().manual_seed(2))
+    mean, low, high = paired_interval(noise, torch.zeros(400))
+    error = noise.std().item() / 20
+    assert low == pytest.approx(mean - 1.96 * error, abs=0.2 * error)
+    assert high == pytest.approx(mean + 1.96 * error, abs=0.2 * error)
