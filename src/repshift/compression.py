@@ -10,10 +10,10 @@ import torch
 from repshift.errors import InputError
 from repshift.input_size import check_size
 from repshift.reductions.base import Merging
-from repshift.runtime.arguments import bind, gather_arguments, parameters_of, rebind
 from repshift.runtime.attachment import Hook, ReplacedMethod
 from repshift.runtime.engine import Engine
 from repshift.runtime.pooling import WeightedMean
+from repshift.runtime.readers import Reader
 from repshift.runtime.sites import BlockSite
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from repshift.adapters.spec import EncoderSpec
     from repshift.plan import Plan
-    from repshift.runtime.carriers import Carrier
     from repshift.runtime.trace import ForwardTrace
 
 
@@ -133,8 +132,7 @@ class Compression(Engine):
         for site in self._sites():
             yield from site.attach()
         for reader, carriers in self.spec.readers:
-            follow = _Reader(self, reader, carriers)
-            yield reader.register_forward_pre_hook(Hook(self, follow.gather), with_kwargs=True)
+            yield from Reader(self, reader, carriers).attach()
         if self._mean is not None:
             yield from self._mean.attach()
         if self.plan.acting:
@@ -185,21 +183,3 @@ class Compression(Engine):
         if self._mean is not None:
             self._mean.finish()
         self._verified = True
-
-
-class _Reader:
-    """A module that reads all tokens after the last block, with arguments that follow them."""
-
-    def __init__(self, engine: Engine, reader: nn.Module, carriers: Mapping[str, Carrier]) -> None:
-        self.engine, self.carriers = engine, carriers
-        self.parameters = parameters_of(reader)
-
-    def gather(
-        self, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-        given, trace = bind(self.parameters, args, kwargs), self.engine._trace
-        if trace is None:
-            return args, kwargs
-        last = len(self.engine.spec.blocks)
-        gathered = gather_arguments(trace, last, given, self.carriers)
-        return rebind(self.parameters, args, kwargs, gathered)

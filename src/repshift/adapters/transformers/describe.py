@@ -51,7 +51,7 @@ def describe(model: nn.Module) -> EncoderSpec:
     flash = "flash" in (inner.config._attn_implementation or "")
     mask = PaddingMask() if flash else AttentionMask()
     holder, mean = (model, head.mean) if head and head.mean else (inner, encoder.mean)
-    masked = getattr(inner, encoder.masked_head, None) if encoder.masked_head else None
+    reader = getattr(inner, encoder.reader, None) if encoder.reader else None
     return EncoderSpec(
         blocks=blocks,
         norm2=[_at(block, row.norm2) for block, row in zip(blocks, layers, strict=True)],
@@ -63,7 +63,7 @@ def describe(model: nn.Module) -> EncoderSpec:
             for block, row in zip(blocks, layers, strict=True)
         ],
         suffix_tokens=encoder.suffix,
-        readers=[(masked, {"attention_mask": PaddingMask()})] if masked is not None else (),
+        readers=[(reader, {"attention_mask": PaddingMask()})] if reader is not None else (),
         pooling=_pooling(holder, mean, blocks[-1], inner.config) if mean else None,
     )
 

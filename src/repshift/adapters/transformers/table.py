@@ -39,15 +39,15 @@ class Mean:
 class Encoder:
     """Where the blocks are, how many prefix tokens they get; the first is a class token.
 
-    ``suffix`` counts the last tokens of a text that stay ([SEP]). ``masked_head`` is the path of a
-    pooling, if any, that takes the padding mask of all tokens.
+    ``suffix`` counts the last tokens of a text that stay ([SEP]). ``reader`` is the path of
+    a pooling by attention, if any, which may take the padding mask of all tokens.
     """
 
     blocks: str
     prefix: int | Callable[[Any], int] = 1
     suffix: int = 0
     mean: Mean | None = None
-    masked_head: str = ""
+    reader: str = ""
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,9 @@ ENCODERS = {
     "MetaClip2VisionModel": Encoder("encoder.layers"),
     "AltCLIPVisionModel": Encoder("encoder.layers"),
     "ChineseCLIPVisionModel": Encoder("encoder.layers"),
-    "SiglipVisionModel": Encoder("encoder.layers", 0),
-    "Siglip2VisionModel": Encoder("encoder.layers", 0, masked_head="head"),
-    "Aimv2VisionModel": Encoder("encoder.layers", 0),
+    "SiglipVisionModel": Encoder("encoder.layers", 0, reader="head"),
+    "Siglip2VisionModel": Encoder("encoder.layers", 0, reader="head"),
+    "Aimv2VisionModel": Encoder("encoder.layers", 0, reader="head"),
     "Dinov2Model": Encoder("encoder.layer"),
     "Dinov2WithRegistersModel": Encoder("encoder.layer", _registers),
     "Tipsv2VisionModel": Encoder("encoder.layer", _registers),
