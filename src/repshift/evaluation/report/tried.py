@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from repshift.evaluation.report.names import label, legend, save, title
 from repshift.evaluation.report.pareto import front
-from repshift.files import replacing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +24,7 @@ def plot_tried(found: SearchResult, path: Path) -> None:
     for method in dict.fromkeys(replace(trial.plan, drop={}) for trial in found.tried):
         same = [trial for trial in found.tried if replace(trial.plan, drop={}) == method]
         points = [trial.share for trial in same], [trial.loss for trial in same]
-        axes.scatter(*points, s=18, label=method.method)
+        axes.scatter(*points, s=18, label=label(method.method))
     best = front(found.tried, lambda trial: trial.share, lambda trial: trial.loss)
     axes.plot(
         [trial.share for trial in best],
@@ -41,10 +41,10 @@ def plot_tried(found: SearchResult, path: Path) -> None:
         )
     cost = "time" if "speedup" in facts["target"] else "FLOPs"
     loss = "KL from the dense model (nats)" if facts["objective"] == "kl" else "1 - feature cosine"
-    axes.set(xlabel=f"share of the dense {cost}", ylabel=loss, title=facts["model"])
+    axes.set(xlabel=f"share of the dense {cost}", ylabel=loss)
+    title(axes, facts["model"])
     axes.set_yscale("symlog", linthresh=1e-4)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130)
+    legend(axes, 8)
+    save(figure, path, 130)

@@ -1,0 +1,77 @@
+"""What ``import repshift`` gives: the names of the library."""
+
+from repshift.adapters import EncoderSpec, Pooling, register_adapter
+from repshift.compress import compress
+from repshift.compression import Compression
+from repshift.errors import InputError
+from repshift.plan import Plan
+from repshift.reductions import Merge, Prune, Reduction, ToMe, VidTLDR
+from repshift.registry import register
+from repshift.resnet.border import Border
+from repshift.resnet.compression import ResNetCompression
+from repshift.resnet.map import GridMap
+from repshift.resnet.reductions import PerRowAndColumn, RowsAndColumns
+from repshift.resnet.spec import ResNetSpec, Stage
+from repshift.scores import (
+    AttentionEntropy,
+    ClassAttention,
+    ClippedActivation,
+    ColumnAttention,
+    KeyNorm,
+    MeanDistance,
+    Need,
+    Random,
+    Redundancy,
+    Reverse,
+    Score,
+    Shift,
+    Snapshots,
+    StreamNorm,
+)
+from repshift.search.adapt import adapt
+from repshift.search.search_plan import SearchResult, search_plan
+from repshift.sequence.token_map import Step, TokenMap
+from repshift.shift import representation_shift
+
+__all__ = [
+    "AttentionEntropy",
+    "Border",
+    "ClassAttention",
+    "ClippedActivation",
+    "ColumnAttention",
+    "Compression",
+    "EncoderSpec",
+    "GridMap",
+    "InputError",
+    "KeyNorm",
+    "MeanDistance",
+    "Merge",
+    "Need",
+    "PerRowAndColumn",
+    "Plan",
+    "Pooling",
+    "Prune",
+    "Random",
+    "Reduction",
+    "Redundancy",
+    "ResNetCompression",
+    "ResNetSpec",
+    "Reverse",
+    "RowsAndColumns",
+    "Score",
+    "SearchResult",
+    "Shift",
+    "Snapshots",
+    "Stage",
+    "Step",
+    "StreamNorm",
+    "ToMe",
+    "TokenMap",
+    "VidTLDR",
+    "adapt",
+    "compress",
+    "register",
+    "register_adapter",
+    "representation_shift",
+    "search_plan",
+]
