@@ -394,6 +394,7 @@ FITS = [
     ("show photo.png --model digits-vit --plan 0:99", "drops 99 of the 64"),
     ("export digits-vit --plan 12:0.2", "this model has 12 blocks"),
     ("export digits-vit --plan 0:99", "drops 99 of the 64"),
+    ("bench --model digits-vit --batch-size 2000000000", "a batch takes 8192 GB, and cpu has"),
     ("retrieve --plan 9:0.2", "the plan drops at block 9"),
     ("retrieve --plan 0:99999", "drops 99999 of the 800 patch tokens at block 0"),
     ("retrieve --methods random border", "border needs the grid of a ResNet's stage"),

@@ -75,6 +75,7 @@ class Bench:
         rows = variants(spec, plans, methods)
         source = open_source(loaded, self.images, self.labels)
         first = next(source.batches(1)).images
+        options.batch_fits(self.batch_size, first, device)
         check_fit(rows, loaded.model, spec, first)
         bench = run_bench(
             loaded,

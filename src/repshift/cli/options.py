@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import torch
+    from torch import Tensor
 
 # A tuple of what --import names; the flag is repeated. ``import`` is no name that a field can have.
 Imports = Annotated[
@@ -103,6 +104,23 @@ def positive(flag: str, value: int) -> None:
         raise InputError(f"{flag} is {value}; expected 1 or more")
     if value > MOST:
         raise InputError(f"{flag} is {value}; expected at most {MOST}")
+
+
+def batch_fits(count: int, example: Tensor, device: torch.device) -> None:
+    """``InputError`` if ``count`` of what ``example`` is one of take more memory than there is."""
+    import torch
+
+    if device.type == "cuda":
+        there = torch.cuda.mem_get_info(device)[1]
+    elif hasattr(os, "sysconf"):
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        return
+    if (needed := count * example.nbytes) > there:
+        raise InputError(
+            f"--batch-size is {count}; a batch takes {needed / 1e9:.0f} GB, and {device} has "
+            f"{there / 1e9:.0f} GB of memory"
+        )
 
 
 def model_name(model: str) -> str:

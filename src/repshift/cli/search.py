@@ -71,8 +71,8 @@ class Search:
 
         self._check_numbers()
         methods = options.read_methods(self.methods)
-        plot, state = self.out.with_suffix(".png"), self.out.with_suffix(".search.json")
         check_suffix("--out", self.out, ".json")
+        plot, state = self.out.with_suffix(".png"), self.out.with_suffix(".search.json")
         check_outputs(self, [("--out", path) for path in (self.out, plot, state)])
         options.threads(self.threads)
         device = options.device(self.device)

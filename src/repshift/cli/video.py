@@ -104,11 +104,10 @@ class Video:
         spec = describe(task.model)
         rows = self._rows(spec, task, plans, methods)
         size = task.sampling.size
-        check_fit(
-            rows, task.model.vision_encoder, spec,
-            torch.zeros(1, task.sampling.frames, 3, size, size),
-        )  # fmt: skip
+        clip = torch.zeros(1, task.sampling.frames, 3, size, size)
+        check_fit(rows, task.model.vision_encoder, spec, clip)
         data = ranks.first(lambda: task.data)
+        options.batch_fits(min(self.batch_size, len(data.videos)), clip, device)
         videos = Videos(
             data.videos, task.sampling, self.batch_size, device,
             getattr(torch, self.dtype), FrameCache(out / "frames"), self.workers, self.on_error,

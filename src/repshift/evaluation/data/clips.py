@@ -7,7 +7,6 @@ import os
 import signal
 import threading
 from collections.abc import Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from repshift.errors import InputError
 from repshift.evaluation.data.frame_cache import FrameCache
+from repshift.evaluation.data.signals import ctrl_c_ignored, signals_held
 from repshift.evaluation.data.videos import Sampling, VideoError
 
 if TYPE_CHECKING:
@@ -62,13 +62,13 @@ class Clips:
             for index in range(len(self)):
                 yield index, _usable(files[index])
             return
-        loader = iter(
-            DataLoader(
-                files, batch_size=None, num_workers=workers, prefetch_factor=_AHEAD,
-                multiprocessing_context=_context(), worker_init_fn=_start, collate_fn=_as_it_is,
-                generator=torch.Generator(),
-            )
+        data = DataLoader(
+            files, batch_size=None, num_workers=workers, prefetch_factor=_AHEAD,
+            multiprocessing_context=_context(), worker_init_fn=_start, collate_fn=_as_it_is,
+            generator=torch.Generator(),
         )  # fmt: skip
+        with signals_held():  # a loader that is half made cannot end its processes
+            loader = iter(data)
         for index in range(len(self)):
             try:
                 clip = next(loader)
@@ -127,7 +127,7 @@ def _context() -> BaseContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    with _ctrl_c_ignored():
+    with ctrl_c_ignored():
         forkserver.ensure_running()
     # Wait until that is done with a process which, unlike a worker, starts without its parent too:
     # after Ctrl-C in these seconds there is nobody who could print a traceback.
@@ -135,19 +135,6 @@ def _context() -> BaseContext:
     first.start()
     first.join()
     return context
-
-
-@contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    """Processes that are started inside leave Ctrl-C to this one, from their first moment."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    mine = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, mine)
 
 
 def _start(worker: int) -> None:
