@@ -282,8 +282,14 @@ PLACES = [
     ("search --model digits-vit --flops 0.7 --out plan.png", "is written is named *.json"),
     ("search --model digits-vit --flops 0.7 --out plan", "is written is named *.json"),
     ("search --model digits-vit --flops 0.7 --out folder.json", "it is a directory"),
-    ("search --model digits-vit --flops 0.7 --out .", "--out is .; what is written is named *.json"),
-    ("search --model digits-vit --flops 0.7 --out ''", "--out is .; what is written is named *.json"),
+    (
+        "search --model digits-vit --flops 0.7 --out .",
+        "--out is .; what is written is named *.json",
+    ),
+    (
+        "search --model digits-vit --flops 0.7 --out ''",
+        "--out is .; what is written is named *.json",
+    ),
     ("search --model digits-vit --flops 0.7 --out ..", "what is written is named *.json"),
     ("search --model digits-vit --flops 0.7 --out /", "what is written is named *.json"),
     ("search --model digits-vit --flops 0.7 --out a_file/p.json", "Not a directory"),
@@ -432,7 +438,14 @@ TABLE = [
 
 def fill(folder):
     rng = np.random.default_rng(0)
-    for name in ("folder.json", "folder.png", "folder.onnx", "a_folder", "taken/report.html", "umt"):
+    for name in (
+        "folder.json",
+        "folder.png",
+        "folder.onnx",
+        "a_folder",
+        "taken/report.html",
+        "umt",
+    ):
         (folder / name).mkdir(parents=True)
     for name, content in FILES.items():
         path = folder / name

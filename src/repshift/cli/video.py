@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from repshift.evaluation.tasks.variants import Variant
     from repshift.evaluation.zoo.video import VideoTask
     from repshift.plan import Plan
-    from repshift.resnet.spec import ResNetSpec
 
 
 @dataclass
@@ -78,7 +77,7 @@ class Video:
     ) -> None:
         import torch
 
-        from repshift.adapters import describe
+        from repshift.adapters import EncoderSpec, describe
         from repshift.evaluation.data.frame_cache import FrameCache
         from repshift.evaluation.report.results import ResultFiles, write_results
         from repshift.evaluation.tasks.ranks import Ranks
@@ -102,6 +101,7 @@ class Video:
         ranks = Ranks()
         task = open_task(self.model, given, out / "clips")
         spec = describe(task.model)
+        assert isinstance(spec, EncoderSpec)
         rows = self._rows(spec, task, plans, methods)
         size = task.sampling.size
         clip = torch.zeros(1, task.sampling.frames, 3, size, size)
@@ -147,7 +147,7 @@ class Video:
 
     def _rows(
         self,
-        spec: EncoderSpec | ResNetSpec,
+        spec: EncoderSpec,
         task: VideoTask,
         plans: list[tuple[str, Plan]],
         methods: list[Plan],
