@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 LONG = "x" * 300
@@ -172,6 +173,7 @@ METHODS = [
     ("'$x$'", "cannot read '$x$'"),
     (f"'{'reverse(' * 3000}shift{')' * 3000}'", "nested too deep"),
 ]
+WITHOUT_CUDA = [("--device cuda", "--device cuda cannot be used here")]
 COMPARING = ("bench --model digits-vit", "retrieve", "answer")
 PLANNED = (*COMPARING, "export digits-vit", "show photo.png --model digits-vit")
 BY_METHOD = (
@@ -200,6 +202,7 @@ NUMBERS = [
             ("--device cuda:99", "--device cuda:99 cannot be used here"),
             ("--device cuda:-2", "--device cuda:-2 cannot be used here"),
             ("--device cpu:x", "--device cpu:x cannot be used here"),
+            *([] if torch.cuda.is_available() else WITHOUT_CUDA),
         ],
     ),
     *product(
@@ -488,6 +491,24 @@ def test_bad_input(run, folder, monkeypatch, command, says):
     [line] = err.splitlines()
     assert line.startswith("repshift: ")
     assert any(one in line for one in says.split("|")), line
+    assert state(made) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "", "benches", "bench --no-such-flag", "bench --batch-size x", "bench --batch-size 1e3",
+        "bench --batch-size", "bench --dtype int8", "bench --labels yes", "search --flops x",
+        "search --budget none", f"search --seed {DIGITS}", "show", "show a b", "export",
+        "retrieve --on-error none", "retrieve --frames 1.5",
+    ],
+)  # fmt: skip
+def test_what_the_parser_refuses(run, folder, monkeypatch, command):
+    made, before = folder
+    monkeypatch.chdir(made)
+    status, _, err = run(*shlex.split(command))
+    assert status == 2
+    assert "Traceback" not in err
     assert state(made) == before
 
 

@@ -88,7 +88,7 @@ class Clips:
 
 
 def _usable(clip: Tensor | InputError) -> Tensor | VideoError:
-    """The clip, or what is wrong with its video; any other error, such as a full disk, is raised."""
+    """The clip, or what is wrong with its video; any other error (a full disk) is raised."""
     if isinstance(clip, InputError) and not isinstance(clip, VideoError):
         raise clip
     return clip
