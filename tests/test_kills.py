@@ -139,7 +139,7 @@ def whole(folder, results):
                 assert all(opened.get_tensor(key) is not None for key in opened.keys())  # noqa: SIM118
         else:
             assert path.stat().st_size
-    there = results & {path.name for path in files}
+    there = results & {path.name for path in files if path.parent == folder}
     assert there in (results, set()), there
     return bool(there)
 
