@@ -1,37 +1,40 @@
-"""What importing the package does: little, until a name is asked for."""
+"""Importing the package changes nothing global, but where the process is the command itself."""
 
+import signal
 import subprocess
 import sys
 
+import pytest
 
-def fresh(code):
+from repshift import interrupts
+
+
+def test_a_script_keeps_its_ctrl_c():
+    code = (
+        "import signal, repshift\n"
+        "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
+        "import repshift.compress, repshift.cli\n"
+        "print(callable(repshift.compress), callable(repshift.search_plan))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.split()
+    assert done.stdout.split() == ["True", "True"], done.stderr
 
 
-def test_torch_is_imported_with_the_first_name():
-    assert fresh(
-        "import sys, repshift, repshift.cli; print('torch' in sys.modules)\n"
-        "print(repshift.Plan.paper('deit').schedule, 'torch' in sys.modules)"
-    ) == ["False", "0:0.2,3:0.2,6:0.2", "True"]
-
-
-def test_every_name_is_there_and_no_other():
-    assert fresh(
-        "import repshift\n"
-        "names = repshift.__all__\n"
-        "assert set(names) <= set(dir(repshift)) and '__version__' in dir(repshift)\n"
-        "assert all(getattr(repshift, name) is not None for name in names)\n"
-        "assert not hasattr(repshift, 'nothing') and repshift.scores.Shift is repshift.Shift\n"
-        "scope = {}\n"
-        "exec('from repshift import *', scope)\n"
-        "assert set(names) <= set(scope)\n"
-        "print(len(names) > 30)"
-    ) == ["True"]
-
-
-def test_every_method_is_registered_with_the_first_name():
-    assert fresh("from repshift import Plan; print(Plan.from_method('border', {}).score)") == [
-        "border"
-    ]
+@pytest.mark.parametrize(
+    ("argv", "original", "command"),
+    [
+        (["-m"], ["python", "-m", "repshift", "bench"], True),
+        (["-m"], ["python", "-X", "dev", "-m", "repshift"], True),
+        (["/usr/bin/repshift", "bench"], ["python", "/usr/bin/repshift", "bench"], True),
+        (["-m"], ["python", "-m", "pytest"], False),
+        (["run.py", "-m", "repshift"], ["python", "run.py", "-m", "repshift"], False),
+        (["-c"], ["python", "-c", "import repshift"], False),
+        ([""], ["python"], False),
+        ([], [], False),
+    ],
+)
+def test_what_is_the_command(monkeypatch, argv, original, command):
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "orig_argv", original)
+    assert interrupts.is_command() is command
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -197,7 +197,7 @@ def test_ended_at_random_moments_and_run_again(tmp_path, name):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("after", [0, 0.7])
-def test_a_signal_during_the_imports_is_one_line(tmp_path, number, after):
+def test_a_signal_during_the_imports_of_a_command_is_one_line(tmp_path, number, after):
     fill(tmp_path)
     command = Command(tmp_path, COMMANDS["show"][0])
     command.until(command.handles)
@@ -206,6 +206,18 @@ def test_a_signal_during_the_imports_is_one_line(tmp_path, number, after):
     assert command.ended() == 128 + number, command.said()
     word = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
     assert command.said() == f"repshift: {word}; no file is half-written\n"
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_torch_is_imported_is_the_end(tmp_path, number):
+    fill(tmp_path)
+    command = Command(tmp_path, COMMANDS["show"][0])
+    maps = Path(f"/proc/{command.process.pid}/maps")
+    command.until(lambda: "libtorch" in maps.read_text())
+    command.send(number)
+    assert command.ended() in {-number, 128 + number}
+    assert "Traceback" not in command.said()
     assert not (tmp_path / "o").exists()
 
 

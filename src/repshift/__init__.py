@@ -1,30 +1,80 @@
-"""Fewer tokens, same weights: Representation Shift for pretrained vision and video models.
+"""Fewer tokens, same weights: Representation Shift for pretrained vision and video models."""
 
-The names come from ``repshift.public``, which is imported, with torch, when the first is asked for:
-so the command can handle Ctrl-C before that takes its seconds.
-"""
-
-from typing import TYPE_CHECKING
+import repshift.interrupts  # isort: skip  # noqa: F401  (before torch is imported)
+from repshift.adapters import EncoderSpec, Pooling, register_adapter
+from repshift.compress import compress
+from repshift.compression import Compression
+from repshift.errors import InputError
+from repshift.plan import Plan
+from repshift.reductions import Merge, Prune, Reduction, ToMe, VidTLDR
+from repshift.registry import register
+from repshift.resnet.border import Border
+from repshift.resnet.compression import ResNetCompression
+from repshift.resnet.map import GridMap
+from repshift.resnet.reductions import PerRowAndColumn, RowsAndColumns
+from repshift.resnet.spec import ResNetSpec, Stage
+from repshift.scores import (
+    AttentionEntropy,
+    ClassAttention,
+    ClippedActivation,
+    ColumnAttention,
+    KeyNorm,
+    MeanDistance,
+    Need,
+    Random,
+    Redundancy,
+    Reverse,
+    Score,
+    Shift,
+    Snapshots,
+    StreamNorm,
+)
+from repshift.search.adapt import adapt
+from repshift.search.search_plan import SearchResult, search_plan
+from repshift.sequence.token_map import Step, TokenMap
+from repshift.shift import representation_shift
 
 __version__ = "0.1.0"
 
-if TYPE_CHECKING:
-    from repshift.public import *  # noqa: F403
-else:
-
-    def __getattr__(name: str) -> object:
-        if name.startswith("__") and name != "__all__":
-            raise AttributeError(name)
-        from importlib import import_module
-
-        public = import_module("repshift.public")
-        if name == "__all__" or name in public.__all__:
-            return getattr(public, name)
-        if name in globals():  # a module that was imported with them
-            return globals()[name]
-        raise AttributeError(f"module 'repshift' has no attribute {name!r}")
-
-    def __dir__() -> list[str]:
-        from importlib import import_module
-
-        return sorted({*globals(), *import_module("repshift.public").__all__})
+__all__ = [
+    "AttentionEntropy",
+    "Border",
+    "ClassAttention",
+    "ClippedActivation",
+    "ColumnAttention",
+    "Compression",
+    "EncoderSpec",
+    "GridMap",
+    "InputError",
+    "KeyNorm",
+    "MeanDistance",
+    "Merge",
+    "Need",
+    "PerRowAndColumn",
+    "Plan",
+    "Pooling",
+    "Prune",
+    "Random",
+    "Reduction",
+    "Redundancy",
+    "ResNetCompression",
+    "ResNetSpec",
+    "Reverse",
+    "RowsAndColumns",
+    "Score",
+    "SearchResult",
+    "Shift",
+    "Snapshots",
+    "Stage",
+    "Step",
+    "StreamNorm",
+    "ToMe",
+    "TokenMap",
+    "VidTLDR",
+    "adapt",
+    "compress",
+    "register",
+    "register_adapter",
+    "representation_shift",
+    "search_plan",
+]

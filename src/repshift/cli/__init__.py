@@ -1,6 +1,7 @@
 """The commands: one a file, and thin; each reads its arguments and hands over.
 
-Nothing is imported here that takes long, so that Ctrl-C is handled from the start.
+Here nothing is imported that takes long: first Ctrl-C is handled (and before, by
+``repshift.interrupts``).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from repshift.errors import InputError
-from repshift.public import Plan  # and with it every score and reduction, for labels
+from repshift.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
