@@ -8,6 +8,7 @@ gpu run without: a compiler cannot trace the checks, and a machine with a GPU ma
 import importlib
 import os
 import pkgutil
+import signal
 import sys
 import typing
 
@@ -98,11 +99,15 @@ def run(monkeypatch, capsys, tmp_path):
         from repshift.cli import main
 
         monkeypatch.setattr(sys, "argv", ["repshift", *map(str, arguments)])
+        handlers = {one: signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)}
         try:
             main()
             status = 0
         except SystemExit as stop:
             status = stop.code or 0
+        finally:  # the command keeps its own to the end of its process
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
         out, err = capsys.readouterr()
         return status, out, err
 

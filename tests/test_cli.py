@@ -205,7 +205,7 @@ def test_a_plan_that_cannot_be_made_is_one_line(run, tmp_path, arguments, says):
     ("arguments", "says"),
     [
         (["--images", "missing"], "missing is not a directory"),
-        (["--images", "."], "holds no images"),
+        (["--images", "nothing"], "holds no images"),
         (["--plan", "0:1.5"], "share is below 1"),
         (["--plan", "0:-0.1"], "-0.1"),
         (["--plan", "0:0.2,0:0.3"], "block 0 twice"),
@@ -248,6 +248,7 @@ def test_a_plan_that_cannot_be_made_is_one_line(run, tmp_path, arguments, says):
 )
 @pytest.mark.usefixtures("unchecked")
 def test_bad_input_is_one_line_status_two_and_nothing_written(run, tmp_path, arguments, says):
+    (tmp_path / "nothing").mkdir()
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "keys.json").write_text('{"drop": {"0": 0.2}, "speed": 2}')
     (tmp_path / "twice.json").write_text('{"drop": {"0": 0.2, "0": 0.3}}')
@@ -266,7 +267,6 @@ def test_an_interrupt_leaves_nothing(run, monkeypatch, photos, tmp_path):
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("repshift.evaluation.report.page.write_text", stop)
     status, _, err = run("show", tmp_path / "no.png", "--model", "digits-vit")
     assert (status, "no.png is not a file" in err) == (2, True)
     monkeypatch.setattr("repshift.evaluation.tasks.costs.interleave", stop)

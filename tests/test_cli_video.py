@@ -170,5 +170,5 @@ def test_a_plan_of_any_budget_brings_its_own_method(tmp_path):
     ):
         (tmp_path / "plan.json").write_text(plan.to_json())
         video = Retrieve(plan=(str(tmp_path / "plan.json"),))
-        [*_, row] = rows = video._rows(spec, None, "umt-retrieval")
+        [*_, row] = rows = video._rows(spec, None, *video._methods("umt-retrieval"))
         assert (len(rows), row.plans) == (3, (plan,))

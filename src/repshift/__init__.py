@@ -1,5 +1,6 @@
 """Fewer tokens, same weights: Representation Shift for pretrained vision and video models."""
 
+import repshift.interrupts  # isort: skip  # noqa: F401  (before torch is imported)
 from repshift.adapters import EncoderSpec, Pooling, register_adapter
 from repshift.compress import compress
 from repshift.compression import Compression

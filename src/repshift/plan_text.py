@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from repshift.errors import InputError
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 Key = TypeVar("Key", int, str)
 
+
+_DEEPEST = 32  # a score of a score of a score ...
+_WHOLE = re.compile("-?[0-9]+")
 
 # Reductions as plan files of version 0.1 call them.
 _OLD_NAMES = {"lines": "rows-and-columns", "line-tokens": "per-row-and-column"}
@@ -41,8 +45,14 @@ def read_json(text: str) -> dict[str, Any]:
     """The arguments of a plan from its JSON."""
     try:
         form = json.loads(text, object_pairs_hook=_unique)
-    except json.JSONDecodeError as error:
+    except InputError:
+        raise
+    except RecursionError:
+        raise InputError("the plan is nested too deep") from None
+    except ValueError as error:  # a number of thousands of digits is none of the decoder's errors
         raise InputError(f"the plan is not JSON: {error}") from None
+    if _depth(form) > _DEEPEST:
+        raise InputError(f"the plan is nested too deep; expected at most {_DEEPEST} levels")
     if not isinstance(form, dict) or not isinstance(form.get("drop"), dict):
         raise InputError('a plan is a JSON object with "drop", such as {"drop": {"0": 0.2}}')
     if extra := form.keys() - {"drop", "score", "reduction", "input_size", "budget", "provenance"}:
@@ -88,7 +98,7 @@ def read_schedule(text: str) -> dict[int, float | int | Level]:
         amount = amount.strip()
         level = amount.removeprefix("level(").removesuffix(")")
         try:
-            value: float | int | Level = int(amount) if amount.isdecimal() else float(level)
+            value: float | int | Level = _number(level)
         except ValueError:
             raise InputError(
                 f"cannot read {item!r} of the plan {text!r}; write block:share or block:count, "
@@ -96,7 +106,7 @@ def read_schedule(text: str) -> dict[int, float | int | Level]:
             ) from None
         if amount == f"level({level})":
             value = Level(float(level))
-        drop.append((_block(block), value))
+        drop.append((_block(block.strip()), value))
     return _unique(drop)
 
 
@@ -123,9 +133,26 @@ def _amount(value: Any, adaptive: bool) -> Any:
 
 def _block(key: str) -> int:
     try:
+        if not _WHOLE.fullmatch(key):  # int() takes "1_0", " 1 " and digits of other scripts too
+            raise ValueError
         return int(key)
     except ValueError:
-        raise InputError(f"block {key!r} of the plan is not a whole number") from None
+        raise InputError(f"block {key[:40]!r} of the plan is not a whole number") from None
+
+
+def _depth(form: Any) -> int:
+    """How many objects lie in one another."""
+    depth, level = 0, [form]
+    while level:
+        depth += 1
+        level = [value for one in level if isinstance(one, dict) for value in one.values()]
+    return depth
+
+
+def _number(text: str) -> float | int:
+    if not text.isascii() or "_" in text:
+        raise ValueError
+    return int(text) if text.isdecimal() else float(text)
 
 
 def _renamed(reduction: Any) -> Any:

@@ -1,15 +1,12 @@
-"""The commands: one a file, and thin; each reads its arguments and hands over."""
+"""The commands: one a file, and thin; each reads its arguments and hands over.
+
+Here nothing is imported that takes long: first Ctrl-C is handled (and before, by
+``repshift.interrupts``).
+"""
 
 from __future__ import annotations
 
-import sys
-
-from repshift.errors import InputError
-
-try:
-    import tyro
-except ImportError:
-    sys.exit("the command line needs more than the core; install it with: pip install '.[bench]'")
+from repshift.cli.signals import ending_in_one_line
 
 
 def commands() -> dict[str, type]:
@@ -32,19 +29,24 @@ def commands() -> dict[str, type]:
 
 def main() -> None:
     """Entry point; bad input ends in one line and status 2."""
-    from repshift.cli.imports import import_module
+    with ending_in_one_line():
+        from repshift.cli.failures import failures_in_one_line
 
-    command = tyro.extras.SubcommandApp()
+        with failures_in_one_line():
+            _run()
+
+
+def _run() -> None:
+    import tyro
+
+    from repshift.cli.imports import import_module
+    from repshift.cli.outputs import check_names
+
+    app = tyro.extras.SubcommandApp()
     for name, kind in commands().items():
-        command.command(name=name)(kind)
-    try:
-        chosen = command.cli(prog="repshift")
-        for module in chosen.imports:
-            import_module(module)
-        chosen.run()
-    except InputError as error:
-        print(f"repshift: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("repshift: interrupted; no file is half-written", file=sys.stderr)
-        sys.exit(130)
+        app.command(name=name)(kind)
+    chosen = app.cli(prog="repshift")
+    check_names(chosen)
+    for module in chosen.imports:
+        import_module(module)
+    chosen.run()

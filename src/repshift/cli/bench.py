@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from repshift.cli import options
+from repshift.cli.outputs import check_outputs, check_suffix
 
 
 @dataclass
@@ -47,22 +48,35 @@ class Bench:
         import torch
 
         from repshift.adapters import describe
+        from repshift.evaluation.data.images import find_images
         from repshift.evaluation.report.pictures import pictures
-        from repshift.evaluation.report.results import write_results
+        from repshift.evaluation.report.results import ResultFiles, write_results
         from repshift.evaluation.tasks.bench import run_bench
-        from repshift.evaluation.tasks.variants import fitted, variants
+        from repshift.evaluation.tasks.variants import check_fit, fitted, variants
         from repshift.evaluation.zoo.load import load_model, open_source
 
-        given = [(text, options.read_plan(text)) for text in self.plan]
-        device = options.device(self.device)
+        given, methods = options.read_plans(self.plan), options.read_methods(self.methods)
+        out = self.out or Path("runs") / options.model_name(self.model)
+        files = ResultFiles(
+            out / "bench.json", out / "bench.csv", out / "pareto.png", out / "report.html",
+            self.json,
+        )  # fmt: skip
+        check_suffix("--json", self.json, ".json")
+        check_outputs(self, files.written)
         options.positive("--batch-size", self.batch_size)
         options.threads(self.threads)
+        device = options.device(self.device)
+        if self.images is not None:
+            find_images(self.images)
         loaded = load_model(self.model, self.checkpoint, self.random_weights)
         spec = describe(loaded.model)
-        given = given or [(loaded.plan, options.read_plan(loaded.plan))]
+        given = given or options.read_plans([loaded.plan])
         plans = [(text, fitted(plan, spec)) for text, plan in given]
+        rows = variants(spec, plans, methods)
         source = open_source(loaded, self.images, self.labels)
-        rows = variants(spec, plans, self.methods)
+        first = next(source.batches(1)).images
+        options.batch_fits(self.batch_size, first, device)
+        check_fit(rows, loaded.model, spec, first)
         bench = run_bench(
             loaded,
             spec,
@@ -72,11 +86,9 @@ class Bench:
             device=device,
             dtype=getattr(torch, self.dtype),
         )
-        out = self.out or Path("runs") / self.model.replace(":", "-").replace("/", "-")
         drawn = []
-        first = next(source.batches(min(8, len(source))))
+        shown = next(source.batches(min(8, len(source))))
         for name, plan in plans:
-            figures = pictures(loaded, spec, plan, first.images, first.names)
+            figures = pictures(loaded, spec, plan, shown.images, shown.names)
             drawn += [(f"{plan.method}, plan {name}", figure) for figure in figures]
-        names = (out / "bench", out / "pareto.png", out / "report.html")
-        write_results(bench, *names, drawn, self.json)
+        write_results(bench, files, drawn)

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from repshift.cli import options
+from repshift.cli.outputs import check_outputs, check_suffix
 
 
 @dataclass
@@ -38,10 +39,12 @@ class Export:
         from repshift.evaluation.zoo.load import load_model, open_source
 
         plan = options.with_method(options.read_plan(self.plan), self.method)
+        out = self.out or Path(f"{options.model_name(self.model)}.onnx")
+        check_suffix("--out", self.out, ".onnx")
+        check_outputs(self, [("--out", out)])
         loaded = load_model(self.model, self.checkpoint, self.random_weights)
-        images = next(open_source(loaded, None, False).batches(2)).images
-        out = self.out or Path(f"{self.model.replace(':', '-').replace('/', '-')}.onnx")
         spec = describe(loaded.model)
+        images = next(open_source(loaded, None, False).batches(2)).images
         with compress(loaded.model, fitted(plan, spec), spec) as compression:
             done = export_onnx(loaded.model, images, out)
             print(

@@ -20,7 +20,7 @@ def import_module(given: str) -> None:
             importlib.import_module(given)
     except InputError as error:
         raise InputError(f"--import {given}: {error}") from None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name == given.partition(".")[0]:
             file = f"./{given.replace('.', '/')}.py"
             reason = f"there is no such module; install it, or pass its file, such as {file}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,37 +13,65 @@ from repshift.errors import InputError
 from repshift.plan import Plan
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
+    from torch import Tensor
 
 # A tuple of what --import names; the flag is repeated. ``import`` is no name that a field can have.
 Imports = Annotated[
     tuple[str, ...], tyro.conf.arg(name="import", metavar="MODULE"), tyro.conf.UseAppendAction
 ]
 
+DEEPEST = 32  # a score of a score of a score ...
+MOST = 2**31 - 1  # what PyTorch's kernels count up to
+MOST_WORKERS = 256  # processes that decode; each takes some hundred megabytes
+
 
 def read_plan(text: str) -> Plan:
     """A plan from a JSON file, a schedule ``0:0.2,3:0.2`` or one of the paper's names."""
     path = Path(text)
-    if path.suffix == ".json" or path.is_file():
+    if path.suffix == ".json" or os.path.isfile(path):
         try:
             return Plan.from_json(path.read_text(encoding="utf-8-sig"))
         except FileNotFoundError:
             raise InputError(f"the plan file {path} does not exist") from None
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise InputError(f"the plan file {path} cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError as error:
             raise InputError(f"the plan file {path} cannot be read: {error}") from None
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
     return Plan.from_schedule(text) if ":" in text else Plan.paper(text)
 
 
-def with_method(plan: Plan, method: str | None) -> Plan:
+def read_plans(texts: Sequence[str]) -> list[tuple[str, Plan]]:
+    """``--plan``: several plans, each once, with what they were called."""
+    return _distinct("--plan", [(text, read_plan(text)) for text in texts])
+
+
+def read_methods(labels: Sequence[str]) -> list[Plan]:
+    """``--methods``: several methods, each once, as plans that drop nothing."""
+    named = [(label, read_method(label)) for label in labels]
+    return [method for _, method in _distinct("--methods", named)]
+
+
+def read_method(label: str) -> Plan:
+    """``--method``: a plan that drops nothing yet."""
+    if label.count("(") > DEEPEST:
+        raise InputError(f"the method {label[:20]}... is nested too deep; at most {DEEPEST} levels")
+    return Plan.from_method(label, {})
+
+
+def with_method(plan: Plan, label: str | None) -> Plan:
     """The plan, by another method where one is named."""
+    method = None if label is None else read_method(label)
     if plan.adaptive and method is not None:
         raise InputError(
             f"the levels of an adaptive plan are those of its own score, {plan.score}; leave "
-            f"--method {method} out"
+            f"--method {label} out"
         )
-    return plan if method is None else Plan.from_method(method, plan.drop)
+    return plan if method is None else replace(method, drop=plan.drop)
 
 
 def device(name: str) -> torch.device:
@@ -50,7 +80,7 @@ def device(name: str) -> torch.device:
 
     try:
         found = torch.device(name)
-        torch.empty(0, device=found)
+        torch.ones(1, device=found).item()
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"--device {name} cannot be used here: {reason}") from None
@@ -63,10 +93,47 @@ def threads(count: int | None) -> None:
 
     if count is not None:
         positive("--threads", count)
+        if count > (processors := os.cpu_count() or 1):
+            raise InputError(f"--threads is {count}; this machine has {processors} processors")
         torch.set_num_threads(count)
 
 
 def positive(flag: str, value: int) -> None:
-    """``InputError`` that names the flag if the value is below 1."""
+    """``InputError`` that names the flag if the value is below 1, or beyond all use."""
     if value < 1:
         raise InputError(f"{flag} is {value}; expected 1 or more")
+    if value > MOST:
+        raise InputError(f"{flag} is {value}; expected at most {MOST}")
+
+
+def batch_fits(count: int, example: Tensor, device: torch.device) -> None:
+    """``InputError`` if ``count`` of what ``example`` is one of take more memory than there is."""
+    import torch
+
+    if device.type == "cuda":
+        there = torch.cuda.mem_get_info(device)[1]
+    elif hasattr(os, "sysconf"):
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    else:
+        return
+    if (needed := count * example.nbytes) > there:
+        raise InputError(
+            f"--batch-size is {count}; a batch takes {needed / 1e9:.0f} GB, and {device} has "
+            f"{there / 1e9:.0f} GB of memory"
+        )
+
+
+def model_name(model: str) -> str:
+    """What files are called by that hold results of ``--model``."""
+    return model.replace(":", "-").replace("/", "-")
+
+
+def _distinct(flag: str, named: list[tuple[str, Plan]]) -> list[tuple[str, Plan]]:
+    first: dict[Plan, str] = {}
+    for text, plan in named:
+        if plan in first:
+            known = first[plan]
+            same = "" if known == text else f"is the same as {known}, which "
+            raise InputError(f"{flag} {text} {same}is given already; give it once")
+        first[plan] = text
+    return named

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from repshift.cli import options
+from repshift.cli.outputs import check_outputs, check_suffix
+from repshift.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from torch import nn
+
+    from repshift.plan import Plan
 
 
 @dataclass
@@ -51,21 +61,28 @@ class Search:
         import torch
 
         from repshift.evaluation.data.batches import draw
+        from repshift.evaluation.data.images import find_images
         from repshift.evaluation.report.progress import search_bar
         from repshift.evaluation.report.tried import plot_tried
         from repshift.evaluation.zoo.load import load_model, open_source
-        from repshift.files import write_text
+        from repshift.files import replacing_all
         from repshift.search.search_plan import search_plan
 
-        device = options.device(self.device)
-        for flag, value in (("--samples", self.samples), ("--batch-size", self.batch_size)):
-            options.positive(flag, value)
+        self._check_numbers()
+        methods = options.read_methods(self.methods)
+        check_suffix("--out", self.out, ".json")
+        plot, state = self.out.with_suffix(".png"), self.out.with_suffix(".search.json")
+        check_outputs(self, [("--out", path) for path in (self.out, plot, state)])
         options.threads(self.threads)
+        device = options.device(self.device)
+        if self.images is not None:
+            find_images(self.images)
         loaded = load_model(self.model, self.checkpoint)
+        self._check_methods(loaded.model, methods)
         source = open_source(loaded, self.images, False)
         images = draw(source, self.samples, self.seed).images
         dtype = getattr(torch, self.dtype)
-        with search_bar() as progress:
+        with search_bar() as progress, _forgotten_if_refused(state):
             found = search_plan(
                 loaded.model.to(device, dtype),
                 images.to(device, dtype),
@@ -78,13 +95,44 @@ class Search:
                 seed=self.seed,
                 batch_size=self.batch_size,
                 name=loaded.name,
-                state=self.out.with_suffix(".search.json"),
+                state=state,
                 progress=progress,
             )
-        write_text(self.out, found.to_json())
-        plot = self.out.with_suffix(".png")
-        plot_tried(found, plot)
+        with replacing_all([self.out, plot]) as [text, picture]:
+            text.write_text(found.to_json(), encoding="utf-8")
+            plot_tried(found, picture)
         for line in source.skipped:
             print(f"skipped: {line}", file=sys.stderr)
         print(found.summary())
         print(f"plan: {self.out}, plot: {plot}")
+
+    def _check_numbers(self) -> None:
+        from repshift.search.search_plan import check_target
+
+        check_target(self.flops, self.speedup, self.fidelity)
+        for flag, value in (("--samples", self.samples), ("--batch-size", self.batch_size)):
+            options.positive(flag, value)
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"--seed is {self.seed}; expected 0 to {2**63 - 1}")
+
+    def _check_methods(self, model: nn.Module, methods: Sequence[Plan]) -> None:
+        """Refuse what does not fit the model or the budget before anything is searched."""
+        from repshift.adapters import describe
+        from repshift.compress import compress
+        from repshift.search.search_plan import probe
+
+        spec = describe(model)
+        for method in methods:
+            compress(model, replace(method, drop={0: probe(self.budget)}), spec).detach()
+
+
+@contextmanager
+def _forgotten_if_refused(state: Path) -> Iterator[None]:
+    """Leave no state of a search that cannot be made."""
+    known = state.exists()
+    try:
+        yield
+    except InputError:
+        if not known:
+            state.unlink(missing_ok=True)
+        raise

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from repshift.cli import options
+from repshift.cli.outputs import check_outputs, check_suffix
 
 
 @dataclass
@@ -33,12 +34,18 @@ class Show:
     def run(self) -> None:
         from repshift.adapters import describe
         from repshift.evaluation.data.images import read_image
+        from repshift.evaluation.report.names import save
         from repshift.evaluation.report.pictures import pictures
         from repshift.evaluation.tasks.variants import fitted
         from repshift.evaluation.zoo.load import load_model
         from repshift.files import replacing
 
         plan = None if self.plan is None else options.read_plan(self.plan)
+        if self.method is not None:
+            options.read_method(self.method)
+        out = self.out or Path(f"{self.image.stem}-tokens.png")
+        check_suffix("--out", self.out, ".png")
+        check_outputs(self, [("--out", out)])
         image = read_image(self.image)
         loaded = load_model(self.model, self.checkpoint)
         images = loaded.prepare(image).unsqueeze(0)
@@ -47,7 +54,6 @@ class Show:
             fitted(plan or options.read_plan(loaded.plan), spec), self.method
         )
         [figure] = pictures(loaded, spec, plan, images, [self.image.name])
-        out = self.out or Path(f"{self.image.stem}-tokens.png")
         with replacing(out) as temporary:
-            figure.savefig(temporary, dpi=130, format="png")
+            save(figure, temporary, 130)
         print(out)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from repshift.cli import options
+from repshift.cli.outputs import check_outputs, check_suffix
 from repshift.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from repshift.adapters.spec import EncoderSpec
     from repshift.evaluation.tasks.bench import Bench
+    from repshift.evaluation.tasks.variants import Variant
     from repshift.evaluation.zoo.video import VideoTask
+    from repshift.plan import Plan
 
 
 @dataclass
@@ -73,52 +77,87 @@ class Video:
     ) -> None:
         import torch
 
-        from repshift.adapters import describe
+        from repshift.adapters import EncoderSpec, describe
         from repshift.evaluation.data.frame_cache import FrameCache
-        from repshift.evaluation.report.results import write_results
+        from repshift.evaluation.report.results import ResultFiles, write_results
         from repshift.evaluation.tasks.ranks import Ranks
+        from repshift.evaluation.tasks.variants import check_fit
         from repshift.evaluation.tasks.videos import Videos
         from repshift.evaluation.zoo.video import Files
 
-        for flag in ("frames", "batch_size", "candidates"):
-            if getattr(self, flag) is not None:
-                options.positive("--" + flag.replace("_", "-"), getattr(self, flag))
+        plans, methods = self._methods(paper_plan)
+        name = self.model + (f"-{self.data}" if self.data else "")
+        out = self.out or Path("runs") / options.model_name(name)
+        files = ResultFiles(
+            out / f"{what}.json", out / f"{what}.csv", out / f"{what}.png", out / f"{what}.html",
+            self.json,
+        )  # fmt: skip
+        check_suffix("--json", self.json, ".json")
+        check_outputs(self, files.written, self._annotations())
+        self._check_numbers()
         options.threads(self.threads)
         device = options.device(self.device)
-        name = self.model + (f"-{self.data}" if self.data else "")
-        out = self.out or Path("runs") / name
         given = Files(self.checkpoint, self.vocab, self.data, self.root, self.videos, self.frames)
         ranks = Ranks()
-        task = ranks.first(lambda: open_task(self.model, given, out / "clips"))
+        task = open_task(self.model, given, out / "clips")
         spec = describe(task.model)
-        rows = self._rows(spec, task, paper_plan)
+        assert isinstance(spec, EncoderSpec)
+        rows = self._rows(spec, task, plans, methods)
+        size = task.sampling.size
+        clip = torch.zeros(1, task.sampling.frames, 3, size, size)
+        check_fit(rows, task.model.vision_encoder, spec, clip)
+        data = ranks.first(lambda: task.data)
+        options.batch_fits(min(self.batch_size, len(data.videos)), clip, device)
         videos = Videos(
-            task.data.videos, task.sampling, self.batch_size, device,
+            data.videos, task.sampling, self.batch_size, device,
             getattr(torch, self.dtype), FrameCache(out / "frames"), self.workers, self.on_error,
         )  # fmt: skip
         bench = bench_task(
             task, spec, videos, rows,
             candidates=self.candidates or task.candidates, folder=out / "features", ranks=ranks,
         )  # fmt: skip
-        if bench is None:
-            return
-        names = (out / what, out / f"{what}.png", out / f"{what}.html")
-        write_results(bench, *names, copy=self.json)
+        if bench is not None:
+            write_results(bench, files)
 
-    def _rows(self, spec: Any, task: VideoTask, paper_plan: str) -> list[Any]:
-        from repshift.evaluation.tasks.variants import paper_variants, variants
-        from repshift.plan import Plan
+    def _annotations(self) -> list[Path]:
+        from repshift.evaluation.data.annotations import LAYOUTS
 
-        names = self.plan or (paper_plan,)
-        plans = [(name, options.read_plan(name)) for name in names]
-        if not self.compare:
-            own = replace(plans[0][1], drop={})
-            return variants(spec, plans, self.methods or [own])
-        if self.methods or len(plans) > 1:
+        layout, root = LAYOUTS.get(self.data or ""), self.root
+        names = [getattr(layout, name, None) for name in ("file", "answer_file")]
+        return [root / name for name in names if name is not None and root is not None]
+
+    def _check_numbers(self) -> None:
+        for flag in ("frames", "batch_size", "candidates"):
+            if getattr(self, flag) is not None:
+                options.positive("--" + flag.replace("_", "-"), getattr(self, flag))
+        if not 0 <= self.workers <= options.MOST_WORKERS:
+            raise InputError(
+                f"--workers is {self.workers}; expected 0 (none) to {options.MOST_WORKERS}"
+            )
+
+    def _methods(self, paper_plan: str) -> tuple[list[tuple[str, Plan]], list[Plan]]:
+        """The plans and the methods that were asked for."""
+        plans = options.read_plans(self.plan or (paper_plan,))
+        methods = options.read_methods(self.methods)
+        if self.compare and (methods or len(plans) > 1):
             raise InputError(
                 "--compare chooses the methods and takes one --plan; leave out the rest"
             )
-        [(name, plan)] = plans
+        return plans, methods
+
+    def _rows(
+        self,
+        spec: EncoderSpec,
+        task: VideoTask,
+        plans: list[tuple[str, Plan]],
+        methods: list[Plan],
+    ) -> list[Variant]:
+        from repshift.evaluation.tasks.variants import paper_variants, variants
+        from repshift.plan import Plan
+
+        name, plan = plans[0]
+        if not self.compare:
+            return variants(spec, plans, methods or [replace(plan, drop={})])
         tldr = f"vid-tldr/{task.dataset}-{task.size}" if task.dataset else name
         return paper_variants(spec, name, plan, tldr, Plan.paper(tldr) if task.dataset else plan)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
@@ -140,7 +141,7 @@ def search_plan(
     # torch's counter of FLOPs brings half of setuptools along.
     from repshift.search.cost_model import FlopsCost, TimeCost
 
-    target = _target(flops, speedup, fidelity)
+    target = check_target(flops, speedup, fidelity)
     if len(images) < 2:
         raise InputError(f"the search needs 2 images or more, got {len(images)}")
     resizable = spec is None  # of a model of the user's own, only that size is known
@@ -178,7 +179,7 @@ def search_plan(
         else [Plan.from_method(label, {}) for label in methods]
     )
     for plan in plans:
-        replace(plan, drop={0: _probe(budget)})  # an error, if they do not go together
+        replace(plan, drop={0: probe(budget)})  # an error, if they do not go together
     memo = Memo(state, facts | {"methods": [plan.identity for plan in plans]})
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     seen, unseen = images[order[len(images) // 2 :]], images[order[: len(images) // 2]]
@@ -248,7 +249,8 @@ def _against(
     }
 
 
-def _probe(budget: Budget) -> float | Level:
+def probe(budget: Budget) -> float | Level:
+    """An amount by which to see whether a method goes with a model and a budget."""
     return Level(0.5) if budget == "adaptive" else 0.5
 
 
@@ -257,7 +259,10 @@ def _named(rate: Sequence[float]) -> dict[str, float]:
     return {"loss": loss, "fidelity": fidelity}
 
 
-def _target(flops: float | None, speedup: float | None, fidelity: float | None) -> dict[str, float]:
+def check_target(
+    flops: float | None, speedup: float | None, fidelity: float | None
+) -> dict[str, float]:
+    """The one target by its name; ``InputError`` if it is not one, or none that can be met."""
     given = {"flops": flops, "speedup": speedup, "fidelity": fidelity}
     target = {name: value for name, value in given.items() if value is not None}
     if len(target) != 1:
@@ -266,8 +271,8 @@ def _target(flops: float | None, speedup: float | None, fidelity: float | None) 
             f"fidelity (such as 0.99); got {', '.join(target) or 'none'}"
         )
     [(name, value)] = target.items()
-    if name == "speedup" and not value >= 1:
-        raise InputError(f"speedup is {value}; expected 1 or more")
+    if name == "speedup" and not 1 < value < math.inf:
+        raise InputError(f"speedup is {value}; expected above 1, such as 1.5")
     if name != "speedup" and not 0 < value <= 1:
         raise InputError(f"{name} is {value}; expected above 0, at most 1")
     return target
@@ -279,7 +284,7 @@ def usual_methods(model: nn.Module, spec: EncoderSpec, budget: Budget) -> list[P
     for label in METHODS:
         plan = Plan.from_method(label, {})
         try:
-            compress(model, replace(plan, drop={0: _probe(budget)}), spec).detach()
+            compress(model, replace(plan, drop={0: probe(budget)}), spec).detach()
         except InputError:
             continue
         plans.append(plan)

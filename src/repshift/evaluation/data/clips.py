@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from repshift.errors import InputError
 from repshift.evaluation.data.frame_cache import FrameCache
+from repshift.evaluation.data.signals import ctrl_c_ignored, signals_held
 from repshift.evaluation.data.video_file import VideoError
 from repshift.evaluation.data.videos import Sampling
 
@@ -56,15 +60,16 @@ class Clips:
         files = _Files(self.paths, self.sampling, self.cache)
         workers = min(self.workers, len(self))
         if not workers:
-            yield from ((index, files[index]) for index in range(len(self)))
+            for index in range(len(self)):
+                yield index, _usable(files[index])
             return
-        loader = iter(
-            DataLoader(
-                files, batch_size=None, num_workers=workers, prefetch_factor=_AHEAD,
-                multiprocessing_context=_context(), worker_init_fn=_start, collate_fn=_as_it_is,
-                generator=torch.Generator(),
-            )
+        data = DataLoader(
+            files, batch_size=None, num_workers=workers, prefetch_factor=_AHEAD,
+            multiprocessing_context=_context(), worker_init_fn=_start, collate_fn=_as_it_is,
+            generator=torch.Generator(),
         )  # fmt: skip
+        with signals_held():  # a loader that is half made cannot end its processes
+            loader = iter(data)
         for index in range(len(self)):
             try:
                 clip = next(loader)
@@ -78,8 +83,16 @@ class Clips:
                     f"a process that decodes videos died while it read {self.paths[index]} or one "
                     f"of the {workers * _AHEAD - 1} after it: {str(error) or type(error).__name__}"
                 ) from None
+            clip = _usable(clip)
             # A copy: shared memory is scarce in containers, and each piece holds a file open.
             yield index, clip if isinstance(clip, VideoError) else clip.clone()
+
+
+def _usable(clip: Tensor | InputError) -> Tensor | VideoError:
+    """The clip, or what is wrong with its video; any other error (a full disk) is raised."""
+    if isinstance(clip, InputError) and not isinstance(clip, VideoError):
+        raise clip
+    return clip
 
 
 def _died(error: Exception) -> bool:
@@ -92,7 +105,7 @@ def _died(error: Exception) -> bool:
 
 @dataclass
 class _Files(Dataset[Any]):
-    """What a worker does. An unusable video is a result, not an exception: the others go on."""
+    """What a worker does. An error is a result, not an exception: the others go on."""
 
     paths: Sequence[Path]
     sampling: Sampling
@@ -101,11 +114,11 @@ class _Files(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Tensor | VideoError:
+    def __getitem__(self, index: int) -> Tensor | InputError:
         path = self.paths[index]
         try:
             return self.cache.read(path, self.sampling) if self.cache else self.sampling.read(path)
-        except VideoError as error:
+        except InputError as error:
             return error
 
 
@@ -115,11 +128,30 @@ def _context() -> BaseContext:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
+    with ctrl_c_ignored():
+        forkserver.ensure_running()
+    # Wait until that is done with a process which, unlike a worker, starts without its parent too:
+    # after Ctrl-C in these seconds there is nobody who could print a traceback.
+    first = context.Process(target=int)
+    first.start()
+    first.join()
     return context
 
 
 def _start(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is this process's parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End where the process that takes the clips was killed.
+
+    PyTorch's own watch looks at the process that forked this one, which lives as long as this.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _as_it_is(clip: Any) -> Any:

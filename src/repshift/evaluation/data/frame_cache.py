@@ -63,9 +63,10 @@ class FrameCache:
 
 
 def _save(file: Path, clip: UInt8[Tensor, "T 3 S S"]) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    save_file({"clip": clip}, file, metadata={"sha256": _checksum(clip)})
+    # Written by Python, whose error says when the disk is full.
+    file.write_bytes(save({"clip": clip}, metadata={"sha256": _checksum(clip)}))
 
 
 def _load(file: Path, shape: tuple[int, ...]) -> UInt8[Tensor, "T 3 S S"] | None:

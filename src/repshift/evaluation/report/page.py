@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import json
+from html import escape
 from typing import TYPE_CHECKING
 
+from repshift.evaluation.report.names import plain, save
 from repshift.evaluation.report.pareto import winners
 from repshift.evaluation.report.table import to_html
-from repshift.files import write_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,21 +38,20 @@ after each reduction.</p>
 def write_page(
     bench: Bench, plot: Path, pictures: Sequence[tuple[str, Figure]], path: Path
 ) -> None:
-    """Write ``report.html``; ``plot`` is a PNG file, ``pictures`` have a heading each."""
+    """Write ``path``, one HTML file; ``plot`` is a PNG file, ``pictures`` have a heading each."""
     shown = "".join(
-        f"<h3>{html.escape(title)}</h3><img alt='{html.escape(title)}' src='{_embed(figure)}'>"
+        f"<h3>{escape(plain(title))}</h3><img alt='{escape(plain(title))}' src='{_embed(figure)}'>"
         for title, figure in pictures
     )
-    skipped = "".join(f"<li>{html.escape(line)}</li>" for line in bench.skipped)
-    best = "".join(f"<li>{html.escape(line)}</li>" for line in winners(bench))
-    facts = html.escape(json.dumps(bench.environment, indent=2))
+    skipped = "".join(f"<li>{escape(plain(line))}</li>" for line in bench.skipped)
+    best = "".join(f"<li>{escape(plain(line))}</li>" for line in winners(bench))
+    facts = escape(json.dumps(bench.environment, indent=2))
     encoded = base64.b64encode(plot.read_bytes()).decode()
-    write_text(
-        path,
+    path.write_text(
         f"""<!doctype html><html lang="en"><meta charset="utf-8">
-<title>repshift: {html.escape(bench.environment["model"])}</title><style>{STYLE}</style>
-<h1>{html.escape(bench.environment["model"])}</h1>
-<p>{html.escape(bench.title)}</p>
+<title>repshift: {escape(plain(bench.environment["model"]))}</title><style>{STYLE}</style>
+<h1>{escape(plain(bench.environment["model"]))}</h1>
+<p>{escape(plain(bench.title))}</p>
 <div class="wide">{to_html(bench.rows)}</div>
 {f"<p>Files that were skipped:</p><ul>{skipped}</ul>" if skipped else ""}
 <h2>Quality against speed</h2>
@@ -61,10 +60,11 @@ def write_page(
 {PICTURES + shown if pictures else ""}
 <h2>Environment</h2><pre>{facts}</pre></html>
 """,
+        encoding="utf-8",
     )
 
 
 def _embed(figure: Figure) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=90)
+    save(figure, buffer, 90)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from torch.nn import functional as F
 
 from repshift.compress import compress
+from repshift.evaluation.report.names import title
 from repshift.plan import Plan
 from repshift.reductions.base import Merging
 from repshift.resnet.spec import ResNetSpec
@@ -83,9 +84,9 @@ def token_pictures(
             else:
                 left = _paint(photo, kept[block][row], patches, loaded.grid)
             panels.append((f"{lengths[block][row]} tokens after block {block}", left, {}))
-        for title, maps in (("dense output", dense), ("restored output", restored)):
+        for output, maps in (("dense output", dense), ("restored output", restored)):
             if maps is not None:
-                panels.append((title, maps[row], {"cmap": "gray", "vmin": 0, "vmax": 1}))
+                panels.append((output, maps[row], {"cmap": "gray", "vmin": 0, "vmax": 1}))
         figures.append(_strip(panels))
     return figures
 
@@ -175,10 +176,10 @@ def _enlarge(patches: Shaped[Tensor, "h w c"], photo: Tensor) -> Shaped[Tensor, 
 
 def _strip(panels: list[tuple[str, Tensor, dict[str, object]]]) -> Figure:
     figure = Figure(figsize=(2.6 * len(panels), 2.9), layout="constrained")
-    for axes, (title, pixels, style) in zip(
+    for axes, (name, pixels, style) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
     ):
         axes.imshow(pixels.numpy(), **style)
-        axes.set_title(title, fontsize=9)
+        title(axes, name, 9)
         axes.axis("off")
     return figure

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from repshift.evaluation.report.names import label, legend, save, title
 from repshift.evaluation.report.pareto import pareto
-from repshift.files import replacing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def plot_pareto(bench: Bench, path: Path) -> None:
-    """Speed-up over dense-fused against quality (PNG)."""
+    """Write speed-up over dense-fused against quality (PNG)."""
     rows = bench.rows
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
@@ -27,7 +27,7 @@ def plot_pareto(bench: Bench, path: Path) -> None:
             [row.speedup_vs_fused for row in same],
             [bench.percent(row) for row in same],
             marker=marker,
-            label=method,
+            label=label(method),
         )
     front = pareto(bench)
     axes.plot(
@@ -38,11 +38,8 @@ def plot_pareto(bench: Bench, path: Path) -> None:
         zorder=0,
         label="Pareto front",
     )
-    axes.set(
-        xlabel=f"speed-up over {bench.reference}", ylabel=f"{bench.criterion}, %",
-        title=bench.environment["model"],
-    )  # fmt: skip
+    axes.set(xlabel=f"speed-up over {bench.reference}", ylabel=f"{bench.criterion}, %")
+    title(axes, bench.environment["model"])
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130)
+    legend(axes, 8)
+    save(figure, path, 130)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @contextmanager
 def search_bar(title: str = "search") -> Iterator[Progress]:
     """What ``search_plan`` takes as ``progress``: a bar that counts the plans that were tried."""
-    with tqdm(desc=title, unit=" plans") as bar:
+    with tqdm(desc=title, unit=" plans", delay=1) as bar:
 
         def show(last: str) -> None:
             bar.update()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from repshift.evaluation.report.page import write_page
 from repshift.evaluation.report.plot import plot_pareto
 from repshift.evaluation.report.table import print_table, to_csv
-from repshift.files import write_text
+from repshift.files import replacing_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,24 +20,36 @@ if TYPE_CHECKING:
     from repshift.evaluation.tasks.bench import Bench
 
 
+@dataclass(frozen=True)
+class ResultFiles:
+    """What a comparison leaves behind; ``copy`` is a further name for the JSON."""
+
+    figures: Path
+    table: Path
+    plot: Path
+    page: Path
+    copy: Path | None = None
+
+    @property
+    def written(self) -> list[tuple[str, Path]]:
+        """The files, each beside the option by which a command names it."""
+        own = [("--out", path) for path in (self.figures, self.table, self.plot, self.page)]
+        return own if self.copy is None else [*own, ("--json", self.copy)]
+
+
 def write_results(
     bench: Bench,
-    figures: Path,
-    plot: Path,
-    page: Path,
+    files: ResultFiles,
     pictures: Sequence[tuple[str, Figure]] = (),
-    copy: Path | None = None,
 ) -> None:
-    """Write ``figures`` (as .json and .csv), ``plot`` (PNG) and ``page`` (HTML); print the table.
-
-    ``copy`` is a further name for the JSON; ``pictures`` have a heading each.
-    """
+    """Write all ``files`` or none; print the table. ``pictures`` have a heading each."""
     text = json.dumps(bench.to_dict(), indent=2)
-    write_text(figures.with_suffix(".json"), text)
-    write_text(figures.with_suffix(".csv"), to_csv(bench.rows))
-    plot_pareto(bench, plot)
-    write_page(bench, plot, pictures, page)
-    if copy is not None:
-        write_text(copy, text)
+    names = [path for _, path in files.written]
+    with replacing_all(names) as [figures, table, plot, page, *copies]:
+        for copy in (figures, *copies):
+            copy.write_text(text, encoding="utf-8")
+        table.write_text(to_csv(bench.rows), encoding="utf-8")
+        plot_pareto(bench, plot)
+        write_page(bench, plot, pictures, page)
     print_table(bench)
-    print(f"report: {page}")
+    print(f"report: {files.page}")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
-from rich.text import Text
 
+from repshift.evaluation.report.names import plain
 from repshift.evaluation.report.pareto import winners
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ COLUMNS: list[tuple[str, str, Callable[..., str]]] = [
 def cells(rows: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
     """Headings and the text of every cell."""
     shown = [
-        (head, [write(*(getattr(row, name) for name in names.split())) for row in rows])
+        (head, [plain(write(*(getattr(row, name) for name in names.split()))) for row in rows])
         for head, names, write in COLUMNS
         if hasattr(rows[0], names.split()[0])
     ]
@@ -75,21 +75,25 @@ def cells(rows: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
 def print_table(bench: Bench) -> None:
     """Show the table on the terminal, or as wide text where there is none."""
     heads, lines = cells(bench.rows)
-    table = Table(title=Text(bench.title), title_justify="left", title_style="")
+    table = Table(title=plain(bench.title), title_justify="left", title_style="")
     for head in heads:
         left = head in {"method", "plan", "attention"}
-        table.add_column(head, justify="left" if left else "right", no_wrap=head != "method")
+        # A long name goes on in the next line, with no letter lost; figures stay in one.
+        wrap = head in {"method", "plan"}
+        justify: Any = "left" if left else "right"
+        table.add_column(head, justify=justify, no_wrap=not wrap, overflow="fold")
     for line in lines:
         table.add_row(*line)
-    console = Console()
+    settings: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
+    console = Console(**settings)
     if not console.is_terminal:
-        console = Console(width=230)
+        console = Console(width=230, **settings)
     console.print(table)
     console.print(f"Best at each speed-up over {bench.reference}:")
     for line in winners(bench):
-        console.print(f"  {line}", markup=False, highlight=False)
+        console.print(f"  {plain(line)}")
     for line in bench.skipped:
-        console.print(f"skipped: {line}", style="yellow", markup=False)
+        console.print(f"skipped: {plain(line)}", style="yellow")
 
 
 def to_csv(rows: Sequence[Any]) -> str:
@@ -97,7 +101,9 @@ def to_csv(rows: Sequence[Any]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(asdict(rows[0])), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    for row in rows:
+        values = asdict(row).items()
+        writer.writerow({key: plain(v) if isinstance(v, str) else v for key, v in values})
     return text.getvalue()
 
 

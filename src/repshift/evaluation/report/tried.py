@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
+from repshift.evaluation.report.names import label, legend, save, title
 from repshift.evaluation.report.pareto import front
-from repshift.files import replacing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,10 +21,10 @@ def plot_tried(found: SearchResult, path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     facts = found.provenance
-    for label in dict.fromkeys(_label(trial.plan) for trial in found.tried):
-        same = [trial for trial in found.tried if _label(trial.plan) == label]
+    for name in dict.fromkeys(_name(trial.plan) for trial in found.tried):
+        same = [trial for trial in found.tried if _name(trial.plan) == name]
         points = [trial.share for trial in same], [trial.loss for trial in same]
-        axes.scatter(*points, s=18, label=label)
+        axes.scatter(*points, s=18, label=label(name))
     best = front(found.tried, lambda trial: trial.share, lambda trial: trial.loss)
     axes.plot(
         [trial.share for trial in best],
@@ -41,16 +41,16 @@ def plot_tried(found: SearchResult, path: Path) -> None:
         )
     cost = "time" if "speedup" in facts["target"] else "FLOPs"
     loss = "KL from the dense model (nats)" if facts["objective"] == "kl" else "1 - feature cosine"
-    axes.set(xlabel=f"share of the dense {cost}", ylabel=loss, title=facts["model"])
+    axes.set(xlabel=f"share of the dense {cost}", ylabel=loss)
+    title(axes, facts["model"])
     axes.set_yscale("symlog", linthresh=1e-4)
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130)
+    legend(axes, 8)
+    save(figure, path, 130)
 
 
-def _label(plan: Plan) -> str:
+def _name(plan: Plan) -> str:
     """The method, and the size of the images where it is not the model's own."""
     size = f", {plan.input_size} pixels" if plan.input_size else ""
     return f"{plan.method if plan.acting else 'dense'}{size}"

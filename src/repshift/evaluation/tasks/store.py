@@ -34,10 +34,12 @@ class Store:
         return self._path(name).exists()
 
     def write(self, name: str, piece: Mapping[str, Tensor]) -> None:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
+        # Written by Python, whose error says when the disk is full.
+        content = save({key: value.contiguous() for key, value in piece.items()})
         with replacing(self._path(name)) as temporary:
-            save_file({key: value.contiguous() for key, value in piece.items()}, temporary)
+            temporary.write_bytes(content)
 
     def read(self, name: str, keys: Sequence[str] = ()) -> Piece:
         """The whole piece, or those of its tensors alone."""

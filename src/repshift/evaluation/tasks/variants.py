@@ -6,9 +6,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import torch
+
 from repshift.adapters.spec import EncoderSpec
 from repshift.compress import compress
 from repshift.compression import Compression
+from repshift.errors import InputError
 from repshift.plan import Plan
 from repshift.reductions import Prune, ToMe, VidTLDR
 from repshift.resnet.border import Border
@@ -28,6 +31,7 @@ from repshift.scores import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from jaxtyping import Float
     from torch import Tensor, nn
 
     from repshift.resnet.compression import ResNetCompression
@@ -157,7 +161,44 @@ def variants(
         if plan not in tried and plan != fitted(Plan(plan.drop), spec):
             tried.append(plan)
         rows += [_variant(name, one) for one in tried]
+    _check_distinct(rows)
     return rows
+
+
+def check_fit(
+    rows: Sequence[Variant],
+    model: nn.Module,
+    spec: EncoderSpec | ResNetSpec,
+    example: Float[Tensor, "1 ..."],
+) -> None:
+    """``InputError`` if a plan does not fit the model, or more tokens leave than there are.
+
+    The dense model runs once, on one example; a ResNet, which counts rows, by every plan.
+    """
+    plans = list(dict.fromkeys(plan for row in rows for plan in row.plans[:1]))
+    for plan in plans:
+        compress(model, plan, spec).detach()
+    if isinstance(spec, ResNetSpec):
+        for plan in plans:
+            with compress(model, plan, spec), torch.inference_mode():
+                model(example)
+        return
+    with compress(model, Plan({}), spec) as dense, torch.inference_mode():
+        model(example)
+    patches = dense.counts[0] - spec.staying
+    for plan in plans:
+        if not plan.adaptive:
+            plan.entering(len(spec.blocks) + 1, patches)
+
+
+def _check_distinct(rows: Sequence[Variant]) -> None:
+    """Results are kept by row, so that no two may be the same."""
+    for place, row in enumerate(rows):
+        if row in rows[:place]:
+            raise InputError(
+                f"{row.label} by the plan {row.schedule} stands in the comparison twice; give "
+                "each method and each plan once"
+            )
 
 
 def paper_variants(

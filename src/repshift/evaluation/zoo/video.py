@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -42,10 +43,15 @@ class VideoTask(Generic[Model, Data]):
     dataset: str | None
     size: str | None
     model: Model
-    data: Data
+    read: Callable[[], Data]
     tokenizer: Tokenizer
     sampling: Sampling
     candidates: int = 128
+
+    @cached_property
+    def data(self) -> Data:
+        """The data set; generated clips are made when it is asked for, which takes a minute."""
+        return self.read()
 
 
 @dataclass(frozen=True)
@@ -100,8 +106,9 @@ def _offline(
             f"{OFFLINE} brings its own weights and clips; --checkpoint, --vocab, --data, --root "
             "and --videos are for umt-b16 and umt-l16"
         )
-    model, data = load(), clips(folder)
-    return VideoTask(OFFLINE, None, None, model, data, tokenizer(), SAMPLING, candidates=32)
+    return VideoTask(
+        OFFLINE, None, None, load(), lambda: clips(folder), tokenizer(), SAMPLING, candidates=32
+    )
 
 
 def _published(
@@ -114,7 +121,8 @@ def _published(
         )
     words = Tokenizer(files.vocab, CONFIGS[name].vocabulary)
     sampling = Sampling(files.frames, first_seconds=first_seconds)
-    return VideoTask(name, files.data, name.removeprefix("umt-"), model, data, words, sampling)
+    size = name.removeprefix("umt-")
+    return VideoTask(name, files.data, size, model, lambda: data, words, sampling)
 
 
 def _checkpoint(name: str, files: Files) -> Path:

@@ -1,0 +1,163 @@
+"""A disk, a memory or a terminal that refuses is one line, and nothing is half-written."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from repshift import InputError
+from repshift.evaluation.data.clips import Clips
+from repshift.evaluation.data.frame_cache import FrameCache
+from repshift.evaluation.data.videos import Sampling
+from repshift.evaluation.tasks.store import Store
+from video_files import write_video
+
+DIGITS = ["--model", "digits-vit"]
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    return folder
+
+
+def files(folder):
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def command(name):
+    bench = ["bench", *DIGITS, "--images", "photos", "--methods", "random", "--plan", "0:0.5"]
+    search = ["search", *DIGITS, "--flops", "0.8", "--samples", "4", "--methods", "random"]
+    return {
+        "show": ["show", "photos/0.png", *DIGITS, "--out", "o/a.png"],
+        "search": [*search, "--out", "o/plan.json"],
+        "bench": [*bench, "--out", "o", "--json", "copy.json"],
+    }[name]
+
+
+# By what each command's last file is written.
+LAST = {
+    "show": "repshift.evaluation.report.names.save",
+    "search": "repshift.evaluation.report.tried.save",
+    "bench": "repshift.evaluation.report.results.write_page",
+}
+
+
+@pytest.mark.parametrize("name", LAST)
+def test_a_full_disk_at_the_last_file_leaves_none(run, photos, tmp_path, monkeypatch, name):
+    before = files(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(LAST[name], full)
+        status, _, err = run(*command(name))
+    lines = [line for line in err.splitlines() if line.startswith("repshift: ")]
+    assert status == 2, err
+    assert lines[0].startswith("repshift: cannot write ")
+    assert lines[0].endswith(": No space left on device")
+    assert "Traceback" not in err
+    assert [one for one in files(tmp_path) if not one.endswith(".search.json")] == before
+
+
+def test_a_full_disk_under_an_export(tmp_path):
+    (tmp_path / "full.py").write_text(
+        "import errno, os, torch\n"
+        "def save(*_):\n    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))\n"
+        "torch.onnx.ONNXProgram.save = save\n"
+    )
+    export = ["export", "digits-vit", "--out", "o/a.onnx", "--import", "full.py"]
+    done = subprocess.run(
+        [sys.executable, "-m", "repshift", *export],
+        cwd=tmp_path, text=True, check=False, capture_output=True,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last == "repshift: cannot write o/a.onnx: No space left on device"
+    assert "Traceback" not in done.stderr
+    assert files(tmp_path / "o") == []
+
+
+def test_a_full_disk_under_pieces_and_clips(tmp_path, monkeypatch):
+    video = write_video(tmp_path / "a.mp4", 5)
+    store, cache = Store(tmp_path / "s", {}), FrameCache(tmp_path / "c")
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"cannot write .*piece\.safetensors: No space left"):
+        store.write("piece", {"x": torch.ones(2)})
+    for workers in (0, 1):
+        with pytest.raises(InputError, match=r"cannot write .*: (No space left|Not a directory)"):
+            list(Clips([video], Sampling(2, 16), cache, workers=workers))
+        cache = FrameCache(tmp_path / "a.mp4")  # refused in the other process too
+    assert files(tmp_path) == ["a.mp4"]
+
+
+def test_an_error_in_a_worker_is_one_line(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("repshift.evaluation.zoo.clips.files.CLIPS", 2)
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "frames").write_text("in the way")
+    status, _, err = run("retrieve", "--workers", 1, "--plan", "0:0.5", "--out", "o")
+    assert status == 2, err
+    assert err.splitlines()[-1].startswith("repshift: cannot write o/frames/")
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "the memory does not suffice; pass a smaller --batch-size"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"), "(CUDA out of memory. Tried)"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you"), "can't allocate memory"),
+        (RuntimeError("Storage size calculation overflowed"), "Storage size calculation"),
+        (PermissionError(errno.EACCES, "Permission denied", "a/b"), "Permission denied: a/b"),
+    ],
+)
+def test_what_the_machine_refuses_in_a_forward(run, photos, monkeypatch, error, says):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr("repshift.evaluation.report.pictures.token_pictures", refuse)
+    status, out, err = run(*command("show"))
+    assert (status, out) == (2, "")
+    [line] = err.splitlines()
+    assert line.startswith("repshift: ")
+    assert says in line
+
+
+@pytest.mark.parametrize("error", [RuntimeError("a fault of the program"), OSError("of another")])
+def test_a_fault_of_the_program_keeps_its_traceback(run, photos, monkeypatch, error):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr("repshift.evaluation.report.pictures.token_pictures", refuse)
+    with pytest.raises(type(error), match="of"):
+        run(*command("show"))
+
+
+@pytest.mark.parametrize(
+    ("place", "status", "says"),
+    [("/dev/full", 2, "repshift: No space left on device\n"), ("pipe", 1, "")],
+)
+def test_a_terminal_that_takes_nothing(photos, tmp_path, place, status, says):
+    if place == "pipe":
+        read, write = os.pipe()
+        os.close(read)
+    else:
+        write = os.open(place, os.O_WRONLY)
+    done = subprocess.run(
+        [sys.executable, "-m", "repshift", *command("show")], cwd=tmp_path, text=True, check=False,
+        stdout=write, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    os.close(write)
+    assert (done.returncode, done.stderr) == (status, says)
+    assert (tmp_path / "o" / "a.png").exists()
