@@ -37,6 +37,7 @@ def test_bench_writes_table_json_csv_plot_and_report(run, tmp_path):
     assert list(rows) == [
         "dense, eager attention",
         "dense, fused attention",
+        "dense, smaller input",
         "class-attention",
         "random, mean of 5 seeds",
         "tome",
@@ -44,7 +45,7 @@ def test_bench_writes_table_json_csv_plot_and_report(run, tmp_path):
         "shift(mlp, l2)",
     ]
     assert all(row.keys() >= KEYS for row in rows.values())
-    assert {row["tokens"] for row in written["rows"][2:]} == {35}
+    assert {row["tokens"] for row in written["rows"][3:]} == {35}
     fused, shift = rows["dense, fused attention"], rows["shift(mlp, l2)"]
     assert (fused["tokens"], fused["fidelity"], fused["speedup_vs_fused"]) == (65, 1.0, 1.0)
     assert fused["accuracy"] >= 0.97
@@ -78,13 +79,14 @@ def test_bench_of_a_resnet_compares_lines(run, tmp_path):
     rows = json.loads((folder / "bench.json").read_text())["rows"]
     assert [(row["plan"], row["method"], row["tokens"]) for row in rows] == [
         ("", "dense", 16),
+        ("24 pixels", "dense, smaller input", 9),
         ("resnet", "random + rows-and-columns, mean of 5 seeds", 9),
         ("resnet", "shift(block, l2) + per-row-and-column", 9),
         ("0:2", "random + rows-and-columns, mean of 5 seeds", 16),
         ("0:2", "shift(block, l2) + per-row-and-column", 16),
     ]
     assert rows[0]["speedup_vs_eager"] is None
-    assert rows[1]["gflops"] < 0.85 * rows[0]["gflops"]
+    assert rows[-3]["gflops"] < 0.85 * rows[0]["gflops"]
     assert rows[0]["accuracy"] >= 0.96
     assert (folder / "report.html").read_text().count("<img") == 1 + 2 * 8
     assert "vs dense" in out
@@ -120,11 +122,12 @@ def test_bench_reads_a_directory_plans_and_a_checkpoint(run, photos, tmp_path):
     )  # fmt: skip
     assert status == 0, err
     written = json.loads((tmp_path / "o" / "bench.json").read_text())
+    # One patch fewer a side would be a single patch, cheaper than both plans: one size for both.
     assert [row["method"] for row in written["rows"][2:]] == [
-        "shift(block, l1)",
-        "random(3) + merge",
-    ] * 2
-    assert [row["tokens"] for row in written["rows"]] == [5, 5, 2, 2, 4, 4]
+        "dense, smaller input",
+        *["shift(block, l1)", "random(3) + merge"] * 2,
+    ]
+    assert [row["tokens"] for row in written["rows"]] == [5, 5, 2, 2, 2, 4, 4]
     assert written["environment"]["skipped"] == 1
     assert "broken.jpg cannot be read" in out
 
@@ -172,8 +175,11 @@ def test_an_adaptive_plan_goes_through_bench_and_show(run, photos, tmp_path):
     )
     assert status == 0, err
     rows = json.loads((tmp_path / "b/bench.json").read_text())["rows"]
-    assert [row["method"] for row in rows][2:] == ["redundancy(mlp), adaptive"]
-    assert rows[2]["gflops"] < rows[1]["gflops"]
+    assert [row["method"] for row in rows][2:] == [
+        "dense, smaller input",
+        "redundancy(mlp), adaptive",
+    ]
+    assert rows[3]["gflops"] < rows[1]["gflops"]
     show = ["show", photos / "0.png", "--model", "digits-vit", "--plan", "plan.json"]
     assert run(*show)[0] == 0
     status, _, err = run(*show, "--method", "tome")

@@ -70,6 +70,7 @@ def test_retrieve_offline_compares_as_the_paper_does(run, tmp_path):
     assert [row["method"] for row in written["rows"]] == [
         "dense, eager attention",
         "dense, fused attention",
+        "dense, smaller input",
         "random, mean of 5 seeds",
         "column-attention",
         "shift(mlp, l2)",
@@ -79,7 +80,9 @@ def test_retrieve_offline_compares_as_the_paper_does(run, tmp_path):
     for row in written["rows"]:
         assert row.keys() >= COSTS | RECALLS
         assert row["mean_r1"] == pytest.approx((row["t2v_r1"] + row["v2t_r1"]) / 2)
-    assert [row["tokens"] for row in written["rows"]] == [800, 800, *[410] * 5]
+    tokens = [row["tokens"] for row in written["rows"]]
+    assert tokens[:2] + tokens[3:] == [800, 800, *[410] * 5]
+    assert 300 < tokens[2] < 700  # fewer frames
     assert written["environment"]["videos"] == 6
     assert written["environment"]["versions"].keys() >= {"av", "torch", "tokenizers"}
     folder = tmp_path / "runs" / "clips-umt"

@@ -2,11 +2,15 @@
 
 import copy
 import json
+import subprocess
+import sys
 
+import onnxruntime
 import pytest
 import timm
 import torch
 import transformers
+from PIL import Image
 
 from models import build
 from repshift import InputError, Plan, Shift, ToMe, compress, resize_images, resized, search_plan
@@ -179,3 +183,26 @@ def test_the_interval_of_a_difference_is_that_of_the_pairs():
     error = noise.std().item() / 20
     assert low == pytest.approx(mean - 1.96 * error, abs=0.2 * error)
     assert high == pytest.approx(mean + 1.96 * error, abs=0.2 * error)
+
+
+def test_every_command_feeds_what_the_plan_is_for(run, tmp_path):
+    (tmp_path / "plan.json").write_text(Plan({0: 0.25}, input_size=24).to_json())
+    given = ["--model", "digits-vit", "--plan", "plan.json"]
+    status, _, err = run("bench", *given, "--methods", "random", "--batch-size", 90, "--out", "out")
+    assert status == 0, err
+    rows = json.loads((tmp_path / "out" / "bench.json").read_text())["rows"]
+    own = next(row for row in rows if row["method"] == "shift(mlp, l2)")
+    assert own["tokens"] == 1 + 36 - 9
+    assert "24 pixels" in own["plan"]
+    assert any(row["method"] == "dense, smaller input" for row in rows)
+    photo = Image.fromarray((torch.rand(40, 40) * 255).byte().numpy())
+    photo.save(tmp_path / "a.png")
+    status, _, err = run("show", "a.png", *given, "--out", "drawn.png")
+    assert status == 0, err
+    # Symbolic sizes do not go through the type checks of the tests.
+    command = [sys.executable, "-m", "repshift", "export", "digits-vit", "--plan", "plan.json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "28 tokens at the end" in done.stdout
+    found = onnxruntime.InferenceSession(tmp_path / "digits-vit.onnx").get_inputs()[0].shape
+    assert found[2:] == [24, 24]

@@ -37,14 +37,18 @@ class Export:
         from repshift.evaluation.tasks.export import export_onnx
         from repshift.evaluation.tasks.variants import fitted
         from repshift.evaluation.zoo.load import load_model, open_source
+        from repshift.input_size import resize_images
 
         plan = options.with_method(options.read_plan(self.plan), self.method)
         out = self.out or Path(f"{options.model_name(self.model)}.onnx")
         check_suffix("--out", self.out, ".onnx")
         check_outputs(self, [("--out", out)])
         loaded = load_model(self.model, self.checkpoint, self.random_weights)
+        loaded = loaded.at(plan.input_size)
         spec = describe(loaded.model)
         images = next(open_source(loaded, None, False).batches(2)).images
+        if plan.input_size is not None:
+            images = resize_images(images, plan.input_size)
         with compress(loaded.model, fitted(plan, spec), spec) as compression:
             done = export_onnx(loaded.model, images, out)
             print(

@@ -170,8 +170,8 @@ def search_plan(
     }
     if budget == "adaptive":
         # What does not go with it shows in a forward: before the search, not after.
-        probe = Plan({0: Level(0.5)}, Random())
-        with compress(model, probe, spec), torch.inference_mode():
+        trial = Plan({0: Level(0.5)}, Random())
+        with compress(model, trial, spec), torch.inference_mode():
             model(images[:1])
     plans = (
         usual_methods(model, spec, budget)

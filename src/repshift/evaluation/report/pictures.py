@@ -8,8 +8,10 @@ import torch
 from matplotlib.figure import Figure
 from torch.nn import functional as F
 
+from repshift.adapters import describe
 from repshift.compress import compress
 from repshift.evaluation.report.names import title
+from repshift.input_size import resize_images
 from repshift.plan import Plan
 from repshift.reductions.base import Merging
 from repshift.resnet.spec import ResNetSpec
@@ -34,7 +36,10 @@ def pictures(
     images: Float[Tensor, "B C H W"],
     names: Sequence[str],
 ) -> list[Figure]:
-    """``token_pictures``, or of a ResNet ``grid_pictures``."""
+    """``token_pictures``, or of a ResNet ``grid_pictures``, at the size that the plan is for."""
+    if plan.input_size is not None:
+        loaded = loaded.at(plan.input_size)
+        spec, images = describe(loaded.model), resize_images(images, plan.input_size)
     if isinstance(spec, ResNetSpec):
         return grid_pictures(loaded, spec, plan, images, names)
     return token_pictures(loaded, spec, plan, images, names)

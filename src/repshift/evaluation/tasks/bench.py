@@ -11,7 +11,7 @@ from tqdm import tqdm
 from repshift.errors import InputError
 from repshift.evaluation.data.labels import first_and_last
 from repshift.evaluation.tasks.costs import Cost, measure_costs
-from repshift.evaluation.tasks.smaller_input import smaller_images
+from repshift.evaluation.tasks.smaller_input import of_images, smaller_images
 from repshift.evaluation.tasks.variants import (
     Variant,
     against,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from jaxtyping import Float, Int
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from repshift.adapters.spec import EncoderSpec
     from repshift.evaluation.data.batches import Source
@@ -126,7 +126,7 @@ def run_bench(
     model = loaded.model.to(device, dtype)
     sample = place(next(source.batches(1)).images)
     rival, reason = smaller_images(model, spec, compared_plans(rows), sample)
-    rows = with_rival(rows, rival)
+    rows = [_at_its_size(row, model) for row in with_rival(rows, rival)]
     quality, first, count = _judge(loaded, spec, source, rows, batch_size, place)
     repeats = -(-batch_size // len(first))
     images = place(first.repeat(repeats, 1, 1, 1)[:batch_size])
@@ -154,6 +154,12 @@ def run_bench(
         scale=100.0,
         reference=against(rows),
     )
+
+
+def _at_its_size(row: Variant, model: nn.Module) -> Variant:
+    """The row, on images of the size that its plan is for."""
+    side = row.plans[0].input_size if row.plans else None
+    return row if side is None else of_images(model, side, row.plans[0], row.schedule)
 
 
 def measured(facts: Mapping[str, Any]) -> str:

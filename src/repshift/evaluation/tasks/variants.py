@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from repshift.adapters import describe
 from repshift.adapters.spec import EncoderSpec
 from repshift.compress import compress
 from repshift.compression import Compression
 from repshift.errors import InputError
+from repshift.input_size import resize_images, resized
 from repshift.plan import Plan
 from repshift.reductions import Prune, ToMe, VidTLDR
 from repshift.resnet.border import Border
@@ -154,7 +156,8 @@ def variants(
     asked = [one if isinstance(one, Plan) else Plan.from_method(one, {}) for one in methods]
     chosen = [fitted(method, spec) for method in asked or default_methods(spec)]
     for name, plan in plans:
-        if plan.adaptive:  # its levels are those of its own score
+        # The levels of a plan are those of its own score, and its size goes with what it drops.
+        if plan.adaptive or plan.input_size is not None:
             rows.append(_variant(name, plan))
             continue
         tried = [replace(method, drop=plan.drop) for method in chosen]
@@ -175,7 +178,23 @@ def check_fit(
 
     The dense model runs once, on one example; a ResNet, which counts rows, by every plan.
     """
-    plans = list(dict.fromkeys(plan for row in rows for plan in row.plans[:1]))
+    every = dict.fromkeys(plan for row in rows for plan in row.plans[:1])
+    for size in dict.fromkeys(plan.input_size for plan in every):
+        plans = [plan for plan in every if plan.input_size == size]
+        if size is None:
+            _check_fit(plans, model, spec, example)
+        else:
+            own = resized(model, size)
+            _check_fit(plans, own, describe(own), resize_images(example, size))
+
+
+def _check_fit(
+    plans: Sequence[Plan],
+    model: nn.Module,
+    spec: EncoderSpec | ResNetSpec,
+    example: Float[Tensor, "1 ..."],
+) -> None:
+    """The same for plans of one size."""
     for plan in plans:
         compress(model, plan, spec).detach()
     if isinstance(spec, ResNetSpec):

@@ -12,6 +12,7 @@ from repshift.errors import InputError
 from repshift.evaluation.data.batches import FileSource, MemorySource, Source
 from repshift.evaluation.data.images import find_images, sample_photographs
 from repshift.evaluation.data.labels import read_labels
+from repshift.input_size import resize_images, resized
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +52,23 @@ class LoadedModel:
         pixels = image.float().cpu() * torch.tensor(self.std).view(shape)
         pixels = (pixels + torch.tensor(self.mean).view(shape)).clamp(0, 1)
         return pixels.permute(1, 2, 0).expand(-1, -1, 3)
+
+    def at(self, side: int | None) -> LoadedModel:
+        """The same for images of ``side`` pixels, as a plan's ``input_size`` says; None: itself.
+
+        What ``prepare`` gives is then made smaller; maps are drawn at the model's own size alone.
+        """
+        if side is None:
+            return self
+        model, prepare = resized(self.model, side), self.prepare
+        grid = getattr(getattr(model, "patch_embed", None), "grid_size", self.grid)
+        return replace(
+            self,
+            model=model,
+            prepare=lambda image: resize_images(prepare(image)[None], side)[0],
+            grid=(int(grid[0]), int(grid[1])),
+            decode=None,
+        )
 
 
 def load_model(
