@@ -102,7 +102,7 @@ def _check_ends(spec: EncoderSpec) -> None:
     reason = None
     if spec.mixers or spec.inner_tokens:
         reason = "its blocks read a sequence from end to end, where one image would reach the next"
-    elif spec.readers or not (spec.class_token or spec.pooling):
+    elif spec.readers or not (spec.class_token or spec.pooling or spec.packing):
         reason = (
             "what reads its tokens after the last block takes the same number of every image "
             "(neither the class token nor a mean that can leave out padding)"
