@@ -110,8 +110,8 @@ class Compression(Engine):
         return kept if padding is None else kept.masked_fill(padding, -1)
 
     def restore(
-        self, features: Shaped[Tensor, "*B K C"], block: int | None = None
-    ) -> Shaped[Tensor, "*B N C"]:
+        self, features: Shaped[Tensor, "*kept C"], block: int | None = None
+    ) -> Shaped[Tensor, "*dense C"]:
         """Put the tokens that ``block`` (the last one) handed on back in their places.
 
         Each dropped token gets the features of the kept token that it was merged into, or that is
