@@ -21,6 +21,8 @@ Made by `python scripts/model_table.py` from the tables that the tests run; ever
 
 Beside these, each with tests of its own: UMT's video encoders (all scores and reductions), ResNets of timm and torchvision with basic or bottleneck blocks (`rows-and-columns` and `per-row-and-column`), Vision Mamba (official checkpoints, those with overlapping patches ("+") among them: `repshift.evaluation.models.vim.checkpoint.load_vim("vim-tiny", FILE)`), and Mamba and Mamba-2 of transformers without a cache (`prune` and `merge` by `shift(mixer)`, `clipped-activation` and scores of the stream).
 
+Towers of vision-language models (transformers 5.24, `tests/test_vision_towers*.py`): those of Qwen2-VL, Qwen2.5-VL, Qwen3-VL and Qwen3.5, in which all images lie end to end, work as encoders of their own, `compress(model.model.visual, plan)`, in units of 2 x 2 patches, with all scores and reductions. Inside their model, `repshift.vision_language.tower.Tower(model, plan)` takes these and the towers of LLaVA-1.5, LLaVA-NeXT, LLaVA-OneVision, PaliGemma, Gemma3, InternVL, Idefics3 and SmolVLM, and tells which rows of the features are of tokens that stayed. Without fused attention (`attn_implementation="sdpa"`), scores that read the map or the keys and merging that weighs by size are refused there as everywhere. Not taken: Pixtral's tower, and levels where square cells are merged (Gemma3, InternVL, Idefics3, SmolVLM).
+
 ONNX: `torch.onnx.export(model, ..., dynamo=True)` takes a compressed model of timm, transformers, torchvision and open_clip wherever it takes the dense one, with a dynamic batch. Two limits are those of the dense models: Vision Mamba's scan is no operator of ONNX; and padding that sees no token in a window of ModernBERT gets other values than in PyTorch (the words do not see it).
 
 | library | family | prefix | class token | shift | merge before MLP | attention read | positions |
@@ -79,7 +81,7 @@ def row(library, family, model, images):
         "mlp, attention, block" if all(spec.norm2) else "block",
         "yes" if spec.mlp and all(spec.mlp) and all(spec.norm2) else "no",
         "yes" if reads_attention(model, images) else "no",
-        ", ".join([*spec.positions, *([spec.position_ids] if spec.position_ids else [])]),
+        ", ".join(spec.carriers),
     ]
     return "| " + " | ".join(cells) + " |"
 

@@ -38,6 +38,17 @@ PACKED = {
             "deepstack_visual_indexes": [0, 1, 2],
         },
     ),
+    "qwen3.5": (
+        "qwen3_5",
+        "Qwen3_5VisionModel",
+        {
+            **SIZE,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "out_hidden_size": 48,
+            "num_position_embeddings": 64,
+        },
+    ),
 }
 # Two images of other sizes, a video of two frames: frames of 24, 48, 40 and 40 patches.
 GRIDS = torch.tensor([[1, 4, 6], [1, 6, 8], [2, 10, 4]])

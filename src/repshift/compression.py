@@ -193,10 +193,10 @@ class Compression(Engine):
             raise InputError(
                 f"the model was called without {packing.grid}, which tells the images apart"
             )
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_exporting():
             raise InputError(
-                "how many patches an image has, only the images tell, so no graph can be compiled "
-                "or exported for a packed stream; compile the language model alone"
+                "how many patches an image has, only its grid tells, so no graph can be exported of "
+                "a packed stream that loses some; detach() first"
             )
         index = given.get("window_index")
         self._local.layout = Layout.of_grids(grids, self.spec.unit, packing.window, index)
