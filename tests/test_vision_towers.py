@@ -1,6 +1,9 @@
 """Towers inside vision-language models: features and their rows, against towers run by hand."""
 
+import copy
 import math
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -346,6 +349,41 @@ def test_generate_goes_on_with_features_for_every_placeholder(family, settings):
     del given["pixel_values"]
     by_hand = model(**given, mm_encoder_outputs={"image": features}).logits
     torch.testing.assert_close(by_hand, reduced)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llava next", "smolvlm", "qwen2.5 vl"])
+def test_a_copy_and_a_saved_model_have_towers_of_their_own(family):
+    model = vision_language_model(family)
+    given = images(model)
+    tower = Tower(model, Plan(DROP, Shift("block")))
+    expected = model.model.get_image_features(**given).pooler_output
+    twins = [copy.deepcopy(model)]
+    if family != "llava next":  # hidden states are captured by hooks that cannot be pickled
+        twins.append(pickle.loads(pickle.dumps(model)))
+    tower.detach()
+    for twin in twins:
+        found = twin.model.get_image_features(**given).pooler_output
+        assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@torch.no_grad()
+def test_threads_have_features_of_their_own():
+    model = vision_language_model("qwen3 vl")
+    given = [images(model) for _ in range(4)]
+    tower = Tower(model, Plan(DROP, Shift("block")), Shift("block"))
+
+    def run(one):
+        with torch.no_grad():
+            model.get_image_features(**one)
+        return tower.kept["image"], tower.scores["image"]
+
+    alone = [run(one) for one in given]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(run, given))
+    tower.detach()
+    for one, other in zip(alone, together, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 @torch.no_grad()

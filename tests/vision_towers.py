@@ -167,6 +167,7 @@ MODELS = {
     "qwen2 vl": ("Qwen2VL", _packed("qwen2 vl")),
     "qwen2.5 vl": ("Qwen2_5_VL", _packed("qwen2.5 vl")),
     "qwen3 vl": ("Qwen3VL", _packed("qwen3 vl", {"head_dim": 16})),
+    "qwen3.5": ("Qwen3_5", _packed("qwen3.5", {"head_dim": 16})),
 }
 
 

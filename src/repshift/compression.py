@@ -107,7 +107,7 @@ class Compression(Engine):
         trace = self._last_trace()
         kept = trace.placed((trace.map_after(block) or trace.identity()).kept)
         padding = trace.segments_after(block).padding
-        return kept if padding is None else kept.masked_fill(padding, -1)
+        return kept if padding is None else kept.masked_fill(padding.to(kept.device), -1)
 
     def restore(
         self, features: Shaped[Tensor, "*kept C"], block: int | None = None
@@ -195,8 +195,8 @@ class Compression(Engine):
             )
         if torch.compiler.is_exporting():
             raise InputError(
-                "how many patches an image has, only its grid tells, so no graph can be exported of "
-                "a packed stream that loses some; detach() first"
+                "how many patches an image has, only its grid tells, so no graph can be exported "
+                "of a packed stream that loses some; detach() first"
             )
         index = given.get("window_index")
         self._local.layout = Layout.of_grids(grids, self.spec.unit, packing.window, index)

@@ -188,7 +188,7 @@ class BlockState:
 
     def _follow(self, device: torch.device) -> None:
         """Bring what was captured to the block's device, to which it may have moved its tokens."""
-        for name in ("entry", "middle", "activation", "size", "inner"):
+        for name in ("entry", "middle", "activation", "size", "inner", "cells"):
             captured = getattr(self, name)
             if captured is not None and captured.device != device:
                 setattr(self, name, captured.to(device))

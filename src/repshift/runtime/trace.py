@@ -51,7 +51,9 @@ class ForwardTrace:
         self.steps[block], self.segments[block] = state.step, state.after
         if state.step.share is not None:
             size, padding = state.step.resize(state.size), state.after.padding
-            self.sizes[block] = size if padding is None else size.masked_fill(padding, 0)
+            if padding is not None:
+                size = size.masked_fill(padding.to(size.device), 0)
+            self.sizes[block] = size
 
     def until(self, first: int) -> ForwardTrace:
         """The trace as it stood when block ``first`` was about to run."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from repshift.errors import InputError
 from repshift.sequence.layout import by_cell
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from jaxtyping import Float
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from repshift.compression import Compression
 
@@ -68,8 +69,7 @@ CONNECTORS = {
 def reader_of(model: nn.Module) -> nn.Module:
     """The model that calls the tower: this one, or the one that it holds as ``model``."""
     for part in (model, getattr(model, "model", None)):
-        name = "" if part is None else inspect.unwrap(type(part).forward).__qualname__.split(".")[0]
-        if part is not None and name in CONNECTORS:
+        if isinstance(part, nn.Module) and _runs(part) in CONNECTORS:
             return part
     known = ", ".join(name.removesuffix("Model") for name in CONNECTORS)
     raise InputError(
@@ -77,6 +77,18 @@ def reader_of(model: nn.Module) -> nn.Module:
         f"transformers' {known} are. Another one's tower can be compressed by itself, if what "
         "reads its tokens takes any number of them"
     )
+
+
+def connector_of(reader: nn.Module) -> Connector:
+    """The row of a model that ``reader_of`` found."""
+    return CONNECTORS[_runs(reader)]
+
+
+def _runs(module: nn.Module) -> str:
+    """The name of the class in transformers whose forward the module runs; none of another's."""
+    forward = inspect.unwrap(type(module).forward)
+    name = forward.__qualname__.removesuffix(".forward")
+    return name if forward.__module__.startswith("transformers.models.") else ""
 
 
 def token_marks(compression: Compression, last: int, watched: int) -> Float[Tensor, "n P 2"]:

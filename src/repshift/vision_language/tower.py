@@ -19,10 +19,10 @@ from repshift.compression import Compression
 from repshift.errors import InputError
 from repshift.plan import Plan
 from repshift.runtime.attachment import Attachment, Hook, ReplacedMethod
-from repshift.vision_language.connectors import CONNECTORS, feature_marks, reader_of, token_marks
+from repshift.vision_language.connectors import connector_of, feature_marks, reader_of, token_marks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from jaxtyping import Bool, Float
     from torch import Tensor, nn
@@ -59,11 +59,14 @@ class Tower(Attachment):
     ) -> None:
         reader = reader_of(model)
         super().__init__(reader)
-        self._connector = CONNECTORS[
-            inspect.unwrap(type(reader).forward).__qualname__.split(".")[0]
-        ]
-        self._tower: Any = getattr(reader, self._connector.tower)
-        spec = self._spec(reader)
+        connector = connector_of(reader)
+        self._tower: Any = getattr(reader, connector.tower)
+        self._layered = connector.layers
+        spec, side = describe(self._tower), connector.side(reader)
+        assert isinstance(spec, EncoderSpec)
+        if side > 1:
+            spec = replace(spec, unit=side**2, cells=True)
+        self._depth = len(spec.blocks)
         self._block = self._last(self._layers({})) if block is None else block
         plan = plan or Plan({})
         check_plan(plan, spec)
@@ -78,7 +81,7 @@ class Tower(Attachment):
         detach_earlier(self._tower, spec)
         watch = {} if score is None else {self._block: score}
         self.compression = Compression(self._tower, plan, spec, watch)
-        self._attach(self._parts(reader))
+        self._attach(self._parts(reader, connector.spreads))
 
     @property
     def kept(self) -> Mapping[str, Bool[Tensor, " R"]]:
@@ -115,31 +118,26 @@ class Tower(Attachment):
         marks: dict[str, Float[Tensor, "R 2"]] = self._local.marks
         return marks
 
-    def _spec(self, reader: nn.Module) -> EncoderSpec:
-        spec = describe(self._tower)
-        assert isinstance(spec, EncoderSpec)
-        side = self._connector.side(reader)
-        return spec if side == 1 else replace(spec, unit=side**2, cells=True)
-
-    def _parts(self, reader: nn.Module) -> Iterator[RemovableHandle | ReplacedMethod]:
+    def _parts(
+        self, reader: nn.Module, spreads: Sequence[str]
+    ) -> Iterator[RemovableHandle | ReplacedMethod]:
         if not self.compression.spec.packing:
             yield self._tower.register_forward_hook(Hook(self, self._lay_back))
         for modality in ("image", "video"):
             if hasattr(reader, name := f"get_{modality}_features"):
                 yield ReplacedMethod(self, reader, name, _Features(self, modality).run)
-        for name in self._connector.spreads:
+        for name in spreads:
             yield ReplacedMethod(self, reader, name, self._spread)
 
     def _layers(self, given: Mapping[str, Any]) -> list[int]:
         """Which hidden states the features are taken from, 0 before the first block."""
-        depth = len(describe(self._tower).blocks)
-        if not self._connector.layers:
-            return [depth]
+        if not self._layered:
+            return [self._depth]
         layers = given.get("vision_feature_layer")
         if layers is None:
             layers = self._model.config.vision_feature_layer  # type: ignore[union-attr]
         layers = [layers] if isinstance(layers, int) else list(layers)
-        return [layer % (depth + 1) for layer in layers]
+        return [layer % (self._depth + 1) for layer in layers]
 
     def _last(self, layers: list[int]) -> int:
         return max(layers) - 1
