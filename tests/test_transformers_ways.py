@@ -149,7 +149,7 @@ def test_class_attention_asks_for_fused_attention():
 
 
 # Those that take the same number of tokens of every image after the last block.
-EVEN = {"ijepa", "siglip", "siglip 2", "aimv2", "videomae", "vjepa 2"}
+EVEN = {"ijepa", "siglip", "siglip 2", "aimv2", "videomae", "vjepa 2", "idefics 3", "smolvlm"}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

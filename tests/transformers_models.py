@@ -59,6 +59,13 @@ FAMILIES = {
     "videomae": ("VideoMAEModel", "VideoMAEConfig", {**VIDEO, "patch_size": 8}),
     "vjepa 2": ("VJEPA2ForVideoClassification", "VJEPA2Config", JEPA),
     "ast": ("ASTModel", "ASTConfig", AUDIO),
+    "idefics 3": ("Idefics3VisionTransformer", "Idefics3VisionConfig", IMAGE),
+    "smolvlm": ("SmolVLMVisionTransformer", "SmolVLMVisionConfig", IMAGE),
+    "internvl": (
+        "InternVLVisionModel",
+        "InternVLVisionConfig",
+        {**IMAGE, "image_size": [40, 40], "patch_size": [8, 8]},
+    ),
 }
 # Heads that read the prefix tokens, and heads that average all tokens.
 HEADS = {
@@ -194,6 +201,8 @@ def inputs(model, batch=2):
     """What the model takes, by the name of its first argument."""
     name, config = model.main_input_name, getattr(model.config, "vision_config", model.config)
     dtype = next(model.parameters()).dtype
+    if name == "input_ids":  # of the model around the tower of Idefics 3
+        name = "pixel_values"
     if name == "input_values":
         return {name: torch.randn(batch, config.max_length, config.num_mel_bins, dtype=dtype)}
     if model.config.model_type == "siglip2_vision_model":

@@ -47,16 +47,22 @@ def compress(
     if isinstance(spec, ResNetSpec):
         _check_stages(plan, spec)
     else:
-        _check(plan, spec)
-    hooks = [hook for part in (model, *spec.blocks) for hook in part._forward_pre_hooks.values()]
-    for earlier in {hook.attachment for hook in hooks if isinstance(hook, Hook)}:
-        earlier.detach()
+        check_plan(plan, spec)
+    detach_earlier(model, spec)
     if isinstance(spec, ResNetSpec):
         return ResNetCompression(model, plan, spec)
     return Compression(model, plan, spec)
 
 
-def _check(plan: Plan, spec: EncoderSpec) -> None:
+def detach_earlier(model: nn.Module, spec: EncoderSpec | ResNetSpec) -> None:
+    """Detach the plan, if any, that is attached to the model or its blocks."""
+    hooks = [hook for part in (model, *spec.blocks) for hook in part._forward_pre_hooks.values()]
+    for earlier in {hook.attachment for hook in hooks if isinstance(hook, Hook)}:
+        earlier.detach()
+
+
+def check_plan(plan: Plan, spec: EncoderSpec) -> None:
+    """``InputError`` with the reason if ``plan`` does not fit the encoder."""
     needs = plan.required()
     if plan.drop and isinstance(plan.reduction, GridReduction):
         raise InputError(
@@ -102,7 +108,7 @@ def _check_ends(spec: EncoderSpec) -> None:
     reason = None
     if spec.mixers or spec.inner_tokens:
         reason = "its blocks read a sequence from end to end, where one image would reach the next"
-    elif spec.readers or not (spec.class_token or spec.pooling):
+    elif spec.readers or not (spec.class_token or spec.pooling or spec.packing):
         reason = (
             "what reads its tokens after the last block takes the same number of every image "
             "(neither the class token nor a mean that can leave out padding)"

@@ -10,11 +10,13 @@ import torch
 from repshift.errors import InputError
 from repshift.input_size import check_size
 from repshift.reductions.base import Merging
-from repshift.runtime.attachment import Hook, ReplacedMethod
+from repshift.runtime.arguments import bind, parameters_of
+from repshift.runtime.attachment import Hook, ReplacedForward, ReplacedMethod
 from repshift.runtime.engine import Engine
 from repshift.runtime.pooling import WeightedMean
 from repshift.runtime.readers import Reader
 from repshift.runtime.sites import BlockSite
+from repshift.sequence.layout import Layout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from repshift.adapters.spec import EncoderSpec
     from repshift.plan import Plan
     from repshift.runtime.trace import ForwardTrace
+    from repshift.scores import Score
 
 
 class Compression(Engine):
@@ -35,8 +38,14 @@ class Compression(Engine):
     the calling thread ran.
     """
 
-    def __init__(self, model: nn.Module, plan: Plan, spec: EncoderSpec) -> None:
-        super().__init__(model, plan, spec)
+    def __init__(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        spec: EncoderSpec,
+        watch: Mapping[int, Score] | None = None,
+    ) -> None:
+        super().__init__(model, plan, spec, watch)
         weighs = isinstance(plan.reduction, Merging) or plan.adaptive
         self._mean = WeightedMean(self) if spec.pooling and weighs else None
         self._attach(self._parts(model))
@@ -90,32 +99,35 @@ class Compression(Engine):
         return self.lengths_after(len(self.spec.blocks) - 1)
 
     def lengths_after(self, block: int) -> Int[Tensor, " B"]:
-        """How many tokens of each image ``block`` handed on."""
+        """How many tokens of each image, or frame of a packed stream, ``block`` handed on."""
         trace = self._last_trace()
         return trace.segments_after(block).lengths.to(trace.device)
 
     def kept_after(self, block: int) -> Int[Tensor, "B K"]:
         """Index in the dense sequence of each token that ``block`` handed on."""
         trace = self._last_trace()
-        kept = (trace.map_after(block) or trace.identity()).kept
+        kept = trace.placed((trace.map_after(block) or trace.identity()).kept)
         padding = trace.segments_after(block).padding
-        return kept if padding is None else kept.masked_fill(padding, -1)
+        return kept if padding is None else kept.masked_fill(padding.to(kept.device), -1)
 
     def restore(
-        self, features: Shaped[Tensor, "B K C"], block: int | None = None
-    ) -> Shaped[Tensor, "B N C"]:
+        self, features: Shaped[Tensor, "*kept C"], block: int | None = None
+    ) -> Shaped[Tensor, "*dense C"]:
         """Put the tokens that ``block`` (the last one) handed on back in their places.
 
         Each dropped token gets the features of the kept token that it was merged into, or that is
-        most like it.
+        most like it. Of a packed stream [T, C], in the order of the patches that the model was
+        given.
         """
         trace = self._last_trace()
         block = len(self.spec.blocks) - 1 if block is None else block
-        segments = trace.segments_after(block)
+        segments, stream = trace.segments_after(block), features.ndim == 2
+        features = features[None] if stream else features
         if segments.packed and features.shape[1] == trace.counts[block]:
             features = segments.batch(features)
         way = trace.map_after(block) or trace.identity()
-        return way.to(features.device).restore(features)
+        restored = trace.ordered(way.to(features.device).restore(features))
+        return trace.segments_after(-1).stream(restored)[0] if stream else restored
 
     def _last_trace(self) -> ForwardTrace:
         trace = self._trace
@@ -129,6 +141,11 @@ class Compression(Engine):
     def _parts(self, model: nn.Module) -> Iterator[RemovableHandle | ReplacedMethod]:
         yield model.register_forward_pre_hook(Hook(self, self._start), with_kwargs=True)
         yield model.register_forward_hook(Hook(self, self._finish))
+        if self.spec.packing:
+            reads = Hook(self, self._read_grids)
+            yield model.register_forward_pre_hook(reads, with_kwargs=True)
+            for merger in self.spec.packing.mergers:
+                yield ReplacedForward(self, merger, self._lay_back)
         for site in self._sites():
             yield from site.attach()
         for reader, carriers in self.spec.readers:
@@ -165,6 +182,37 @@ class Compression(Engine):
                 "how many tokens a level drops, only the images tell, so no graph can be compiled "
                 "or exported for it; use shares or counts"
             )
+
+    def _read_grids(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        packing = self.spec.packing
+        assert packing is not None
+        given = bind(parameters_of(model), args, kwargs)
+        grids = given.get(packing.grid)
+        if grids is None:
+            raise InputError(
+                f"the model was called without {packing.grid}, which tells the images apart"
+            )
+        if torch.compiler.is_exporting():
+            raise InputError(
+                "how many patches an image has, only its grid tells, so no graph can be exported "
+                "of a packed stream that loses some; detach() first"
+            )
+        index = given.get("window_index")
+        self._local.layout = Layout.of_grids(grids, self.spec.unit, packing.window, index)
+
+    def _lay_back(
+        self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> Any:
+        # A merger makes features of the kept units alone; each of the others gets that of the one
+        # from which it is restored.
+        features, trace = forward(*args, **kwargs), self._trace
+        parents = trace.parents() if trace else None
+        if parents is None:
+            return features
+        units = parents[:: self.spec.unit] // self.spec.unit
+        return features.index_select(0, units.to(features.device))
 
     def _finish(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         ran = len(self._trace.counts) if self._trace else 0

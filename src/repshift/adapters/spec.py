@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,22 @@ class Pooling:
     tokens: nn.Module
     average: nn.Module
     skipped: int
+
+
+@dataclass(frozen=True)
+class Packing:
+    """One stream [T, C] without a batch axis, in which the frames of all images lie end to end.
+
+    The argument ``grid`` of the model holds frames, rows and columns [images, 3] of every image, in
+    patches; a frame is what a plan's shares are of. ``mergers`` make one feature of every ``unit``
+    rows: they are given the kept ones, and their output is laid back for all. ``window`` is the
+    side, in units, of the windows by which the model puts the units of a frame in order before its
+    first block, None where it leaves them as they come.
+    """
+
+    grid: str
+    mergers: Sequence[nn.Module]
+    window: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +72,10 @@ class EncoderSpec:
     which is refused.
 
     Every ``unit`` tokens in a row are dropped or kept together, scored by their mean: those that
-    what follows the encoder merges into one.
+    what follows the encoder merges into one. With ``cells``, they are instead those of a square
+    cell of a square grid of patches that stand row by row.
+
+    ``packing`` says that the blocks take no batch but one stream of all images.
     """
 
     blocks: Sequence[nn.Module] | nn.ModuleList
@@ -72,6 +92,8 @@ class EncoderSpec:
     refused: Mapping[str, str] = field(default_factory=dict)
     reshaping: Sequence[str] = ()
     unit: int = 1
+    cells: bool = False
+    packing: Packing | None = None
 
     def __post_init__(self) -> None:
         if not self.blocks or len(self.norm2) != len(self.blocks):
@@ -102,10 +124,17 @@ class EncoderSpec:
                         f"{name} is carried by {carrier!r}; expected a Carrier, such as Rotary() "
                         "or AttentionMask()"
                     )
-        if self.unit < 1 or (self.unit > 1 and self.staying):
+        among = self.protected_tokens if self.cells else self.staying
+        if self.unit < 1 or (self.unit > 1 and among):
             raise InputError(
                 f"tokens are dropped in units of {self.unit}; expected 1 or more, and more only in "
                 "a model without prefix, inner and suffix tokens"
+            )
+        if self.cells and math.isqrt(self.unit) ** 2 != self.unit:
+            raise InputError(f"{self.unit} tokens are no square cell; expected 1, 4, 9, 16, ...")
+        if self.packing and (self.staying or self.cells or self.mixers):
+            raise InputError(
+                "a packed stream has no prefix, inner and suffix tokens, and units in a row"
             )
 
     @property

@@ -144,7 +144,8 @@ class StageSite:
             for length, what in zip(output.shape[2:], ("rows", "columns"), strict=True)
         ]
         if any(drop):
-            refuse_stochastic_depth(plan, self.stage.last, f"stage {stage}")
+            needs = plan.required()
+            refuse_stochastic_depth(plan.score, needs, self.stage.last, f"stage {stage}")
         scores = self._scores(output) if any(drop) else None
         local.captured = {}
         chosen = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any
 
+from repshift.runtime.carriers import CuSeqlens
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -54,10 +56,14 @@ def gather_arguments(
     if not followed or (so_far := trace.map_after(block - 1)) is None:
         return {}
     kept, segments = so_far.kept.to(device), trace.segments_after(block - 1)
-    return {
-        name: carrier.follow(given.get(name), kept, trace.dense, segments)
+    new = {
+        name: carrier.follow(given.get(name), kept, trace.segments_after(-1), segments)
         for name, carrier in followed.items()
     }
+    for name, carrier in followed.items():
+        if isinstance(carrier, CuSeqlens) and given.get(carrier.longest) is not None:
+            new[carrier.longest] = int(new[name].diff().max())
+    return new
 
 
 def padding_among(

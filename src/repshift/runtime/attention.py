@@ -75,6 +75,11 @@ class AttentionRecorder(TorchFunctionMode):
         self.map: Tensor | None = None
         self.keys: Tensor | None = None
 
+    @property
+    def complete(self) -> bool:
+        """Whether what was intercepted is one attention of all tokens."""
+        return self.calls == 1
+
     def _applies(self) -> bool:
         """Whether its block is the one that runs: not where that calls another forward."""
         return self.local is None or self.local.state.recorder is self

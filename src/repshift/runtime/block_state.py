@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
@@ -15,12 +16,13 @@ from repshift.sequence.quota import Quota
 from repshift.sequence.segments import Segments
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
     from repshift.adapters.spec import EncoderSpec
     from repshift.plan import Plan
     from repshift.runtime.attention import AttentionRecorder
+    from repshift.scores import Need, Score
     from repshift.sequence.token_map import Step
 
 
@@ -30,7 +32,9 @@ class BlockState:
 
     ``segments`` says how the rows of its stream belong to images, before and, once decided,
     ``after`` it; ``acts`` whether tokens are dropped; ``size`` from how many tokens each was merged
-    (None: one); ``inner`` marks those behind the prefix that are never dropped (None: none).
+    (None: one); ``inner`` marks those behind the prefix that are never dropped (None: none);
+    ``cells`` has the patches cell by cell where units are cells; ``watched`` is a score that is to
+    be told, whatever is dropped.
     """
 
     block: int
@@ -42,11 +46,26 @@ class BlockState:
     acts: bool = False
     recorder: AttentionRecorder | None = None
     inner: Bool[Tensor, "S L"] | None = None
+    cells: Int[Tensor, "S M"] | None = None
     middle: Float[Tensor, "B N C"] | None = None
     activation: Float[Tensor, "B N E"] | None = None
     scores: Float[Tensor, "S L"] | None = None
     step: Step | None = None
     after: Segments | None = None
+    watched: Score | None = None
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What must be captured of the block."""
+        needs: frozenset[Need] = self.plan.required() if self.acts else frozenset()
+        return needs | self.watched.required() if self.watched else needs
+
+    def watch(self, stream: Float[Tensor, "B N C"]) -> Float[Tensor, "S L"]:
+        """The scores that are to be told, of all tokens that entered."""
+        assert self.watched is not None
+        self._follow(stream.device)
+        snapshot = self._snapshots(stream)
+        return snapshot.guard(self.watched(snapshot).detach())
 
     def decide(self, stream: Float[Tensor, "B N C"], verify: bool) -> None:
         """Find the ``step`` that drops tokens from the stream, the middle or the exit.
@@ -56,18 +75,23 @@ class BlockState:
         self._follow(stream.device)
         snapshot, unit = self._snapshots(stream), self.spec.unit
         self.scores = scores = self._scored(snapshot, verify)
+        if self.cells is not None:
+            snapshot, scores = snapshot.of_patches(self.cells), scores.gather(1, self.cells)
         if scores.shape[1] % unit:
             raise InputError(
                 f"block {self.block} has {scores.shape[1]} tokens, no whole number of units of "
                 f"{unit}"
             )
         if unit > 1:
-            snapshot = snapshot.by_unit(unit)
-            scores = scores.unflatten(1, (-1, unit)).mean(2)
+            snapshot, scores = snapshot.by_unit(unit), self._by_unit(scores)
         quota = self._quota(scores)
         if self._ragged:
             snapshot = snapshot.padded_to(quota.rows)
         step = self.plan.reduction(snapshot, quota.even(scores), quota.drop).by_row(unit)
+        if self.cells is not None:
+            step = step.of_patches(self.cells, self.spec.prefix_tokens)
+        if self.cells is not None or self.spec.packing:
+            step = step.in_order()  # of rows of a grid, and of windows, which are runs of a stream
         self.step, longest = step, self.segments.longest
         if self._ragged:
             assert quota.each is not None
@@ -92,25 +116,43 @@ class BlockState:
     @property
     def _ragged(self) -> bool:
         """Whether what is left lies end to end: only the images tell how much that is."""
-        return self.segments.packed or self.plan.amount(self.block).by_level
+        by_level = self.plan.amount(self.block).by_level
+        return bool(self.spec.packing) or self.segments.packed or by_level
+
+    def _by_unit(self, scores: Float[Tensor, "S L"]) -> Float[Tensor, "S U"]:
+        """The mean of every unit's tokens; where a mask closes some, of those that are left."""
+        units = scores.unflatten(1, (-1, self.spec.unit))
+        if self.segments.padding is None or self.segments.packed:
+            return units.mean(2)
+        closed = units.isneginf()
+        mean = units.masked_fill(closed, 0).sum(2) / (~closed).sum(2)
+        return mean.masked_fill(closed.all(2), -math.inf)
 
     def _quota(self, scores: Float[Tensor, "S L"]) -> Quota:
         """How many rows, or units of rows, every segment drops."""
         plan, segments, unit = self.plan, self.segments, self.spec.unit
         amount = plan.amount(self.block)
-        if segments.padding is None and not amount.by_level:
+        if segments.padding is None and not self._ragged:
             return Quota(scores.shape[1], self._leaving() // unit)
-        lengths = segments.lengths.to(scores.device) - self.spec.staying
+        lengths = self._lengths(scores)
         if isinstance(amount, Level):
+            lengths = lengths.to(scores.device)
             each = amount.reached(levels(scores, plan.score))
         else:
             each = amount.of_each(lengths) // unit
         each = each.minimum(plan.reduction.most(lengths // unit, self.spec.protected_tokens))
         if self._ragged:
-            return Quota.ragged(segments.lengths.to(scores.device) // unit, each)
+            return Quota.ragged(segments.lengths.to(each.device) // unit, each)
         # As many rows as a text without padding would drop, so that the shape of the output does
         # not depend on the values of the mask.
         return Quota(scores.shape[1], self._leaving() // unit, each)
+
+    def _lengths(self, scores: Float[Tensor, "S U"]) -> Int[Tensor, " S"]:
+        """How many patches each segment has; a unit of which a mask closes some counts whole."""
+        segments, unit = self.segments, self.spec.unit
+        if unit > 1 and segments.padding is not None and not segments.packed:
+            return (~scores.isneginf()).sum(1) * unit
+        return segments.lengths - self.spec.staying
 
     def _leaving(self) -> int:
         """How many tokens a segment of the greatest length drops."""
@@ -146,17 +188,18 @@ class BlockState:
 
     def _follow(self, device: torch.device) -> None:
         """Bring what was captured to the block's device, to which it may have moved its tokens."""
-        for name in ("entry", "middle", "activation", "size", "inner"):
+        for name in ("entry", "middle", "activation", "size", "inner", "cells"):
             captured = getattr(self, name)
             if captured is not None and captured.device != device:
                 setattr(self, name, captured.to(device))
 
     def _snapshots(self, stream: Float[Tensor, "B N C"]) -> Snapshots:
-        needs, recorder = self.plan.required(), self.recorder
-        if needs & {"attention", "keys"} and (recorder is None or recorder.calls != 1):
+        needs, recorder = self.needs, self.recorder
+        if needs & {"attention", "keys"} and (recorder is None or not recorder.complete):
             calls = recorder.calls if recorder else 0
+            reads = self.watched or self.plan.method
             raise InputError(
-                f"{self.plan.method} reads the attention of block {self.block}, which called "
+                f"{reads} reads the attention of block {self.block}, which called "
                 f"scaled_dot_product_attention {calls} times instead of once; load a Hugging Face "
                 'model with attn_implementation="sdpa", or use a score that reads none, such as '
                 "shift"

@@ -42,14 +42,16 @@ class Carrier:
                 f"{axes}, with at least one n, such as 'bhnn' for a bias of attention"
             )
 
-    def follow(self, table: Any, kept: Int[Tensor, "B K"], dense: int, segments: Segments) -> Any:
-        """The entries of the ``kept`` of ``dense`` tokens, as ``segments`` has them lie."""
+    def follow(
+        self, table: Any, kept: Int[Tensor, "B K"], dense: Segments, segments: Segments
+    ) -> Any:
+        """The entries of the ``kept`` of the ``dense`` tokens, as ``segments`` has them lie."""
         if segments.packed:
             raise InputError(
                 "with a level images lie end to end in one sequence, for which this model takes "
                 "no attention mask; use shares or counts"
             )
-        return self.gather(table, kept, dense)
+        return self.gather(table, kept, dense.longest)
 
     def padding(self, mask: Tensor) -> Bool[Tensor, "B N"] | None:
         """The tokens that are none, where the table is a mask that tells it."""
@@ -81,13 +83,17 @@ class Rotary(Carrier):
 
     axes: str = "bhnr"
 
-    def follow(self, table: Any, kept: Int[Tensor, "B K"], dense: int, segments: Segments) -> Any:
+    def follow(
+        self, table: Any, kept: Int[Tensor, "B K"], dense: Segments, segments: Segments
+    ) -> Any:
         # What turns no token: sine 0, cosine 1.
         if isinstance(table, tuple):
             turns = [((1.0,), (0.0,))[place % 2] for place in range(len(table))]
             both = zip(table, turns, strict=True)
-            return tuple(self._follow(part, kept, dense, segments, turn) for part, turn in both)
-        return self._follow(table, kept, dense, segments, (0.0, 1.0))
+            return tuple(
+                self._follow(part, kept, dense.longest, segments, turn) for part, turn in both
+            )
+        return self._follow(table, kept, dense.longest, segments, (0.0, 1.0))
 
     def _follow(
         self,
@@ -144,5 +150,47 @@ class PositionIds(Carrier):
     axes: str = "bn"
     implied: ClassVar[bool] = True
 
-    def follow(self, table: Any, kept: Int[Tensor, "B K"], dense: int, segments: Segments) -> Any:
-        return segments.stream(kept if table is None else self.gather(table, kept, dense))
+    def follow(
+        self, table: Any, kept: Int[Tensor, "B K"], dense: Segments, segments: Segments
+    ) -> Any:
+        kept = kept if table is None else self.gather(table, kept, dense.longest)
+        return segments.stream(kept)
+
+
+@dataclass(frozen=True)
+class Rows(Carrier):
+    """A table, or a tuple of tables, with one entry [T, ...] a row of a packed stream."""
+
+    axes: str = "n"
+
+    def follow(
+        self, table: Any, kept: Int[Tensor, "B K"], dense: Segments, segments: Segments
+    ) -> Any:
+        rows = rows_of(kept, dense, segments)
+        if isinstance(table, tuple):
+            return tuple(part.index_select(0, rows.to(part.device)) for part in table)
+        return table.index_select(0, rows.to(table.device))
+
+
+@dataclass(frozen=True)
+class CuSeqlens(Carrier):
+    """Where the runs of a packed stream end that attend to themselves alone, 0 before the first.
+
+    They are counted anew, of frames and of windows alike, since both are runs of the stream;
+    ``longest`` names the argument, if any, that holds the rows of the longest run.
+    """
+
+    axes: str = "n"
+    longest: str = ""
+
+    def follow(
+        self, table: Any, kept: Int[Tensor, "B K"], dense: Segments, segments: Segments
+    ) -> Any:
+        rows = rows_of(kept, dense, segments).to(table.device)
+        ends = torch.searchsorted(rows, table.long())
+        return ends.unique_consecutive().to(table.dtype)  # an empty run is none
+
+
+def rows_of(kept: Int[Tensor, "B K"], dense: Segments, segments: Segments) -> Int[Tensor, " T"]:
+    """Where the kept rows of a packed stream stood in it, in order."""
+    return segments.stream(kept + dense.starts[:, None].to(kept.device))[0]

@@ -17,9 +17,9 @@ from repshift.runtime.arguments import (
     rebind,
 )
 from repshift.runtime.attachment import Hook, ReplacedForward
-from repshift.runtime.attention import AttentionRecorder
 from repshift.runtime.block_state import BlockState
-from repshift.runtime.checkpointing import recomputing, replays
+from repshift.runtime.checkpointing import recomputing
+from repshift.runtime.interception import check_attention, recorder_of
 from repshift.runtime.stochastic_depth import refuse_stochastic_depth
 from repshift.runtime.trace import ForwardTrace
 
@@ -51,16 +51,21 @@ class BlockSite:
         """Attach all that this plan needs of the block."""
         plan, spec, index = self.engine.plan, self.engine.spec, self.index
         yield ReplacedForward(self.engine, self.block, self.run)
-        if index not in plan.drop:
+        watched = self.engine.watch.get(index)
+        if index not in plan.drop and watched is None:
             return
-        if index == min(plan.drop) and (first := next(self.block.children(), None)) is not None:
+        if (
+            index == min(plan.drop, default=None)
+            and (first := next(self.block.children(), None)) is not None
+        ):
             yield first.register_forward_pre_hook(self._hook(self._check_inside))
         norm2 = spec.norm2[index]
-        if norm2 is not None and ("middle" in plan.required() or plan.before_mlp):
+        needs = plan.required() | (watched.required() if watched else frozenset())
+        if norm2 is not None and ("middle" in needs or plan.before_mlp):
             yield norm2.register_forward_pre_hook(self._hook(self._capture_middle))
         if plan.before_mlp and (mlp := spec.mlp[index]) is not None:
             yield mlp.register_forward_hook(self._hook(self._expand))
-        if "activation" in plan.required():
+        if "activation" in needs:
             mixer = spec.mixers[index]
             yield mixer.register_forward_pre_hook(self._hook(self._capture_activation))
 
@@ -102,9 +107,10 @@ class BlockSite:
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[ForwardTrace, BlockState, tuple[Any, ...], Mapping[str, Any]]:
         spec, plan, index = self.engine.spec, self.engine.plan, self.index
-        tokens = args[0] if args else None
-        if not isinstance(tokens, torch.Tensor) or tokens.ndim != 3:
-            raise InputError(_not_tokens(index, tokens))
+        tokens, axes = args[0] if args else None, 2 if spec.packing else 3
+        if not isinstance(tokens, torch.Tensor) or tokens.ndim != axes:
+            raise InputError(_not_tokens(index, tokens, "[B, N, C]" if axes == 3 else "[T, C]"))
+        tokens = self._stream(tokens)
         if torch.jit.is_tracing():
             raise InputError(
                 "torch.jit.trace would fix the number of images and of tokens in what it records; "
@@ -120,13 +126,19 @@ class BlockSite:
         size = trace.size_after(index - 1)
         state = BlockState(index, plan, spec, segments, tokens, size)
         state.acts = self._acts(segments)
+        state.watched = self.engine.watch.get(index)
         if state.acts:
-            refuse_stochastic_depth(plan, self.block, f"block {index}")
+            refuse_stochastic_depth(plan.score, plan.required(), self.block, f"block {index}")
+        if watched := state.watched:
+            refuse_stochastic_depth(watched, watched.required(), self.block, f"block {index}")
+        if state.acts or state.watched:
             if segments.padding is None:
                 padding = padding_among(given | gathered, spec.carriers, tokens)
                 state.segments = replace(segments, padding=padding)
             state.inner = trace.protected_after(index - 1, spec, state.segments.padding)
-        state.recorder = self._recorder(state)
+            if spec.cells:
+                state.cells = trace.cells_after(index - 1, spec)
+        state.recorder = recorder_of(self.engine, self.block, state)
         if gathered:
             args, kwargs = rebind(self.parameters, args, kwargs, gathered)
         return trace, state, args, kwargs
@@ -134,7 +146,7 @@ class BlockSite:
     def _acts(self, segments: Segments) -> bool:
         """Whether the block drops tokens."""
         plan, spec, amount = self.engine.plan, self.engine.spec, self.engine.plan.amount(self.index)
-        if segments.packed or amount.by_level:
+        if spec.packing or segments.packed or amount.by_level:
             return bool(amount) and segments.count > 0
         patches, protected = segments.longest - spec.staying, spec.protected_tokens
         return plan.leaving(self.index, patches, protected=protected) >= spec.unit
@@ -150,9 +162,9 @@ class BlockSite:
                     "forward are gone; run backward before the next forward, and checkpoint each "
                     "block by itself, with use_reentrant=False"
                 )
-            return trace or _begun(tokens)
+            return trace or self._begun(tokens)
         if index == 0:
-            engine._local.trace = _begun(tokens)
+            engine._local.trace = self._begun(tokens)
             engine._local.begun = getattr(engine._local, "begun", 0) + 1
         trace = engine._trace
         if trace is None or index in trace.counts:
@@ -174,6 +186,8 @@ class BlockSite:
     def _needs_trace(self, given: Mapping[str, Any]) -> bool:
         """Whether what a block is given depends on which tokens were kept before it."""
         plan, spec = self.engine.plan, self.engine.spec
+        if spec.packing:
+            return bool(plan.acting)
         if self.index <= min(plan.drop, default=self.index):
             return False
         followed = any(
@@ -184,43 +198,26 @@ class BlockSite:
         protected = spec.inner_tokens or spec.suffix_tokens
         return bool(followed or weighed or protected)
 
-    def _recorder(self, state: BlockState) -> AttentionRecorder | None:
-        """What intercepts the block's attention, if anything must."""
-        plan = self.engine.plan
-        needs = plan.required() & {"attention", "keys"} if state.acts else frozenset()
-        size = state.size if plan.reduction.proportional_attention else None
-        intercepts = needs or size is not None or state.segments.packed
-        if (intercepts or (state.acts and plan.before_mlp)) and replays(self.block):
-            raise InputError(
-                "gradient checkpointing of transformers runs a block again without repshift, so "
-                f"{plan.method} would not act there; train with a score that reads no attention, "
-                "prune and shares or counts, or without gradient checkpointing"
-            )
-        if not intercepts:
-            return None
-        size = None if size is None else state.segments.stream(size)
-        return AttentionRecorder(needs, size, state.segments, self.engine._local)
-
     def _capture_middle(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if (state := self._state()) is None:
             return None
-        state.middle = args[0]
+        state.middle = middle = self._stream(args[0])
         if self.engine.plan.before_mlp and state.acts:
-            state.decide(args[0], self.engine._verify(args[0]))
-        return None if state.step is None else (state.reduce(args[0]), *args[1:])
+            state.decide(middle, self.engine._verify(middle))
+        return None if state.step is None else (self._own(state.reduce(middle)), *args[1:])
 
     def _capture_activation(self, _: nn.Module, args: tuple[Any, ...]) -> None:
         if (state := self._state()) is not None:
             state.activation = args[0]
 
     def _expand(
-        self, _: nn.Module, args: tuple[Any, ...], branch: Float[Tensor, "P K C"]
-    ) -> Float[Tensor, "B N C"] | None:
+        self, _: nn.Module, args: tuple[Any, ...], branch: Float[Tensor, "*P K C"]
+    ) -> Float[Tensor, "*B N C"] | None:
         # The block adds this branch to the stream of all its tokens. Those that are merged get the
         # same update, so that merging after the addition equals merging before the MLP.
         if (state := self._state()) is None or state.step is None:
             return None
-        return state.expand(branch)
+        return self._own(state.expand(self._stream(branch)))
 
     def _leave(self, trace: ForwardTrace, state: BlockState, output: Any) -> Any:
         index, plan = self.index, self.engine.plan
@@ -228,7 +225,8 @@ class BlockSite:
         if not isinstance(tokens, torch.Tensor):
             kind = type(output).__name__
             raise InputError(f"block {index} must return its tokens [B, N, C]; got {kind}")
-        self._check_attention(state)
+        tokens = self._stream(tokens)
+        check_attention(self.engine, state)
         if state.acts and not plan.before_mlp:
             state.decide(tokens, self.engine._verify(tokens))
         if state.acts and state.step is None:
@@ -239,39 +237,40 @@ class BlockSite:
             )
         reduced = state.reduce(tokens) if state.step else tokens
         if not recomputing():
+            if state.watched:
+                trace.watched[index] = state.watch(tokens)
             trace.record(index, reduced.shape[1], state)
             if state.scores is not None and plan.reduction.scored:
                 trace.scores[index] = state.scores
-        if index == len(self.engine.spec.blocks) - 1:
+        if index == len(self.engine.spec.blocks) - 1 and not self.engine.spec.packing:
             reduced = (state.after or state.segments).batch(reduced)
         if reduced is tokens:
             return output
+        reduced = self._own(reduced)
         return (reduced, *output[1:]) if isinstance(output, tuple) else reduced
 
-    def _check_attention(self, state: BlockState) -> None:
-        """Whether the block's attention passed where sizes and lengths act on it."""
-        recorder, index = state.recorder, self.index
-        if recorder is None or recorder.calls:
-            return
-        if recorder.size is not None:
+    # A packed stream has no axis of images: inside it is a batch of one.
+
+    def _stream(self, tokens: Tensor) -> Float[Tensor, "P N C"]:
+        return tokens[None] if self.engine.spec.packing else tokens
+
+    def _own(self, stream: Float[Tensor, "P N C"]) -> Tensor:
+        return stream[0] if self.engine.spec.packing else stream
+
+    def _begun(self, tokens: Float[Tensor, "P N C"]) -> ForwardTrace:
+        if not self.engine.spec.packing:
+            return ForwardTrace(tokens.shape[0], tokens.shape[1], tokens.device)
+        layout = getattr(self.engine._local, "layout", None)
+        if layout is None or sum(layout.segments.counts) != tokens.shape[1]:
             raise InputError(
-                f"{self.engine.plan.reduction} weighs the keys of block {index} by their "
-                "size, but the block did not call scaled_dot_product_attention; load a Hugging "
-                'Face model with attn_implementation="sdpa", or merge with attention="plain"'
+                f"{tokens.shape[1]} patches entered block 0, and the grids that the model was "
+                "given have another number; call the whole model with the grid of every image"
             )
-        if state.segments.packed:
-            raise InputError(
-                f"with a level the images of a batch meet in block {index}, which did not call "
-                "scaled_dot_product_attention, where they are kept apart; load a Hugging Face "
-                'model with attn_implementation="sdpa", or use shares or counts'
-            )
+        frames = layout.segments
+        return ForwardTrace(frames.count, frames.longest, tokens.device, layout=layout)
 
 
-def _begun(tokens: Float[Tensor, "B N C"]) -> ForwardTrace:
-    return ForwardTrace(tokens.shape[0], tokens.shape[1], tokens.device)
-
-
-def _not_tokens(block: int, given: object) -> str:
+def _not_tokens(block: int, given: object, axes: str) -> str:
     """What to say of a block that is not given its tokens."""
     if isinstance(given, torch.fx.Proxy):
         return (
@@ -281,4 +280,4 @@ def _not_tokens(block: int, given: object) -> str:
         )
     shape = getattr(given, "shape", None)
     kind = type(given).__name__ if shape is None else f"a tensor of shape {list(shape)}"
-    return f"block {block} must take its tokens [B, N, C] as its first argument; got {kind}"
+    return f"block {block} must take its tokens {axes} as its first argument; got {kind}"

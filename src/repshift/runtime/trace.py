@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
+from repshift.runtime.carriers import rows_of
+from repshift.sequence.layout import cells_among
 from repshift.sequence.segments import Segments
-from repshift.sequence.token_map import TokenMap
+from repshift.sequence.token_map import TokenMap, gather
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int, Shaped
     from torch import Tensor
 
     from repshift.adapters.spec import EncoderSpec
     from repshift.runtime.block_state import BlockState
+    from repshift.sequence.layout import Layout
     from repshift.sequence.token_map import Step
 
 
@@ -35,6 +39,8 @@ class ForwardTrace:
     segments: dict[int, Segments] = field(default_factory=dict)
     scores: dict[int, Float[Tensor, "B N"]] = field(default_factory=dict)
     protected: Bool[Tensor, "B N"] | None = None
+    layout: Layout | None = None
+    watched: dict[int, Float[Tensor, "B N"]] = field(default_factory=dict)
     _maps: dict[int, TokenMap] = field(default_factory=dict)
 
     def record(self, block: int, count: int, state: BlockState) -> None:
@@ -45,12 +51,16 @@ class ForwardTrace:
         self.steps[block], self.segments[block] = state.step, state.after
         if state.step.share is not None:
             size, padding = state.step.resize(state.size), state.after.padding
-            self.sizes[block] = size if padding is None else size.masked_fill(padding, 0)
+            if padding is not None:
+                size = size.masked_fill(padding.to(size.device), 0)
+            self.sizes[block] = size
 
     def until(self, first: int) -> ForwardTrace:
         """The trace as it stood when block ``first`` was about to run."""
-        trace = ForwardTrace(self.batch, self.dense, self.device, protected=self.protected)
-        for name in ("counts", "steps", "sizes", "segments", "scores"):
+        trace = ForwardTrace(
+            self.batch, self.dense, self.device, protected=self.protected, layout=self.layout
+        )
+        for name in ("counts", "steps", "sizes", "segments", "scores", "watched"):
             held = getattr(self, name)
             setattr(trace, name, {block: held[block] for block in held if block < first})
         return trace
@@ -72,7 +82,9 @@ class ForwardTrace:
     def segments_after(self, block: int) -> Segments:
         """How the rows that ``block`` hands on belong to images."""
         done = [earlier for earlier in self.segments if earlier <= block]
-        return self.segments[max(done)] if done else Segments(self.batch, self.dense)
+        if done:
+            return self.segments[max(done)]
+        return self.layout.segments if self.layout else Segments(self.batch, self.dense)
 
     def mean_after(self, block: int) -> int:
         """How many tokens of an image ``block`` hands on, on average."""
@@ -111,6 +123,34 @@ class ForwardTrace:
         if so_far is None:
             return self.protected
         return self.protected.to(so_far.kept.device).gather(1, so_far.kept)
+
+    def parents(self) -> Int[Tensor, " T"] | None:
+        """From which row of a packed stream, as it is so far, each row of the first is restored.
+
+        None if all are there.
+        """
+        last = max(self.counts)
+        if (way := self.map_after(last)) is None:
+            return None
+        return rows_of(way.parent, self.segments_after(last), self.segments_after(-1))
+
+    def placed(self, kept: Int[Tensor, "B K"]) -> Int[Tensor, "B K"]:
+        """Where tokens belong that stand at ``kept`` in the first block's stream."""
+        if self.layout is None or self.layout.places is None:
+            return kept
+        return self.layout.places.to(kept.device).gather(1, kept)
+
+    def ordered(self, rows: Shaped[Tensor, "B N C"]) -> Shaped[Tensor, "B N C"]:
+        """The rows of the first block's stream where they belong."""
+        if self.layout is None or self.layout.places is None:
+            return rows
+        return gather(rows, self.layout.places.to(rows.device).argsort(dim=1))
+
+    def cells_after(self, block: int, spec: EncoderSpec) -> Int[Tensor, "B M"]:
+        """Where the patches that ``block`` handed on stand, cell by cell of the square grid."""
+        kept = (self.map_after(block) or self.identity()).kept[:, spec.prefix_tokens :]
+        patches, side = self.dense - spec.prefix_tokens, math.isqrt(spec.unit)
+        return cells_among(kept - spec.prefix_tokens, patches, side) + spec.prefix_tokens
 
     def identity(self) -> TokenMap:
         """The map of a forward in which no token was dropped."""

@@ -14,7 +14,7 @@ from repshift.method import Method
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
 Need = Literal[
@@ -91,7 +91,19 @@ class Snapshots:
             units = rows.unflatten(1, (-1, unit))
             return units.any(2) if rows.dtype == torch.bool else units.mean(2)
 
-        return self._by_token(mean)
+        units = self._by_token(mean)
+        if self.padding is None:
+            return units
+        return replace(units, padding=self.padding.unflatten(1, (-1, unit)).all(2))
+
+    def of_patches(self, rows: Int[Tensor, "B M"]) -> Snapshots:
+        """Those at ``rows`` alone, which are all but the prefix, in that order."""
+
+        def take(tokens: Tensor) -> Tensor:
+            index = rows.view(*rows.shape, *[1] * (tokens.ndim - 2))
+            return tokens.gather(1, index.expand(*rows.shape, *tokens.shape[2:]))
+
+        return replace(self._by_token(take), prefix=0)
 
     def padded_to(self, count: int) -> Snapshots:
         """A batch of ``count`` rows an image, the further ones padding."""

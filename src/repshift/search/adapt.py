@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from repshift.adapters import describe
 from repshift.compress import compress
 from repshift.errors import InputError
+from repshift.resnet.spec import ResNetSpec
 from repshift.sequence.amounts import Level
 from repshift.sequence.levels import levels
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+    from typing import Any
 
     from jaxtyping import Float
     from torch import Tensor, nn
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
 def adapt(
     model: nn.Module,
     plan: Plan,
-    images: Float[Tensor, "N ..."],
+    images: Float[Tensor, "N ..."] | Sequence[Mapping[str, Any]],
     *,
     batch_size: int = 16,
     spec: EncoderSpec | None = None,
@@ -33,7 +37,8 @@ def adapt(
     """The plan of levels by which as many tokens are dropped on average as by ``plan``.
 
     Block after block the amount becomes the ``Level`` up to which that many are dropped. The
-    ``images``, ready for the model, need no labels; some dozens do.
+    ``images``, ready for the model, need no labels; some dozens do. Of a model that takes more than
+    images (a tower of Qwen-VL and its ``grid_thw``), what each call is given by name.
 
     Raises ``InputError`` if ``plan`` has levels already, or does not fit the model.
     """
@@ -41,40 +46,54 @@ def adapt(
         raise InputError("adapt takes a plan of shares and counts; this one has levels already")
     if not len(images):
         raise InputError("adapt needs an image or more, got none")
+    known = spec or describe(model)
+    if isinstance(known, ResNetSpec):
+        raise InputError("a ResNet drops the same rows and columns of every image: use shares")
+    tensors = isinstance(images, torch.Tensor)
+    batches = images.split(batch_size) if tensors else images
     found: dict[int, Level] = {}
-    left, unit = None, 1 if spec is None else spec.unit
+    left: list[int] = []
     for block in plan.drop:
         trial = replace(plan, drop={**found, block: Level(0.5)})
-        level = _levels_at(block, trial, model, images.split(batch_size), spec)
-        if left is None:  # the highest of every image never leaves, and is not among the levels
-            left = len(level) // len(images) + 1
-        leaving = plan.leaving(block, left * unit) // unit
-        left -= leaving
-        if leaving:
+        level, lengths = _levels_at(block, trial, model, batches, known)
+        left = left or lengths
+        leaving = [plan.leaving(block, patches) // known.unit for patches in left]
+        stay = [n - known.unit * gone for n, gone in zip(left, leaving, strict=True)]
+        if count := sum(leaving):
             # Between the last that leaves and the first that stays.
-            value = level[leaving * len(images) - 1 :][:2].mean().item()
+            value = level[count - 1 :][:2].mean().item()
             if value >= 1:
                 raise InputError(
-                    f"the plan drops {leaving} of {left + leaving} patch tokens at block {block}, "
-                    f"more than {plan.score} tells apart; let at most half leave at once"
+                    f"the plan drops {_mean(leaving)} of {_mean(left, known.unit)} patch tokens at "
+                    f"block {block}, more than {plan.score} tells apart; let at most half leave at "
+                    "once"
                 )
             found[block] = Level(value)
+        left = stay
     return replace(plan, drop=found)
+
+
+def _mean(counts: list[int], unit: int = 1) -> int:
+    return round(sum(counts) / len(counts) / unit)
 
 
 def _levels_at(
     block: int,
     plan: Plan,
     model: nn.Module,
-    batches: Sequence[Tensor],
-    spec: EncoderSpec | None,
-) -> Float[Tensor, " M"]:
-    """The levels at ``block`` of all tokens that may leave there, of all images, in order."""
-    found, unit = [], 1 if spec is None else spec.unit  # of libraries no model has units
+    batches: Iterable[Tensor | Mapping[str, Any]],
+    spec: EncoderSpec,
+) -> tuple[Float[Tensor, " M"], list[int]]:
+    """The levels at ``block`` of all tokens that may leave there, of all images, in order.
+
+    And how many patch tokens of each image came there.
+    """
+    found, lengths = [], []
     with compress(model, plan, spec) as compression, torch.inference_mode():
         for batch in batches:
-            model(batch)
-            scores = compression.scores[block].unflatten(1, (-1, unit)).mean(2)
+            _ = model(**batch) if isinstance(batch, Mapping) else model(batch)
+            scores = compression.scores[block].unflatten(1, (-1, spec.unit)).mean(2)
             found.append(levels(scores, plan.score).flatten().cpu())
+            lengths += (compression.lengths_after(block - 1) - spec.staying).tolist()
     level = torch.cat(found)
-    return level[level.isfinite()].sort().values
+    return level[level.isfinite()].sort().values, lengths

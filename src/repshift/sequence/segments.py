@@ -51,6 +51,11 @@ class Segments:
         return self.lengths.tolist()
 
     @cached_property
+    def starts(self) -> Int[Tensor, " S"]:
+        """Where each segment begins, if all lie end to end."""
+        return self.cu_seqlens[:-1].long()
+
+    @cached_property
     def rows(self) -> Int[Tensor, " T"]:
         """Where each row of a packed stream stands in the batch [S * L]."""
         assert self.padding is not None

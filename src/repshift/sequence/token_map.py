@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -96,6 +96,18 @@ class Step:
         )
         share = None if self.share is None else self.share.repeat_interleave(unit, 1)
         return Step(kept, dropped, target, share)
+
+    def of_patches(self, rows: Int[Tensor, "B M"], prefix: int) -> Step:
+        """A step among ``rows`` of a batch, which are all but its prefix, as one of the batch."""
+        first = torch.arange(prefix, device=rows.device).expand(len(rows), -1)
+        kept = torch.cat((first, rows.gather(1, self.kept)), dim=1)
+        return Step(kept, rows.gather(1, self.dropped), self.target + prefix, self.share)
+
+    def in_order(self) -> Step:
+        """The same with the kept tokens in the order of the sequence."""
+        kept, order = self.kept.sort(dim=1)
+        target = order.argsort(dim=1).gather(1, self.target)
+        return replace(self, kept=kept, target=target)
 
     def apply(
         self, tokens: Float[Tensor, "B N C"], size: Float[Tensor, "B N"] | None

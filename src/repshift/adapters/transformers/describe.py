@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from repshift.adapters.spec import EncoderSpec, Pooling
 from repshift.adapters.transformers.mamba import MAMBAS, mamba_spec
+from repshift.adapters.transformers.packed import PACKED, mergers_of, packed_spec
 from repshift.adapters.transformers.table import ENCODERS, ENDINGS, HEADS, LAYERS, REFUSED
 from repshift.errors import InputError
 from repshift.runtime.carriers import AttentionMask, PaddingMask
@@ -33,6 +34,12 @@ def describe(model: nn.Module) -> EncoderSpec:
         if any((_runs(block), _runs(_at(block, "mixer"))) != parts for block in blocks):
             raise InputError(_cannot(model, f"{_UNREAD} one of its parts"))
         return mamba_spec(model)
+    if (parts := PACKED.get(_runs(model))) is not None:
+        read = [(_runs(block), _runs(block.attn), parts[2]) for block in model.blocks]  # type: ignore[union-attr]
+        read += [(*parts[:2], _runs(merger)) for merger in mergers_of(model)]
+        if any(one != parts for one in read):
+            raise InputError(_cannot(model, f"{_UNREAD} one of its parts"))
+        return packed_spec(model)
     head = HEADS.get(_runs(model))
     inner: Any = _at(model, head.inside) if head else model
     encoder = ENCODERS.get(_runs(inner))
@@ -147,7 +154,7 @@ def _refusal(model: nn.Module) -> str:
     reasons = [reason for start, reason in REFUSED.items() if name.startswith(start)]
     reasons += [reason for end, reason in ENDINGS.items() if name.endswith(end)]
     text = _cannot(model, reasons[0] if reasons else f"{_UNREAD} this class")
-    known = ENCODERS | MAMBAS
+    known = ENCODERS | MAMBAS | PACKED
     found = [(path, part) for path, part in model.named_modules() if _runs(part) in known]
     if found and found[0][0]:
         path, part = found[0]
