@@ -53,7 +53,7 @@ class Carrier:
             )
         return self.gather(table, kept, dense.longest)
 
-    def padding(self, mask: Tensor) -> Bool[Tensor, "B N"] | None:
+    def padding(self, mask: Any) -> Bool[Tensor, "B N"] | None:
         """The tokens that are none, where the table is a mask that tells it."""
         return None
 
@@ -124,7 +124,7 @@ class AttentionMask(Carrier):
 
     axes: str = "bhnn"
 
-    def padding(self, mask: Tensor) -> Bool[Tensor, "B N"]:
+    def padding(self, mask: Any) -> Bool[Tensor, "B N"]:
         """The tokens that no query attends to."""
         mask = mask[(None,) * (4 - mask.ndim)]
         if mask.dtype.is_floating_point:
@@ -138,7 +138,7 @@ class PaddingMask(Carrier):
 
     axes: str = "bn"
 
-    def padding(self, mask: Tensor) -> Bool[Tensor, "B N"]:
+    def padding(self, mask: Any) -> Bool[Tensor, "B N"]:
         """The tokens that are none."""
         return mask == 0
 
