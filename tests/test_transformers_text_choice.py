@@ -38,7 +38,7 @@ FORMULAS = {
     Shift("block"): lambda at: (at.exit - at.entry).norm(dim=-1),
     ClassAttention(): lambda at: at.attention[:, :, 0].mean(1),
     MeanDistance(): lambda at: 1 - F.cosine_similarity(at.exit, mean_of(at.exit, at.asks), dim=-1),
-    ColumnAttention(): lambda at: (at.attention * at.asks[:, None, :, None]).sum((1, 2)),
+    ColumnAttention(): lambda at: at.attention.where(at.asks[:, None, :, None], 0).sum((1, 2)),
 }
 
 
