@@ -1,0 +1,60 @@
+"""Highest scores first, others discounted by their likeness to what was taken."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch.nn import functional as F
+
+from repshift.registry import register
+from repshift.scores.base import Need, Score, Snapshots
+from repshift.scores.redundancy import Redundancy
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+
+@register
+@dataclass(frozen=True)
+class Greedy(Score):
+    """Take the highest score; discount the others by their cosine to what was taken; again.
+
+    Scores are brought to [0, 1] image by image, and ``diversity`` times the largest cosine to a
+    token that was taken is subtracted. 0 is the plain order; a score that is the same for all gives
+    the farthest token each time (as DivPrune, CVPR 2025). Tokens are compared, never all pairs at
+    once: memory is linear.
+    """
+
+    name: ClassVar[str] = "greedy"
+    score: Score = Redundancy("tokens")
+    diversity: float = 1.0
+
+    def required(self) -> frozenset[Need]:
+        return self.score.required()
+
+    def __call__(self, snapshot: Snapshots) -> Float[torch.Tensor, "B N"]:
+        scores = snapshot.guard(self.score(snapshot).detach())
+        batch, count = scores.shape
+        free = scores.isfinite()
+        low = scores.where(free, math.inf).amin(1, keepdim=True)
+        high = scores.where(free, -math.inf).amax(1, keepdim=True)
+        worth = ((scores - low) / (high - low).clamp_min(torch.finfo(scores.dtype).tiny)).where(
+            free, scores
+        )
+        tokens = snapshot.tokens.detach()
+        direction = F.normalize(tokens.to(scores.dtype), dim=-1)
+        rows = torch.arange(batch, device=scores.device)
+        likeness, order = torch.full_like(scores, -1.0), torch.zeros_like(scores)
+        taken = torch.zeros_like(free)
+        steps = count if snapshot.keep is None else int(snapshot.keep.max())
+        for step in range(steps):
+            value = worth - self.diversity * likeness
+            best = value.masked_fill(taken, -math.inf).argmax(1)
+            order[rows, best] = float(count - step)
+            taken[rows, best] = True
+            cosine = (direction @ direction[rows, best, :, None])[..., 0]
+            likeness = likeness.maximum(cosine)
+        return order
