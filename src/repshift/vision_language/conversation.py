@@ -61,15 +61,21 @@ class Conversation:
         """What a layer holds."""
         return self.held[max(first for first in self.held if first <= layer)]
 
-    def dense(self, cached: int) -> int:
-        """How many tokens were read when the first layer holds ``cached`` columns."""
-        if cached < self.kept.shape[1]:
+    def width(self, layer: int, cached: int) -> int:
+        """How many columns the first layer holds when ``layer`` holds ``cached``."""
+        at, prompt = self.of(layer).at, self.kept.shape[1]
+        own = prompt if at is None else at.shape[1]
+        if cached < own:
             raise InputError(
-                f"the cache holds {cached} columns, fewer than the {self.kept.shape[1]} of its "
-                "prompt: it was cropped into the prompt, where the layers hold different tokens; "
-                "crop generated tokens alone"
+                f"the cache holds {cached} columns, fewer than the {own} of its prompt: it was "
+                "cropped into the prompt, where the layers hold different tokens; crop generated "
+                "tokens alone"
             )
-        return self.seen + cached - self.kept.shape[1]
+        return prompt + cached - own
+
+    def dense(self, width: int) -> int:
+        """How many tokens were read when the first layer holds ``width`` columns."""
+        return self.seen + width - self.kept.shape[1]
 
     def select(self, rows: Int[Tensor, " S"]) -> None:
         """Follow a change of the rows of the batch."""
@@ -87,19 +93,34 @@ class Shortened:
 
     repshift: Conversation
 
+    layers: list[Any]
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """The tokens that were read; inside the model the columns that the layer holds."""
-        cached: int = cast("Any", super()).get_seq_length(layer_idx)
-        if self.repshift.inside:
-            return cached
-        owner = self.repshift.owner()
+        """The tokens that were read; inside the model the columns that the first layer holds."""
+        past, width = self.repshift, self._width()
+        if past.inside:
+            return width
+        owner = past.owner()
         if owner is None or not owner._handles:
             raise InputError(
                 "tokens were dropped from this cache under a plan that is detached by now, and "
                 "the dense model would read it wrongly; go on under the same compression, or "
                 "begin with a new cache"
             )
-        return self.repshift.dense(cast("Any", super()).get_seq_length())
+        return past.dense(width)
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """As ``get_seq_length``."""
+        return self.get_seq_length()
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Masks are made for the columns of the first layer, and followed from there."""
+        return self._width() + query_length, 0
+
+    def _width(self) -> int:
+        # A layer of linear attention has no columns.
+        at = next(at for at, layer in enumerate(self.layers) if hasattr(layer, "get_seq_length"))
+        return self.repshift.width(at, self.layers[at].get_seq_length())
 
     def reorder_cache(self, beam_idx: Int[Tensor, " B"]) -> None:
         """Follow the beams."""
