@@ -68,7 +68,7 @@ class Snapshots:
         frame_before: The tokens of the same cells a frame earlier [B, N, C].
         text: The embeddings of the prompt of each image [B, M, C], and
         unread: which of them are no text [B, M].
-        query: The query of the last token of the prompt [B, H, D].
+        query: The query of the last token of the prompt, Q heads of it [B, Q, D].
     """
 
     block: int
@@ -91,7 +91,7 @@ class Snapshots:
     frame_before: Float[Tensor, "B N C"] | None = None
     text: Float[Tensor, "B M C"] | None = None
     unread: Bool[Tensor, "B M"] | None = None
-    query: Float[Tensor, "B H D"] | None = None
+    query: Float[Tensor, "B Q D"] | None = None
 
     def by_unit(self, unit: int) -> Snapshots:
         """The mean over each ``unit`` rows that are dropped together; protected if one of them is.

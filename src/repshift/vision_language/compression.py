@@ -16,7 +16,7 @@ from repshift.vision_language.record import Kept
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from jaxtyping import Int
+    from jaxtyping import Float, Int
     from torch import Tensor, nn
     from torch.utils.hooks import RemovableHandle
 
@@ -59,6 +59,12 @@ class VisionLanguageCompression(VisionLanguageEngine):
         if columns is None:
             raise InputError("the last prompt had no image, so all of its tokens stay")
         return columns
+
+    @property
+    def sizes(self) -> Float[Tensor, "B K"]:
+        """For each row of the prompt's output, from how many tokens it was merged."""
+        columns, sizes = self.columns, self._last().sizes
+        return (columns >= 0).float() if sizes is None else sizes.masked_fill(columns < 0, 0)
 
     @property
     def cache_bytes(self) -> CacheBytes:

@@ -98,6 +98,8 @@ class LayerSite:
                 # Of the first layer a mask was made; here rows keep different numbers only now.
                 mask = ~sees.closed if flash else causal(stream.shape[1], sees.closed)
         size = sees.size
+        if size is not None:
+            size = size.to(torch.promote_types(stream.dtype, torch.float32))
         if size is not None and flash:
             raise InputError(
                 "flash attention of transformers cannot weigh merged tokens by their size; load "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Int
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
     from repshift.vision_language.decision import Decision
@@ -33,6 +33,7 @@ class Record:
         packed: Which of all visual tokens reached the end.
         columns: For each row of the output, its place in the dense prompt, -1 where it only fills
             the batch up.
+        sizes: From how many tokens each row of the output was merged; None: from one.
         widths: By layer of the cache, bytes of a column.
         held: By layer, how many columns were held after the prompt.
         dense: How many the dense cache would have held.
@@ -43,6 +44,7 @@ class Record:
     places: dict[str, list[int]] = field(default_factory=dict)
     packed: Int[Tensor, " T"] | None = None
     columns: Int[Tensor, "B K"] | None = None
+    sizes: Float[Tensor, "B K"] | None = None
     widths: list[int] = field(default_factory=list)
     held: list[int] = field(default_factory=list)
     dense: int = 0
@@ -65,6 +67,7 @@ class Record:
         closed = decision.last().closed
         columns = columns if closed is None else columns.masked_fill(closed, -1)
         record = cls(visual.layout, dict(decision.counts), visual.packed.cpu(), columns)
+        record.sizes = decision.last().size
         record.dense = decision.dense + decision.tokens
         for layer in getattr(cache, "layers", ()):
             keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
