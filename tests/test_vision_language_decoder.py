@@ -3,12 +3,6 @@
 import pytest
 import torch
 from transformers import DynamicCache
-from vision_language_models import (
-    FAMILIES,
-    build,
-    inputs,
-    language_of,
-)
 
 from repshift import (
     InputError,
@@ -21,6 +15,12 @@ from repshift import (
     Shift,
     VisionLanguagePlan,
     compress,
+)
+from vision_language_models import (
+    FAMILIES,
+    build,
+    inputs,
+    language_of,
 )
 
 SCORES = [
@@ -224,5 +224,3 @@ def test_after_the_last_layer_nothing_is_saved():
     model = build("llava")
     with pytest.raises(InputError, match="after layer 3 of the language model, which has 4"):
         compress(model, VisionLanguagePlan(decoder=Plan({3: 0.5}, Shift("block"))))
-
-

@@ -6,9 +6,9 @@ import threading
 import pytest
 import torch
 from transformers import DynamicCache
-from vision_language_models import FAMILIES, QWEN, build, inputs, words
 
 from repshift import Keep, Plan, Random, Redundancy, Shift, VisionLanguagePlan, compress
+from vision_language_models import FAMILIES, QWEN, build, inputs, words
 
 ALL = VisionLanguagePlan(prompt=Keep(1.0), decoder=Plan({1: 0.0}))
 HALF = VisionLanguagePlan(prompt=Keep(0.5, Random()))

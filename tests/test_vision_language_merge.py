@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from transformers import DynamicCache
-from vision_language_models import FAMILIES, build, inputs, language_of, taken
 
 from repshift import InputError, Keep, Merge, Plan, Random, Shift, VisionLanguagePlan, compress
+from vision_language_models import FAMILIES, build, inputs, language_of, taken
 
 MERGED = VisionLanguagePlan(prompt=Keep(0.5, Random(), merge=True))
 
@@ -99,12 +99,12 @@ def _deep(model, batch):
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 def test_equals_the_token_repeated_where_all_members_are_equal(kernel):
     """A picture of one colour: what is merged is one token as often as its size, at its place."""
-    model = build("llava", kernel, vision_feature_layer=0).double()
+    model = build("llava", kernel).double()
     batch = inputs(model, "llava", (1,))
     batch["pixel_values"] = torch.ones_like(batch["pixel_values"]).double()
     positions = model.model.vision_tower.embeddings.position_embedding
     positions.weight.data.zero_()
-    embeds, logits, columns, sizes, _ = _prompt(model, batch, MERGED)
+    _, logits, columns, sizes, _ = _prompt(model, batch, MERGED)
     given = taken(model, batch)
     visual = batch["input_ids"][0] == 290
     rows = given["inputs_embeds"][0, visual]
@@ -121,7 +121,8 @@ def test_equals_the_token_repeated_where_all_members_are_equal(kernel):
         )
         expected = model.lm_head(output.last_hidden_state)[0]
     assert sizes.max() > 2
-    torch.testing.assert_close(logits[owner], expected, atol=1e-9, rtol=1e-7)
+    # The norms of the language model compute in float32.
+    torch.testing.assert_close(logits[owner], expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
@@ -171,6 +172,6 @@ def test_no_map_is_formed():
 def test_flash_attention_cannot_weigh():
     model = build("llava")
     batch = inputs(model, "llava", (1,))
+    model.model.language_model.config._attn_implementation = "flash_attention_2"
     with compress(model, MERGED), pytest.raises(InputError, match="cannot weigh merged tokens"):
-        model.model.language_model.config._attn_implementation = "flash_attention_2"
         model(**batch)

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from vision_language_models import FAMILIES, Oracle, build, inputs, taken
 
 from repshift import Keep, Random, VisionLanguagePlan, compress
+from vision_language_models import FAMILIES, Oracle, build, inputs, taken
 
 HALF = VisionLanguagePlan(prompt=Keep(0.5, Random()))
 

@@ -351,3 +351,30 @@ class Oracle:
             places = torch.full((*self.positions.shape[:-1], 1), self.next + step)
             logits = self._run(embeds, None, places, cache)
         return found
+
+
+def film(model, family, frames=3, grid=(8, 8)):
+    """A prompt with a video of ``frames`` frames, in pixels of which the middle ones change."""
+    generator = torch.Generator().manual_seed(9)
+    if family == "llava onevision":
+        tokens = [VIDEO] * (frames * 4 + 1)
+        ids = torch.tensor([[*words(3), *tokens, *words(4, 7)]])
+        pixels = torch.randn(1, frames, 3, 32, 32, generator=generator)
+        return {"input_ids": ids, "attention_mask": (ids > 0).long(), "pixel_values_videos": pixels}
+    high, wide = grid
+    frame = [VIDEO] * (high * wide // 4)
+    # Qwen3 writes the time of a frame before it.
+    apart = family in ("qwen3-vl", "qwen3.5")
+    between = [[*words(2, at), 292] if apart else [] for at in range(frames)]
+    ids = [*words(3), *([] if apart else [292])]
+    for at in range(frames):
+        ids += [*between[at], *frame, *([293] if apart else [])]
+    ids = torch.tensor([[*ids, *([] if apart else [293]), *words(4, 7)]])
+    pixels = torch.randn(frames * high * wide, 3 * 2 * 4 * 4, generator=generator)
+    return {
+        "input_ids": ids,
+        "attention_mask": (ids > 0).long(),
+        "pixel_values_videos": pixels,
+        "video_grid_thw": torch.tensor([[frames, high, wide]]),
+        "mm_token_type_ids": 2 * (ids == VIDEO).long(),
+    }

@@ -55,8 +55,8 @@ class AttentionRecorder(TorchFunctionMode):
     """Records the attention map or the keys of one block, and weighs its keys by ``size``.
 
     ``map`` [B, H, N, N] is free of the sizes; ``keys`` [B, H, N, D] are those that are compared
-    with the ``queries`` [B, H, N, D]. ``calls`` counts the attentions that were intercepted. Of packed segments each
-    attends to itself alone, and the sizes are packed as the tokens are.
+    with the ``queries`` [B, H, N, D]. ``calls`` counts the attentions that were intercepted. Of
+    packed segments each attends to itself alone, and the sizes are packed as the tokens are.
     """
 
     def __init__(

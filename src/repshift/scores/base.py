@@ -125,6 +125,7 @@ class Snapshots:
         """``act`` on everything [B, N, ...]; the keys [B, H, N, D] as [B, N, H, D]."""
         fields = (
             "tokens", "entry", "middle", "exit", "activation", "protected", "padding", "branch",
+            "cells", "frame_before",
         )  # fmt: skip
         done = {name: act(rows) for name in fields if (rows := getattr(self, name)) is not None}
         keys = None if self.keys is None else act(self.keys.transpose(1, 2)).transpose(1, 2)

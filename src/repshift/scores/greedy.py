@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 
+_DEFAULT = Redundancy("tokens")
+
+
 @register
 @dataclass(frozen=True)
 class Greedy(Score):
@@ -29,7 +32,7 @@ class Greedy(Score):
     """
 
     name: ClassVar[str] = "greedy"
-    score: Score = Redundancy("tokens")
+    score: Score = _DEFAULT
     diversity: float = 1.0
 
     def required(self) -> frozenset[Need]:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class Grid(Score):
-    """Cells of the grid, evenly spaced along a curve that passes all of a square before the next.
+    """Cells of the grid, evenly spaced along a curve that fills a square before it goes on.
 
-    The curve is Morton's; a quarter of a grid of even sides is one cell of every two by two.
+    The curve is Morton's: a quarter of a grid of even sides is one cell of every two by two.
     """
 
     name: ClassVar[str] = "grid"
@@ -39,8 +39,7 @@ class Grid(Score):
             count = (~snapshot.padding).sum(1, keepdim=True)
         place = curve.argsort(dim=1, stable=True).argsort(dim=1, stable=True)
         keep = snapshot.keep[:, None]
-        # Where the number of those that are due passes the next whole one.
-        due = (place * keep + keep // 2) // count
-        before = ((place - 1) * keep + keep // 2).div(count, rounding_mode="floor")
-        first = (place == 0) & (before < 0) & (due == 0)
-        return ((due != before) & ~first).float()
+        # The first place of each of ``keep`` equal parts of the curve.
+        part = place * keep // count
+        before = ((place - 1) * keep).div(count, rounding_mode="floor")
+        return (part != before).float()

@@ -11,6 +11,7 @@ from repshift.errors import InputError
 from repshift.runtime.arguments import bind, parameters_of, rebind
 from repshift.runtime.attachment import Hook, ReplacedForward, ReplacedMethod
 from repshift.runtime.attention import AttentionRecorder
+from repshift.sequence.amounts import Level
 from repshift.sequence.segments import Segments
 from repshift.sequence.token_map import gather
 from repshift.vision_language.columns import causal, follow, gather_rotary, weighed
@@ -127,6 +128,7 @@ class LayerSite:
         assert plan is not None
         assert visual is not None
         amount = plan.amount(self.index)
+        assert not isinstance(amount, Level)  # a plan for a language model refuses it
         each = amount.of_each(torch.tensor(visual.lengths)).tolist()
         if not any(each):
             return

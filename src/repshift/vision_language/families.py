@@ -26,8 +26,8 @@ class Family:
         tower: Path of the vision tower.
         tokens: By modality, the setting that holds the id of its placeholders.
         grid: How the tokens of one entry of the features lie: on a ``square``, as the three rows of
-            ``positions`` say (M-RoPE), in rows that end with a ``newline`` token, or as ``tiles`` of
-            one size that are joined.
+            ``positions`` say (M-RoPE), in rows that end with a ``newline`` token, or as ``tiles``
+            of one size that are joined.
         both_ways: Whether the tokens of an image see one another, by a mask that the model makes.
     """
 

@@ -167,9 +167,9 @@ class _Grids:
             high = int(its_rows.max() - its_rows.min()) + 1
             wide = int(its_columns.max() - its_columns.min()) + 1
             plain = high * wide == len(part)
-            rectangle = (part, high, wide) if plain else _line(part)[:3]
-            follows = bool(frames) and frames[-1][1:3] == rectangle[1:3]
-            frames.append((*rectangle, follows))
+            high, wide = (high, wide) if plain else (1, len(part))
+            follows = bool(frames) and frames[-1][1:3] == (high, wide)
+            frames.append((part, high, wide, follows))
         return frames
 
 

@@ -46,16 +46,10 @@ class Keep:
             )
         if not isinstance(self.score, Score):
             raise InputError(f"Keep takes a Score, got {self.score!r}; write Keep(0.25, Random())")
-        needs = self.score.required()
-        if needs & {"entry", "middle", "exit"} and not needs - {"entry", "middle", "exit", "keys"}:
+        if needs := self.score.required() - _PROMPT:
             raise InputError(
-                f"{self.score} is a score of a layer, and between connector and language model "
-                "there is none; use greedy, redundancy(tokens), temporal, relevance, grid or random"
-            )
-        if needs - _PROMPT:
-            raise InputError(
-                f"{self.score} reads {' and '.join(sorted(needs - _PROMPT))}, and between connector "
-                "and language model there are only projected tokens; use greedy, "
+                f"{self.score} reads {' and '.join(sorted(needs))} of a layer, and between "
+                "connector and language model there are only projected tokens; use greedy, "
                 "redundancy(tokens), temporal, relevance, grid or random"
             )
 

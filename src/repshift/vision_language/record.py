@@ -71,7 +71,7 @@ class Record:
         record.dense = decision.dense + decision.tokens
         for layer in getattr(cache, "layers", ()):
             keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-            if isinstance(keys, torch.Tensor) and keys.ndim == 4 and keys.shape[-2]:
+            if keys is not None and values is not None and keys.ndim == 4 and keys.shape[-2]:
                 record.widths.append((keys.nbytes + values.nbytes) // keys.shape[-2])
                 record.held.append(keys.shape[-2])
         return record

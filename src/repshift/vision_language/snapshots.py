@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from repshift.vision_language.call import Call
     from repshift.vision_language.decision import Decision, Visual
     from repshift.vision_language.engine import VisionLanguageEngine
+    from repshift.vision_language.layout import Segment
 
 
 def prompt_snapshots(
@@ -73,7 +74,7 @@ def layer_snapshots(
         name: batched(segments, stream.flatten(0, 1)[visual.places])
         for name, stream in streams.items()
     }
-    if needs & {"keys", "last query"}:  # type: ignore[operator]
+    if "keys" in needs:
         if recorder is None or recorder.keys is None or recorder.calls != 1:
             raise InputError(
                 f"layer {layer} did not call scaled_dot_product_attention once, where its keys are "
@@ -89,9 +90,18 @@ def layer_snapshots(
         seen["query"] = _last(recorder.queries, decision)[_rows(visual)]
     device = streams["exit"].device
     padding = None if segments.padding is None else segments.padding.to(device)
-    return Snapshots(layer, 0, seen["exit"], protected=padding, padding=padding, **{
-        name: part for name, part in seen.items()
-    })  # fmt: skip
+    return Snapshots(
+        layer,
+        0,
+        seen["exit"],
+        entry=seen.get("entry"),
+        middle=seen.get("middle"),
+        exit=seen["exit"],
+        keys=seen.get("keys"),
+        query=seen.get("query"),
+        protected=padding,
+        padding=padding,
+    )
 
 
 def _last(queries: Tensor, decision: Decision) -> Tensor:
@@ -109,10 +119,9 @@ def _rows(visual: Visual) -> Tensor:
     return torch.tensor([int(one.places[0]) // width for one in visual.layout.segments])
 
 
-def _cells(segment: object) -> Tensor:
+def _cells(segment: Segment) -> Tensor:
     """Row and column of each token of a segment [L, 2]."""
-    rows, columns = segment.rows, segment.columns  # type: ignore[attr-defined]
-    grid = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))
+    grid = torch.cartesian_prod(torch.arange(segment.rows), torch.arange(segment.columns))
     return grid.view(-1, 2)
 
 
