@@ -69,7 +69,7 @@ def test_relevance_is_the_nearest_word():
     batch = inputs(model, "llava", (1, 2))
     kept = _kept(model, batch, Keep(5, Relevance()))
     embeds, at = taken(model, batch)["inputs_embeds"], 0
-    for row, images in enumerate((1, 2)):
+    for row in (0, 1):
         ids = batch["input_ids"][row]
         text = F.normalize(embeds[row][(ids != IMAGE) & (ids > 0)], dim=-1)
         tokens = F.normalize(embeds[row][ids == IMAGE], dim=-1)

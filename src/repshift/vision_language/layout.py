@@ -93,14 +93,18 @@ def lay_out(
                 f"{sum(entries.lengths)} features; give the model input_ids and features of the "
                 "same prompt"
             )
-        marks = entries.alive if entries.alive is not None else torch.ones(len(columns)).bool()
-        reached = dict(zip(columns.tolist(), marks.tolist(), strict=True))
+        first = len(segments)
         for places in columns.split(entries.lengths):
             for one, part in grids.images(places, modality):
                 segments += [Segment(image + one, *rest) for rest in part]
             image = 1 + max((segment.image for segment in segments), default=image - 1)
-        taken = [reached[place] for seg in segments[len(alive) :] for place in seg.places.tolist()]
-        alive += [torch.tensor(taken, dtype=torch.bool)]
+        own = torch.cat([segment.places for segment in segments[first:]])
+        if entries.alive is None:
+            alive.append(torch.ones_like(own, dtype=torch.bool))
+        else:
+            marks = torch.zeros(ids.numel(), dtype=torch.bool)
+            marks[columns] = entries.alive.cpu()
+            alive.append(marks[own])
     if not segments:
         return None
     every = torch.cat(alive)
