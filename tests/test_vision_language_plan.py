@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from vision_language_models import build
 
 from repshift import (
     ColumnAttention,
@@ -21,6 +20,7 @@ from repshift import (
     VisionLanguagePlan,
     compress,
 )
+from vision_language_models import build
 
 PLANS = [
     VisionLanguagePlan(),

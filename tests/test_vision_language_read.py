@@ -6,9 +6,9 @@ from pathlib import Path
 
 import transformers
 from transformers.integrations import sdpa_attention
-from vision_language_models import FAMILIES, build
 
 from repshift.vision_language import families
+from vision_language_models import FAMILIES, build
 
 READ = Path(__file__).parent / "fixtures" / "vision_language_forwards.txt"
 

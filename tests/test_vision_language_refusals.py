@@ -3,9 +3,9 @@
 import pytest
 import torch
 from transformers import DynamicCache, StaticCache
-from vision_language_models import build, inputs, language_of, words
 
 from repshift import InputError, Keep, Plan, Random, Shift, VisionLanguagePlan, compress
+from vision_language_models import build, inputs, language_of, words
 
 HALF = VisionLanguagePlan(prompt=Keep(0.5, Random()))
 DECODER = VisionLanguagePlan(decoder=Plan({1: 0.5}, Shift("block")))

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from repshift.plan import Plan
+    from repshift.scores import Need
+
+PROMPT_NEEDS: frozenset[Need] = frozenset({"cells", "frame before", "text", "last query"})
 
 
 @overload
@@ -98,7 +101,7 @@ def _check(plan: Plan, spec: EncoderSpec) -> None:
             f"{plan.score} needs the {' and '.join(sorted(missing))} of a ResNet's stage, and this "
             "model is made of blocks of tokens; use another score, such as shift(mlp)"
         )
-    if missing := needs & {"cells", "frame before", "text", "last query"}:
+    if missing := needs & PROMPT_NEEDS:
         raise InputError(
             f"{plan.score} needs the {' and '.join(sorted(missing))} of a vision-language model's "
             "prompt; use another score, such as shift(mlp), or a VisionLanguagePlan"
@@ -153,9 +156,8 @@ def _check_stages(plan: Plan, spec: ResNetSpec) -> None:
             "rectangle; use a plan for a ResNet, Plan(drop, reduction=RowsAndColumns()) or "
             "PerRowAndColumn()"
         )
-    if missing := plan.required() & {"middle", "attention", "keys", "class token"} | {
-        "cells", "frame before", "text", "last query"
-    }:  # fmt: skip
+    elsewhere = {"middle", "attention", "keys", "class token", *PROMPT_NEEDS}
+    if missing := plan.required() & elsewhere:
         raise InputError(
             f"{plan.score} needs the {' and '.join(sorted(missing))} of a transformer's block, and "
             "a ResNet has none; use shift(block), stream-norm, border or random"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch.nn import functional as F
 
+from repshift.errors import InputError
 from repshift.registry import register
 from repshift.scores.base import Need, Score, Snapshots
 from repshift.scores.redundancy import Redundancy
@@ -34,6 +35,12 @@ class Greedy(Score):
     name: ClassVar[str] = "greedy"
     score: Score = _DEFAULT
     diversity: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.score, Score):
+            raise InputError(f"greedy takes a score, got {self.score!r}")
+        if not 0 <= self.diversity < math.inf:
+            raise InputError(f"greedy: the diversity is {self.diversity}; expected 0 or more")
 
     def required(self) -> frozenset[Need]:
         return self.score.required()

@@ -84,7 +84,7 @@ def lay_out(
     grids = _Grids(family, core, embeds, positions)
     for modality, setting in family.tokens:
         entries = features.get(modality)
-        if entries is None:
+        if entries is None or not entries.lengths:
             continue
         columns = (flat == getattr(core.config, setting)).nonzero().flatten()
         if len(columns) != sum(entries.lengths):
