@@ -7,7 +7,17 @@ import torch
 from torch.overrides import TorchFunctionMode
 from transformers import DynamicCache
 
-from repshift import InputError, Keep, Merge, Plan, Random, Shift, VisionLanguagePlan, compress
+from repshift import (
+    InputError,
+    Keep,
+    Merge,
+    Plan,
+    Prune,
+    Random,
+    Shift,
+    VisionLanguagePlan,
+    compress,
+)
 from vision_language_models import FAMILIES, build, inputs, language_of, taken
 
 MERGED = VisionLanguagePlan(prompt=Keep(0.5, Random(), merge=True))
@@ -145,7 +155,8 @@ def test_merged_in_prompt_and_decoder_with_and_without_cache(family, kernel):
     assert torch.equal(ids, same)
 
 
-def test_no_map_is_formed():
+@pytest.mark.parametrize("merge", [True, False])
+def test_no_map_is_formed(merge):
     """Attention in the prompt is causal by the kernel's own flag: no mask of all pairs."""
     model, seen = build("llava"), []
     batch = inputs(model, "llava", (1,))
@@ -160,7 +171,8 @@ def test_no_map_is_formed():
             return func(*args, **(kwargs or {}))
 
     plan = VisionLanguagePlan(
-        prompt=Keep(0.5, Random(), merge=True), decoder=Plan({1: 0.3}, Shift("block"), Merge())
+        prompt=Keep(0.5, Random(), merge=merge),
+        decoder=Plan({1: 0.3}, Shift("block"), Merge() if merge else Prune()),
     )
     with compress(model, plan), Note():
         model.generate(**batch, max_new_tokens=3, do_sample=False)

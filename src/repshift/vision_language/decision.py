@@ -47,6 +47,15 @@ class Visual:
     lengths: list[int]
     size: Float[Tensor, " T"] | None = None
 
+    @classmethod
+    def first(cls, layout: Layout, device: torch.device) -> Visual:
+        """All those that a tower left."""
+        places, packed, lengths = layout.places, torch.arange(sum(layout.lengths)), layout.lengths
+        if layout.alive is not None:
+            packed = layout.alive.nonzero().flatten()
+            lengths = [int(part.sum()) for part in layout.alive.split(lengths)]
+        return cls(layout, places[packed].to(device), packed.to(device), lengths)
+
     def after(self, choice: Choice, index: Int[Tensor, "B K"], count: int) -> Visual:
         """Those that a choice keeps, in the stream of the columns ``index`` of ``count``."""
         kept = choice.kept

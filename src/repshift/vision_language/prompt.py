@@ -106,11 +106,10 @@ class PromptSite:
         rotary = positions[1:] if positions.ndim == 3 and len(positions) == 4 else positions
         rotary = rotary.amax(0) if rotary.ndim == 3 else rotary
         decision.ahead = rotary.expand(batch, -1).amax(1) + 1 - dense - count
-        lengths = layout.lengths
-        places = layout.places.to(embeds.device)
-        packed = torch.arange(len(places), device=embeds.device)
-        decision.visual = Visual(layout, places, packed, lengths)
-        decision.counts["image"] = lengths
+        decision.visual = Visual.first(layout, embeds.device)
+        decision.counts["image"] = layout.lengths
+        if layout.alive is not None:
+            decision.counts["tower"] = decision.visual.lengths
         return decision, self._drop(decision, call, embeds, positions, given, cache)
 
     def _drop(
@@ -130,7 +129,7 @@ class PromptSite:
             return {}
         flat, places = embeds.flatten(0, 1), visual.places
         stays = torch.ones(len(flat), dtype=torch.bool, device=embeds.device)
-        stays[places] = False
+        stays[visual.layout.places.to(embeds.device)] = False
         stays[places[choice.kept]] = True
         if choice.step.share is not None:
             flat = flat.index_copy(0, places[choice.kept], choice.apply(flat[places]))
@@ -145,37 +144,32 @@ class PromptSite:
         new["position_ids"] = moved
         new["attention_mask"] = self._mask(decision, index, given.get("attention_mask"), cache)
         if given.get("deepstack_visual_embeds") is not None:
-            new |= _deep(decision.visual, choice, places, index, given)  # type: ignore[arg-type]
+            assert decision.visual is not None
+            new |= _deep(decision.visual, choice, places, index, given)
         return new
 
     def _choose(self, visual: Visual, call: Call, embeds: Tensor) -> Choice | None:
-        keep, layout, lengths = self.engine.plan.prompt, visual.layout, visual.lengths
+        keep, lengths = self.engine.plan.prompt, visual.lengths
         each = [0] * len(lengths)
         if keep is not None:
             # A score that compares with the frame before says nothing of a first one: it stays.
             free = "frame before" in keep.score.required()
             each = [
-                0 if free and not segment.follows else count - keep.of(count)
-                for segment, count in zip(layout.segments, lengths, strict=True)
+                0 if free and not segment.follows else max(0, left - keep.of(len(segment.places)))
+                for segment, left in zip(visual.layout.segments, lengths, strict=True)
             ]
-        if layout.alive is not None:
-            gone = [int((~part).sum()) for part in layout.alive.split(lengths)]
-            each = [max(pair) for pair in zip(each, gone, strict=True)]
-        if not any(each):
+        if not any(each) and visual.layout.alive is None:
             return None
         segments = Segments.pack(torch.tensor(lengths))
         kept = [count - drop for count, drop in zip(lengths, each, strict=True)]
         needs = keep.score.required() if keep is not None else frozenset()
         snapshot = prompt_snapshots(visual, segments, embeds, call, kept, needs, self.engine)
         if keep is None:
-            scores = snapshot.tokens.new_zeros(snapshot.tokens.shape[:2])
-        else:
-            scores = keep.score(snapshot).detach()
-            self.engine.refuse_nan(scores, keep.score, "between connector and language model")
-        if layout.alive is not None:
-            alive = segments.batch(layout.alive.to(scores.device)[None, :, None])[..., 0]
-            scores = scores.masked_fill(~alive, -torch.inf)
-        return choose(snapshot, scores, segments, each, keep.reduction if keep else Prune())
+            scores = torch.zeros(snapshot.tokens.shape[:2], device=embeds.device)
+            return choose(snapshot, scores, segments, each, Prune())
+        scores = keep.score(snapshot).detach()
+        self.engine.refuse_nan(scores, keep.score, "between connector and language model")
+        return choose(snapshot, scores, segments, each, keep.reduction)
 
     def _mask(self, decision: Decision, index: Tensor, mask: Any, cache: Any) -> Any:
         before, closed = decision.before, decision.sees(0).closed

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from repshift.reductions import Prune
+from repshift.reductions.prune import highest
 from repshift.sequence.quota import Quota
+from repshift.sequence.token_map import Step
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int, Shaped
@@ -16,7 +19,6 @@ if TYPE_CHECKING:
     from repshift.reductions import Reduction
     from repshift.scores import Snapshots
     from repshift.sequence.segments import Segments
-    from repshift.sequence.token_map import Step
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,13 @@ def choose(
     lengths = segments.lengths.cpu()
     drop = torch.tensor(each)
     quota = Quota.ragged(lengths, drop)
-    step = reduction(snapshot.padded_to(quota.rows), quota.even(snapshot.guard(scores)), quota.drop)
+    even = quota.even(snapshot.guard(scores))
+    if isinstance(reduction, Prune):
+        # Nothing is restored from here, so that no token that leaves needs one to stand for it.
+        kept, dropped = highest(even, quota.drop)
+        step = Step(kept, dropped, torch.zeros_like(dropped))
+    else:
+        step = reduction(snapshot.padded_to(quota.rows), even, quota.drop)
     if quota.rows != segments.longest:
         step = replace(step, rows=segments.longest)
     real = step.kept < lengths.to(step.kept.device)[:, None]

@@ -39,10 +39,10 @@ def prompt_snapshots(
     padding = None if segments.padding is None else segments.padding.to(device)
     cells = before = text = unread = None
     if "cells" in needs:
-        cells = batched(segments, torch.cat([_cells(one) for one in visual.layout.segments]))
-        cells = cells.to(device)
+        every = torch.cat([_cells(one) for one in visual.layout.segments]).to(device)
+        cells = batched(segments, every[visual.packed])
     if "frame before" in needs:
-        before = tokens.roll(1, dims=0)
+        before = batched(segments, _frame_before(visual, embeds)[visual.packed])
     if "text" in needs:
         text, unread = _text(visual, embeds, call, engine)
     return Snapshots(
@@ -117,6 +117,13 @@ def _rows(visual: Visual) -> Tensor:
     """The row of the batch that each segment stands in."""
     width = visual.layout.width
     return torch.tensor([int(one.places[0]) // width for one in visual.layout.segments])
+
+
+def _frame_before(visual: Visual, embeds: Tensor) -> Tensor:
+    """For each token the one of the same cell a frame earlier; itself in a first frame."""
+    segments = visual.layout.segments
+    before = [segments[at - (1 if one.follows else 0)].places for at, one in enumerate(segments)]
+    return embeds.flatten(0, 1)[torch.cat(before).to(embeds.device)]
 
 
 def _cells(segment: Segment) -> Tensor:
