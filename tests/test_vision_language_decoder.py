@@ -16,12 +16,8 @@ from repshift import (
     VisionLanguagePlan,
     compress,
 )
-from vision_language_models import (
-    FAMILIES,
-    build,
-    inputs,
-    language_of,
-)
+from vision_language_models import FAMILIES, build, inputs
+from vision_language_oracle import language_of
 
 SCORES = [
     Shift("block"),
@@ -159,6 +155,25 @@ def test_scores_are_those_of_the_layer():
             assert compression.kept[0].tolist() == values.topk(10).indices.sort().values.tolist()
 
 
+@pytest.mark.parametrize("score", [Shift("block"), LastQuery()], ids=str)
+def test_padding_on_the_right_changes_nothing(score):
+    model = build("llava")
+    left = inputs(model, "llava", (1, 2))
+    shift = int((left["attention_mask"][0] == 0).sum())
+    right = {**left}
+    for key in ("input_ids", "attention_mask"):
+        row = left[key][0].roll(-shift)
+        right[key] = torch.stack((row, left[key][1]))
+    plan = VisionLanguagePlan(prompt=Keep(0.7, Random()), decoder=Plan({0: 0.3, 1: 5}, score))
+    with compress(model, plan) as compression, torch.no_grad():
+        logits = model(**right).logits[0]
+        real = right["attention_mask"][0] > 0
+        own = (compression.columns[0] >= 0) & (compression.columns[0] < int(real.sum()))
+        ids = right["input_ids"][:1, real]
+        alone = model(input_ids=ids, pixel_values=left["pixel_values"][:1]).logits[0]
+    torch.testing.assert_close(logits[own], alone, atol=2e-5, rtol=1e-4)
+
+
 @pytest.mark.parametrize("kernel", ["sdpa", "eager"])
 @pytest.mark.parametrize("family", ["llava", "qwen2.5-vl", "qwen3-vl", "paligemma", "gemma3"])
 def test_a_padded_batch_equals_its_rows_by_themselves(family, kernel):
@@ -218,6 +233,15 @@ def test_a_recurrent_language_model_reads_what_is_left():
     for handle in handles:
         handle.remove()
     torch.testing.assert_close(logits, dense, atol=2e-5, rtol=1e-4)
+
+
+def test_layers_that_do_not_run_are_missed():
+    model = build("llava")
+    batch = inputs(model, "llava", (1,))
+    plan = VisionLanguagePlan(decoder=Plan({1: 0.5}, Shift("block")))
+    language_of(model).config.num_hidden_layers = 2
+    with compress(model, plan), pytest.raises(InputError, match="layer 2 .* did not run"):
+        model(**batch)
 
 
 def test_after_the_last_layer_nothing_is_saved():

@@ -26,10 +26,15 @@ def test_where_nothing_drops_all_is_bit_equal_and_detaching_leaves_no_trace(fami
         dense = model(**batch)
         ids = model.generate(**batch, max_new_tokens=4, do_sample=False)
     before = _attached(model)
-    with compress(model, ALL):
+    with compress(model, ALL) as compression:
         with torch.no_grad():
             same = model(**batch)
         again = model.generate(**batch, max_new_tokens=4, do_sample=False)
+        assert [len(compression.kept[image]) for image in range(3)] == [
+            count["image"] for count in compression.counts
+        ]
+        kept, whole = compression.cache_bytes
+        assert kept == whole > 0
     assert _attached(model) == before
     assert torch.equal(dense.logits, same.logits)
     assert torch.equal(ids, again)
@@ -184,6 +189,9 @@ def test_prompts_one_after_another_and_without_an_image():
                     ids = torch.tensor([[written[at][-1]]])
                     outputs[at] = model(input_ids=ids, cache=_cache(outputs[at]), position_ids=None)
         assert [ids[0, -4:].tolist() for ids in alone] == written
+        # The bytes are those of the last prompt, whatever goes on beside it.
+        count = second["input_ids"].shape[1]
+        assert compression.cache_bytes.dense == 4 * 2 * 2 * 16 * 4 * (count + 4)
         assert torch.equal(model.generate(**text, max_new_tokens=4, do_sample=False), dense)
         assert compression.counts == []
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from repshift import Keep, Plan, Random, VisionLanguagePlan, compress
-from vision_language_models import FAMILIES, Oracle, build, inputs, taken
+from vision_language_models import FAMILIES, build, inputs
+from vision_language_oracle import Oracle, taken
 
 HALF = VisionLanguagePlan(prompt=Keep(0.5, Random()))
 

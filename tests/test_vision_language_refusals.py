@@ -5,7 +5,8 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 from repshift import InputError, Keep, Plan, Random, Shift, VisionLanguagePlan, compress
-from vision_language_models import build, inputs, language_of, words
+from vision_language_models import build, inputs, words
+from vision_language_oracle import language_of
 
 HALF = VisionLanguagePlan(prompt=Keep(0.5, Random()))
 DECODER = VisionLanguagePlan(decoder=Plan({1: 0.5}, Shift("block")))

@@ -21,7 +21,8 @@ from repshift import (
     VisionLanguagePlan,
     compress,
 )
-from vision_language_models import IMAGE, VIDEO, Oracle, build, film, inputs, taken
+from vision_language_models import IMAGE, VIDEO, build, film, inputs
+from vision_language_oracle import Oracle, taken
 
 
 def _kept(model, batch, keep):
@@ -88,7 +89,7 @@ def test_grid_is_one_of_every_two_by_two_and_any_number():
         assert mask.shape == (high, wide)
         blocks = mask.view(high // 2, 2, wide // 2, 2).sum(dim=(1, 3))
         assert blocks.tolist() == torch.ones(high // 2, wide // 2).long().tolist()
-    for number in range(1, 24):
+    for number in (1, 2, 7, 13, 23, 24):
         kept = _kept(model, batch, Keep(number, Grid()))
         assert [len(kept[0]), len(kept[1])] == [number, min(number, 24)]
 

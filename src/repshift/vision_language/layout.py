@@ -145,6 +145,8 @@ class _Grids:
                 return [_square(inner)]
             frames = [_square(frame) for frame in inner.split(pooled)]
             return [(*frame[:3], at > 0) for at, frame in enumerate(frames)]
+        if ends[: side**2].any():
+            return [_line(places[~ends])]
         first, rest = places[: side**2], places[side**2 :]
         ends = ends[side**2 :]
         inner, count = rest[~ends], int(ends.sum())

@@ -59,7 +59,11 @@ class PromptSite:
         decision, new = self._decide(call, cache, given)
         local = self.engine._local
         if decision is None:
-            local.record = Record.plain()
+            held = 0 if cache is None else cache.get_seq_length()
+            if held == 0:
+                local.record = Record.plain()
+            elif self.engine._record is not None:
+                self.engine._record.follow(held, given["inputs_embeds"].shape[1])
             return forward(*args, **kwargs)
         bound, named = rebind(self.parameters, args, kwargs, new)
         outer, local.decision = self.engine._decision, decision
@@ -67,11 +71,18 @@ class PromptSite:
             output = forward(*bound, **named)
         finally:
             local.decision = outer
-        after = cache_of(output)
+        if decision.pending is not None:
+            raise InputError(
+                f"layer {decision.pending[0]} of the language model did not run, before which "
+                "tokens were to leave; call compress(model, plan) again after a change of its "
+                "layers"
+            )
+        after, past = cache_of(output), decision.past
         if decision.dropping and after is not None:
-            remember(after, decision.remembered(self.engine))
+            past = decision.remembered(self.engine)
+            remember(after, past)
         if decision.visual is not None:
-            local.record = Record.of(decision, self.engine.plan, after)
+            local.record = Record.of(decision, past, after)
         elif self.engine._record is not None:
             self.engine._record.grow(decision)
         return output

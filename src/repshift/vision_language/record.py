@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,9 +12,9 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
+    from repshift.vision_language.conversation import Conversation
     from repshift.vision_language.decision import Decision
     from repshift.vision_language.layout import Layout
-    from repshift.vision_language.plan import VisionLanguagePlan
 
 
 class CacheBytes(NamedTuple):
@@ -38,6 +39,7 @@ class Record:
         held: By layer, how many columns were held after the prompt.
         dense: How many the dense cache would have held.
         written: How many tokens came after it.
+        conversation: What its cache holds.
     """
 
     layout: Layout | None = None
@@ -49,6 +51,7 @@ class Record:
     held: list[int] = field(default_factory=list)
     dense: int = 0
     written: int = 0
+    conversation: weakref.ref[Conversation] | None = None
 
     @classmethod
     def plain(cls) -> Record:
@@ -56,8 +59,8 @@ class Record:
         return cls()
 
     @classmethod
-    def of(cls, decision: Decision, plan: VisionLanguagePlan, cache: Any) -> Record:
-        """Of a prompt that was read."""
+    def of(cls, decision: Decision, past: Conversation | None, cache: Any) -> Record:
+        """Of a prompt that was read, and what its cache holds of it."""
         visual = decision.visual
         assert visual is not None
         rows = decision.last().rows
@@ -68,6 +71,7 @@ class Record:
         columns = columns if closed is None else columns.masked_fill(closed, -1)
         record = cls(visual.layout, dict(decision.counts), visual.packed.cpu(), columns)
         record.sizes = decision.last().size
+        record.conversation = None if past is None else weakref.ref(past)
         record.dense = decision.dense + decision.tokens
         for layer in getattr(cache, "layers", ()):
             keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
@@ -77,8 +81,14 @@ class Record:
         return record
 
     def grow(self, decision: Decision) -> None:
-        """More tokens behind the prompt."""
-        self.written = decision.dense + decision.tokens - self.dense
+        """More tokens behind the prompt, if they are behind this one."""
+        if self.conversation is not None and self.conversation() is decision.past:
+            self.written = decision.dense + decision.tokens - self.dense
+
+    def follow(self, held: int, count: int) -> None:
+        """``count`` tokens behind a dense cache that holds ``held``, if that is this prompt's."""
+        if self.conversation is None and self.dense + self.written == held:
+            self.written += count
 
     @property
     def counts(self) -> list[dict[str, int]]:
