@@ -53,6 +53,9 @@ def test_greedy_ranks_all_tokens_of_an_encoder_too():
     tokens = torch.tensor([[[1.0, 0.0], [0.9, 0.1], [0.0, 0.5]]])
     order = Greedy(StreamNorm(), 1.0)(Snapshots(0, 0, tokens))
     assert order.tolist() == [[3.0, 1.0, 2.0]]
+    padding = torch.tensor([[True, False, False]])
+    order = Greedy(StreamNorm(), 1.0)(Snapshots(0, 0, tokens, padding=padding))
+    assert order[0, 1] > order[0, 2] > order[0, 0]
 
 
 def test_redundancy_of_the_projected_tokens():

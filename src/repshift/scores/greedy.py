@@ -51,20 +51,18 @@ class Greedy(Score):
         free = scores.isfinite()
         low = scores.where(free, math.inf).amin(1, keepdim=True)
         high = scores.where(free, -math.inf).amax(1, keepdim=True)
-        worth = ((scores - low) / (high - low).clamp_min(torch.finfo(scores.dtype).tiny)).where(
-            free, scores
-        )
-        tokens = snapshot.tokens.detach()
-        direction = F.normalize(tokens.to(scores.dtype), dim=-1)
+        span = (high - low).clamp_min(torch.finfo(scores.dtype).tiny)
+        worth = ((scores - low) / span).where(free, scores)
+        direction = F.normalize(snapshot.tokens.detach().to(scores.dtype), dim=-1)
         rows = torch.arange(batch, device=scores.device)
-        likeness, order = torch.full_like(scores, -1.0), torch.zeros_like(scores)
-        taken = torch.zeros_like(free)
+        value, order = worth.clone(), torch.zeros_like(worth)
         steps = count if snapshot.keep is None else int(snapshot.keep.max())
         for step in range(steps):
-            value = worth - self.diversity * likeness
-            best = value.masked_fill(taken, -math.inf).argmax(1)
-            order[rows, best] = float(count - step)
-            taken[rows, best] = True
-            cosine = (direction @ direction[rows, best, :, None])[..., 0]
-            likeness = likeness.maximum(cosine)
+            best = value.argmax(1, keepdim=True)
+            # The first place counts: where nothing is left, the first token is met again.
+            rank = torch.full_like(worth[:, :1], count - step)
+            order.scatter_reduce_(1, best, rank, "amax")
+            cosine = (direction @ direction[rows, best[:, 0], :, None])[..., 0]
+            value = value.minimum(worth - self.diversity * cosine)
+            value.scatter_(1, best, -math.inf)
         return order

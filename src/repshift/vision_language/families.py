@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
+
+from torch import nn
 
 from repshift.errors import InputError
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,7 @@ def parts_of(model: nn.Module) -> Parts:
 def _core(model: nn.Module) -> Any:
     """The model that scatters the features, if the model is or holds one."""
     for part in (model, getattr(model, "model", None)):
-        if part is not None and _runs(part) in FAMILIES:
+        if isinstance(part, nn.Module) and _runs(part) in FAMILIES:
             return part
     return None
 
