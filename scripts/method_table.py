@@ -66,8 +66,12 @@ NEEDS = {
     "branch": "ResNet",
     "stage entry": "ResNet",
     "grid": "ResNet",
+    "cells": "a prompt with images",
+    "frame before": "a prompt with a video",
+    "text": "a prompt with images",
+    "last query": "a layer of a language model",
 }
-SOURCE = r"\s*\(([^()]*(?:arXiv \d|CVPR|ICCV|ICLR)[^()]*)\)"
+SOURCE = r"\s*\(([^()]*(?:arXiv \d|CVPR|ICCV|ICLR|ECCV)[^()]*)\)"
 PAPER = r"[\w-]+ \((?:CVPR|ICCV|ICLR) \d+\)"
 
 

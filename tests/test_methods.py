@@ -28,8 +28,9 @@ from repshift.runtime.attention import EagerAttention
 from repshift.runtime.attention_kernels import AttentionCall, bias_as_channel, proportional
 from repshift.scores import Score
 
-# What needs a grid is tested with ResNets, what needs a mixer with Vision Mamba.
-ELSEWHERE = {"grid", "activation"}
+# What needs a grid is tested with ResNets, what needs a mixer with Vision Mamba, and what reads a
+# prompt with vision-language models.
+ELSEWHERE = {"grid", "activation", "cells", "frame before", "text", "last query"}
 METHODS = [
     Plan({}, score(), reduction())
     for score in registered(Score).values()

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from repshift import (
+    Greedy,
     InputError,
     Merge,
     PerRowAndColumn,
@@ -33,12 +34,12 @@ def drawn_from(known):
     return st.one_of(
         st.builds(kind, **{field.name: ... for field in fields(kind)})
         for kind in known.values()
-        if kind is not Reverse
+        if kind not in (Reverse, Greedy)
     )
 
 
 PLAIN, REDUCTION = drawn_from(SCORES), drawn_from(REDUCTIONS)
-SCORE = PLAIN | st.builds(Reverse, PLAIN)
+SCORE = PLAIN | st.builds(Reverse, PLAIN) | st.builds(Greedy, PLAIN, st.floats(0, 9))
 SHARE = st.floats(0, 1, exclude_max=True, allow_subnormal=False)
 DROP = st.dictionaries(st.integers(0, 99), st.one_of(SHARE, st.integers(0, 500)))
 

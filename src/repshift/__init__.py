@@ -20,22 +20,29 @@ from repshift.scores import (
     ClassAttention,
     ClippedActivation,
     ColumnAttention,
+    Greedy,
+    Grid,
     KeyNorm,
+    LastQuery,
     MeanDistance,
     Need,
     Random,
     Redundancy,
+    Relevance,
     Reverse,
     Score,
     Shift,
     Snapshots,
     StreamNorm,
+    Temporal,
 )
 from repshift.search.adapt import adapt
 from repshift.search.search_plan import SearchResult, search_plan
 from repshift.sequence.amounts import Level
 from repshift.sequence.token_map import Step, TokenMap
 from repshift.shift import representation_shift
+from repshift.vision_language.compression import VisionLanguageCompression
+from repshift.vision_language.plan import Keep, VisionLanguagePlan
 
 __version__ = "0.1.0"
 
@@ -49,9 +56,13 @@ __all__ = [
     "ColumnAttention",
     "Compression",
     "EncoderSpec",
+    "Greedy",
+    "Grid",
     "GridMap",
     "InputError",
+    "Keep",
     "KeyNorm",
+    "LastQuery",
     "Level",
     "MeanDistance",
     "Merge",
@@ -65,6 +76,7 @@ __all__ = [
     "Random",
     "Reduction",
     "Redundancy",
+    "Relevance",
     "ResNetCompression",
     "ResNetSpec",
     "Reverse",
@@ -77,9 +89,12 @@ __all__ = [
     "Stage",
     "Step",
     "StreamNorm",
+    "Temporal",
     "ToMe",
     "TokenMap",
     "VidTLDR",
+    "VisionLanguageCompression",
+    "VisionLanguagePlan",
     "adapt",
     "compress",
     "register",

@@ -11,20 +11,34 @@ from repshift.resnet.compression import ResNetCompression
 from repshift.resnet.reductions import GridReduction
 from repshift.resnet.spec import ResNetSpec
 from repshift.runtime.attachment import Hook
+from repshift.vision_language.compression import VisionLanguageCompression
+from repshift.vision_language.families import is_vision_language, parts_of
+from repshift.vision_language.plan import VisionLanguagePlan
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from torch import nn
 
     from repshift.plan import Plan
+    from repshift.scores import Need
+
+PROMPT_NEEDS: frozenset[Need] = frozenset({"cells", "frame before", "text", "last query"})
 
 
+@overload
+def compress(
+    model: nn.Module, plan: VisionLanguagePlan, spec: None = None
+) -> VisionLanguageCompression: ...
 @overload
 def compress(model: nn.Module, plan: Plan, spec: ResNetSpec) -> ResNetCompression: ...
 @overload
 def compress(model: nn.Module, plan: Plan, spec: EncoderSpec | None = None) -> Compression: ...
 def compress(
-    model: nn.Module, plan: Plan, spec: EncoderSpec | ResNetSpec | None = None
-) -> Compression | ResNetCompression:
+    model: nn.Module,
+    plan: Plan | VisionLanguagePlan,
+    spec: EncoderSpec | ResNetSpec | None = None,
+) -> Compression | ResNetCompression | VisionLanguageCompression:
     """Make ``model`` drop tokens as ``plan`` says, from the next call on.
 
     Nothing is copied or trained and no weight changes; a plan attached before is replaced. Undo it
@@ -33,7 +47,8 @@ def compress(
     Args:
         model: One of timm, transformers, torchvision, open_clip, or your own with a ``spec``.
         plan: What to drop. A ResNet loses rows and columns of its feature maps, by a plan whose
-            reduction is ``RowsAndColumns`` or ``PerRowAndColumn``.
+            reduction is ``RowsAndColumns`` or ``PerRowAndColumn``; a vision-language model loses
+            visual tokens by a ``VisionLanguagePlan``.
         spec: Names the parts of a model of your own; those of the libraries are recognised.
 
     Returns:
@@ -42,21 +57,32 @@ def compress(
     Raises:
         InputError: If tokens of the model cannot be dropped or the plan does not fit it.
     """
+    if isinstance(plan, VisionLanguagePlan):
+        if spec is not None:
+            raise InputError("a vision-language model takes no spec; leave it out")
+        parts = parts_of(model)
+        detach_earlier((model, parts.core, parts.language, *parts.layers))
+        return VisionLanguageCompression(model, plan, parts)
+    if spec is None and is_vision_language(model):
+        raise InputError(
+            f"{type(model).__name__} is a vision-language model; pass a VisionLanguagePlan, such "
+            "as VisionLanguagePlan(prompt=Keep(0.25))"
+        )
     if spec is None:
         spec = describe(model)
     if isinstance(spec, ResNetSpec):
         _check_stages(plan, spec)
     else:
         check_plan(plan, spec)
-    detach_earlier(model, spec)
+    detach_earlier((model, *spec.blocks))
     if isinstance(spec, ResNetSpec):
         return ResNetCompression(model, plan, spec)
     return Compression(model, plan, spec)
 
 
-def detach_earlier(model: nn.Module, spec: EncoderSpec | ResNetSpec) -> None:
-    """Detach the plan, if any, that is attached to the model or its blocks."""
-    hooks = [hook for part in (model, *spec.blocks) for hook in part._forward_pre_hooks.values()]
+def detach_earlier(parts: Iterable[nn.Module]) -> None:
+    """Take off what was attached to one of the parts before."""
+    hooks = [hook for part in parts for hook in part._forward_pre_hooks.values()]
     for earlier in {hook.attachment for hook in hooks if isinstance(hook, Hook)}:
         earlier.detach()
 
@@ -75,6 +101,11 @@ def check_plan(plan: Plan, spec: EncoderSpec) -> None:
         raise InputError(
             f"{plan.score} needs the {' and '.join(sorted(missing))} of a ResNet's stage, and this "
             "model is made of blocks of tokens; use another score, such as shift(mlp)"
+        )
+    if missing := needs & PROMPT_NEEDS:
+        raise InputError(
+            f"{plan.score} needs the {' and '.join(sorted(missing))} of a vision-language model's "
+            "prompt; use another score, such as shift(mlp), or a VisionLanguagePlan"
         )
     if "class token" in needs and not spec.class_token:
         raise InputError(f"{plan.score} needs a class token and this model has none")
@@ -126,7 +157,8 @@ def _check_stages(plan: Plan, spec: ResNetSpec) -> None:
             "rectangle; use a plan for a ResNet, Plan(drop, reduction=RowsAndColumns()) or "
             "PerRowAndColumn()"
         )
-    if missing := plan.required() & {"middle", "attention", "keys", "class token"}:
+    elsewhere = {"middle", "attention", "keys", "class token", *PROMPT_NEEDS}
+    if missing := plan.required() & elsewhere:
         raise InputError(
             f"{plan.score} needs the {' and '.join(sorted(missing))} of a transformer's block, and "
             "a ResNet has none; use shift(block), stream-norm, border or random"

@@ -55,8 +55,8 @@ class AttentionRecorder(TorchFunctionMode):
     """Records the attention map or the keys of one block, and weighs its keys by ``size``.
 
     ``map`` [B, H, N, N] is free of the sizes; ``keys`` [B, H, N, D] are those that are compared
-    with the queries. ``calls`` counts the attentions that were intercepted. Of packed segments each
-    attends to itself alone, and the sizes are packed as the tokens are.
+    with the ``queries`` [B, H, N, D]. ``calls`` counts the attentions that were intercepted. Of
+    packed segments each attends to itself alone, and the sizes are packed as the tokens are.
     """
 
     def __init__(
@@ -74,6 +74,7 @@ class AttentionRecorder(TorchFunctionMode):
         self.calls = 0
         self.map: Tensor | None = None
         self.keys: Tensor | None = None
+        self.queries: Tensor | None = None
 
     @property
     def complete(self) -> bool:
@@ -101,6 +102,8 @@ class AttentionRecorder(TorchFunctionMode):
         segments, packed = self.segments, self.segments.packed
         if "keys" in self.needs:
             self.keys = segments.batch(call.key.transpose(1, 2)).transpose(1, 2)
+        if "last query" in self.needs:
+            self.queries = call.query
         if "attention" in self.needs:
             eager = eager_by_segment(call, segments, self.size) if packed else call.eager(self.size)
             output, free = eager

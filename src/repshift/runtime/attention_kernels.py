@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 def proportional(call: AttentionCall, size: Float[Tensor, "B N"]) -> Float[Tensor, "B H Q D"]:
     """Attention with log(size) added to the logits of every key (ToMe, arXiv 2210.09461, eq. 1).
 
-    The fused kernel for CPU takes the bias as a mask, at no cost. That for CUDA takes none.
+    The fused kernel for CPU takes the bias as a mask, at no cost, unless that of causal attention
+    would have to be formed for it. That for CUDA takes none.
     """
-    if call.query.is_cuda:
+    if call.query.is_cuda or (call.causal and call.mask is None):
         return bias_as_channel(call, size)
     return call.fused(bias=size.log().to(call.key.dtype)[:, None, None])
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Need = Literal[
     "entry", "middle", "exit", "attention", "keys", "class token", "activation", "mixer", "branch",
-    "stage entry", "grid",
+    "stage entry", "grid", "cells", "frame before", "text", "last query",
 ]  # fmt: skip
 """What a score or a reduction can ask of a block.
 
@@ -63,6 +63,12 @@ class Snapshots:
         branch: What the last block of a ResNet's stage adds to ``entry`` [B, N, C].
         stage_entry: What entered a ResNet's stage, averaged down to ``grid`` [B, N, D].
         grid: Rows and columns of a ResNet's feature map; None of other models.
+        keep: Of a prompt, how many tokens of each image will stay [B]; None elsewhere.
+        cells: Row and column of each token on the grid of its image [B, N, 2].
+        frame_before: The tokens of the same cells a frame earlier [B, N, C].
+        text: The embeddings of the prompt of each image [B, M, C], and
+        unread: which of them are no text [B, M].
+        query: The query of the last token of the prompt, Q heads of it [B, Q, D].
     """
 
     block: int
@@ -80,6 +86,12 @@ class Snapshots:
     stage_entry: Float[Tensor, "B N D"] | None = None
     grid: tuple[int, int] | None = None
     class_token: bool = False
+    keep: Int[Tensor, " B"] | None = None
+    cells: Int[Tensor, "B N 2"] | None = None
+    frame_before: Float[Tensor, "B N C"] | None = None
+    text: Float[Tensor, "B M C"] | None = None
+    unread: Bool[Tensor, "B M"] | None = None
+    query: Float[Tensor, "B Q D"] | None = None
 
     def by_unit(self, unit: int) -> Snapshots:
         """The mean over each ``unit`` rows that are dropped together; protected if one of them is.
@@ -125,6 +137,7 @@ class Snapshots:
         """``act`` on everything [B, N, ...]; the keys [B, H, N, D] as [B, N, H, D]."""
         fields = (
             "tokens", "entry", "middle", "exit", "activation", "protected", "padding", "branch",
+            "cells", "frame_before",
         )  # fmt: skip
         done = {name: act(rows) for name in fields if (rows := getattr(self, name)) is not None}
         keys = None if self.keys is None else act(self.keys.transpose(1, 2)).transpose(1, 2)

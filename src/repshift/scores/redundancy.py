@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-Direction = Literal["keys", "mlp", "block"]
+Direction = Literal["keys", "mlp", "block", "tokens"]
 
 
 @register
@@ -25,7 +25,8 @@ class Redundancy(Score):
 
     One minus the largest cosine of a token at an even place to one at an odd place, as ToMe matches
     (arXiv 2210.09461), but without merging; 2 at odd places. ``keys`` compares the keys, ``mlp``
-    the updates that the MLP makes, ``block`` those of the whole block. At most half of the tokens
+    the updates that the MLP makes, ``block`` those of the whole block, ``tokens`` the tokens
+    themselves. At most half of the tokens
     should leave at once: beyond that, those at odd places go in no order of merit.
     """
 
@@ -40,6 +41,7 @@ class Redundancy(Score):
             "keys": frozenset({"keys"}),
             "mlp": frozenset({"middle", "exit"}),
             "block": frozenset({"entry", "exit"}),
+            "tokens": frozenset(),
         }
         return needs[self.of]
 
@@ -51,6 +53,8 @@ class Redundancy(Score):
         if self.of == "keys":
             assert snapshot.keys is not None
             direction = snapshot.keys.mean(1)
+        elif self.of == "tokens":
+            direction = snapshot.tokens
         else:
             before = snapshot.middle if self.of == "mlp" else snapshot.entry
             assert snapshot.exit is not None

@@ -1,0 +1,99 @@
+"""A plan at work on a vision-language model, and what its last prompt left behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from repshift.errors import InputError
+from repshift.runtime.attachment import Hook
+from repshift.vision_language.checks import check_plan
+from repshift.vision_language.decoder import DeepStackSite, LayerSite
+from repshift.vision_language.engine import VisionLanguageEngine
+from repshift.vision_language.model import ModelSite
+from repshift.vision_language.prompt import PromptSite
+from repshift.vision_language.record import Kept
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from jaxtyping import Float, Int
+    from torch import Tensor, nn
+    from torch.utils.hooks import RemovableHandle
+
+    from repshift.runtime.attachment import ReplacedMethod
+    from repshift.vision_language.families import Parts
+    from repshift.vision_language.plan import VisionLanguagePlan
+    from repshift.vision_language.record import CacheBytes, Record
+
+
+class VisionLanguageCompression(VisionLanguageEngine):
+    """A plan at work on a vision-language model; made by ``compress``.
+
+    What it tells is of the last prompt that the calling thread gave the model, and of the words
+    that were written after it. Images are counted over all rows of the batch, then videos.
+    """
+
+    def __init__(self, model: nn.Module, plan: VisionLanguagePlan, parts: Parts) -> None:
+        super().__init__(model, plan, parts)
+        check_plan(self)
+        self._attach(self._sites())
+
+    @property
+    def counts(self) -> list[dict[str, int]]:
+        """By image, how many tokens were left at each place: ``image``, ``prompt``, ``layer 2``."""
+        return self._last().counts
+
+    @property
+    def kept(self) -> Kept:
+        """By image, which cells of its grid reached the end: ``kept[0]``, ``kept.mask(0)``."""
+        record = self._last()
+        return Kept(record.layout, record.packed)
+
+    @property
+    def columns(self) -> Int[Tensor, "B K"]:
+        """For each row of the prompt's output, its place in the dense prompt.
+
+        -1 where a row of the batch keeps fewer than another and is filled up.
+        """
+        columns = self._last().columns
+        if columns is None:
+            raise InputError("the last prompt had no image, so all of its tokens stay")
+        return columns
+
+    @property
+    def sizes(self) -> Float[Tensor, "B K"]:
+        """For each row of the prompt's output, from how many tokens it was merged."""
+        columns, sizes = self.columns, self._last().sizes
+        return (columns >= 0).float() if sizes is None else sizes.masked_fill(columns < 0, 0)
+
+    @property
+    def cache_bytes(self) -> CacheBytes:
+        """Key-value memory after the last forward, and what the dense model's would be."""
+        return self._last().bytes
+
+    def _last(self) -> Record:
+        record = self._record
+        if record is None:
+            raise InputError("no prompt has been read under this plan in this thread yet")
+        return record
+
+    def _sites(self) -> Iterator[RemovableHandle | ReplacedMethod]:
+        if self._model is not self.parts.core:
+            yield self._model.register_forward_pre_hook(Hook(self, self._ask), with_kwargs=True)
+        yield from ModelSite(self).attach()
+        yield from PromptSite(self).attach()
+        yield from DeepStackSite(self).attach()
+        for index in range(len(self.parts.layers)):
+            yield from LayerSite(self, index).attach()
+
+    def _ask(self, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if kwargs.get("labels") is None:
+            return
+        ids, config = kwargs.get("input_ids", args[0] if args else None), self.parts.core.config
+        tokens = [getattr(config, name) for _, name in self.parts.family.tokens]
+        if ids is None or any(bool((ids == token).any()) for token in tokens):
+            raise InputError(
+                "labels stand for all tokens of the dense prompt, and fewer come out; call the "
+                "model without labels, and compare its logits with labels gathered by "
+                "compression.columns"
+            )

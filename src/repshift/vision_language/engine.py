@@ -1,0 +1,48 @@
+"""What the sites of one compressed vision-language model share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from repshift.errors import InputError
+from repshift.runtime.attachment import Attachment
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from repshift.scores import Score
+    from repshift.vision_language.call import Call
+    from repshift.vision_language.decision import Decision
+    from repshift.vision_language.families import Parts
+    from repshift.vision_language.plan import VisionLanguagePlan
+    from repshift.vision_language.record import Record
+
+
+class VisionLanguageEngine(Attachment):
+    """A plan, the parts of the model it works on, and what runs in this thread."""
+
+    def __init__(self, model: nn.Module, plan: VisionLanguagePlan, parts: Parts) -> None:
+        super().__init__(model)
+        self.plan = plan
+        self.parts = parts
+
+    @property
+    def _call(self) -> Call | None:
+        return getattr(self._local, "call", None)
+
+    @property
+    def _decision(self) -> Decision | None:
+        return getattr(self._local, "decision", None)
+
+    @property
+    def _record(self) -> Record | None:
+        return getattr(self._local, "record", None)
+
+    def refuse_nan(self, scores: Tensor, score: Score, where: str) -> None:
+        """``InputError`` if scores are NaN; on a GPU only the first prompt waits for the answer."""
+        if self._verify(scores) and bool(scores.isnan().any()):
+            raise InputError(
+                f"the score {score} is NaN {where}, so the activations are; check the input and "
+                "the weights"
+            )
+        self._verified = True

@@ -1,0 +1,118 @@
+"""Visual tokens that leave between the connector and the language model."""
+
+import copy
+
+import pytest
+import torch
+
+from repshift import Keep, Plan, Random, VisionLanguagePlan, compress
+from vision_language_models import FAMILIES, build, inputs
+from vision_language_oracle import Oracle, taken
+
+HALF = VisionLanguagePlan(prompt=Keep(0.5, Random()))
+
+
+def _oracles(model, batch, columns):
+    given = taken(model, batch)
+    return [
+        Oracle(model, given, row, own[own >= 0][_real(batch, row, own)])
+        for row, own in enumerate(columns)
+    ]
+
+
+def _real(batch, row, own):
+    return batch["attention_mask"][row, own[own >= 0]] > 0
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_equals_the_language_model_on_gathered_embeddings(family, kernel):
+    model = build(family, kernel)
+    batch = inputs(model, family, (1, 2))
+    with compress(model, HALF) as compression:
+        with torch.no_grad():
+            logits = model(**batch).logits
+        columns, counts = compression.columns, compression.counts
+        written = model.generate(**batch, max_new_tokens=6, do_sample=False)[:, -6:]
+    assert [count["prompt"] < count["image"] for count in counts] == [True] * 3
+    assert logits.shape[1] < batch["input_ids"].shape[1]
+    for row, oracle in enumerate(_oracles(model, batch, columns)):
+        own = logits[row][columns[row] >= 0]
+        torch.testing.assert_close(own, oracle.logits(), atol=2e-5, rtol=1e-4)
+        assert written[row].tolist() == oracle.write(6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_word_stands_where_it_does_in_the_dense_prompt(family):
+    model = build(family)
+    batch = inputs(model, family, (1, 2))
+    plan = VisionLanguagePlan(prompt=Keep(0.5, Random()), decoder=Plan({0: 0.5}, Random()))
+
+    def places():
+        seen = []
+        handle = model.model.get_submodule(_language(model)).register_forward_pre_hook(
+            lambda _, args, kwargs: seen.append(kwargs["position_ids"]), with_kwargs=True
+        )
+        model.generate(**batch, max_new_tokens=4, do_sample=False)
+        handle.remove()
+        return seen
+
+    dense = places()
+    with compress(model, plan) as compression:
+        own = places()
+        columns = compression.columns
+    # A hook on the language model sees what the model gives it, before anything leaves.
+    assert len(dense) == 4
+    assert all(map(torch.equal, dense, own))
+    assert columns.shape[1] < batch["input_ids"].shape[1]
+
+
+def _language(model):
+    return "text_model" if hasattr(model.model, "text_model") else "language_model"
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen3-vl", "gemma3"])
+def test_a_copy_of_the_model_has_a_compression_of_its_own(family):
+    model = build(family)
+    batch = inputs(model, family, (1,))
+    with compress(model, HALF), torch.no_grad():
+        logits = model(**batch).logits
+        twin = copy.deepcopy(model)
+        part = copy.deepcopy(model.model.language_model)
+    with torch.no_grad():
+        assert model(**batch).logits.shape[1] > logits.shape[1]
+        assert torch.equal(twin(**batch).logits, logits)
+        text = model.get_input_embeddings()(batch["input_ids"])
+        plain = model.model.language_model(inputs_embeds=text).last_hidden_state
+        assert torch.equal(part(inputs_embeds=text).last_hidden_state, plain)
+
+
+@pytest.mark.parametrize("keep", [None, Keep(0.5, Random()), Keep(0.9, Random(), merge=True)])
+def test_what_a_tower_left_does_not_reach_the_language_model(keep, monkeypatch):
+    """A tower lays rows back as zeros and says which it kept."""
+    from repshift.vision_language import layout
+    from repshift.vision_language import model as site
+
+    model = build("qwen3-vl")
+    batch = inputs(model, "qwen3-vl", (1, 1), [(8, 12), (8, 8)])
+    alive = torch.arange(24 + 16) % 3 > 0
+    monkeypatch.setattr(
+        site,
+        "_lengths",
+        lambda output: layout.Features([len(one) for one in output.pooler_output], alive),
+    )
+    plan = VisionLanguagePlan(prompt=keep, decoder=Plan({1: 0.0}))
+    with compress(model, plan) as compression:
+        with torch.no_grad():
+            model(**batch)
+        kept = [compression.kept[image].tolist() for image in (0, 1)]
+        columns, counts = compression.columns, compression.counts
+        written = model.generate(**batch, max_new_tokens=4, do_sample=False)[:, -4:]
+    marks = [part.nonzero().flatten().tolist() for part in alive.split([24, 16])]
+    for image in (0, 1):
+        assert set(kept[image]) <= set(marks[image])
+        of = (24, 16)[image] // 2 if keep == Keep(0.5, Random()) else len(marks[image])
+        assert counts[image]["prompt"] == len(kept[image]) == of
+    if keep is None or not keep.merge:
+        for row, oracle in enumerate(_oracles(model, batch, columns)):
+            assert written[row].tolist() == oracle.write(4)
