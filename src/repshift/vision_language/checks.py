@@ -17,11 +17,6 @@ def check_plan(engine: VisionLanguageEngine) -> None:
     """Whether the plan fits the model."""
     plan, parts = engine.plan, engine.parts
     depth = len(parts.layers)
-    if plan.tower is not None:
-        raise InputError(
-            "tokens cannot be dropped inside the tower of a vision-language model yet; use prompt "
-            "and decoder"
-        )
     for layer in plan.decoder.acting if plan.decoder else ():
         if layer >= depth - 1:
             raise InputError(

@@ -12,6 +12,7 @@ from repshift.vision_language.engine import VisionLanguageEngine
 from repshift.vision_language.model import ModelSite
 from repshift.vision_language.prompt import PromptSite
 from repshift.vision_language.record import Kept
+from repshift.vision_language.tower import Tower
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -36,7 +37,19 @@ class VisionLanguageCompression(VisionLanguageEngine):
     def __init__(self, model: nn.Module, plan: VisionLanguagePlan, parts: Parts) -> None:
         super().__init__(model, plan, parts)
         check_plan(self)
-        self._attach(self._sites())
+        # First, so that what reads the features here sees what the tower makes of them.
+        self.tower = None if plan.tower is None else Tower(parts.core, plan.tower)
+        try:
+            self._attach(self._sites())
+        except BaseException:
+            self.detach()
+            raise
+
+    def detach(self) -> None:
+        """Take everything off; the model is as it was."""
+        super().detach()
+        if self.tower is not None:
+            self.tower.detach()
 
     @property
     def counts(self) -> list[dict[str, int]]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from repshift.vision_language.families import Parts
     from repshift.vision_language.plan import VisionLanguagePlan
     from repshift.vision_language.record import Record
+    from repshift.vision_language.tower import Tower
 
 
 class VisionLanguageEngine(Attachment):
@@ -25,6 +26,7 @@ class VisionLanguageEngine(Attachment):
         super().__init__(model)
         self.plan = plan
         self.parts = parts
+        self.tower: Tower | None = None
 
     @property
     def _call(self) -> Call | None:

@@ -17,6 +17,8 @@ from repshift.vision_language.layout import Features
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from torch import Tensor
+
     from repshift.vision_language.engine import VisionLanguageEngine
 
 
@@ -131,6 +133,9 @@ class _Reader:
             output = method(*args, **kwargs)
         finally:
             local.reading = outer
+        if self.engine.tower is not None and not outer:
+            # It travels on the output: ``generate`` reads the tower before it calls the model.
+            output._kept = (output.pooler_output, self.engine.tower.kept[self.modality])
         call = getattr(local, "call", None)
         if call is not None and not outer:
             call.features[self.modality] = _lengths(output)
@@ -149,7 +154,23 @@ def _known(output: Any) -> Features:
 
 
 def _lengths(output: Any) -> Features:
-    return Features([len(entry) for entry in output.pooler_output])
+    """How many rows each entry has, and which of them the tower kept."""
+    entries = output.pooler_output
+    lengths = [len(entry) for entry in entries]
+    if (known := getattr(output, "_kept", None)) is None:
+        return Features(lengths)
+    # Beams repeat the entries of a prompt; images that are equal keep the same.
+    first, kept = known
+    marks = kept.split([len(entry) for entry in first])
+    alive = [
+        next(own for seen, own in zip(first, marks, strict=True) if _same(entry, seen))
+        for entry in entries
+    ]
+    return Features(lengths, torch.cat(alive))
+
+
+def _same(entry: Tensor, seen: Tensor) -> bool:
+    return entry is seen or (entry.shape == seen.shape and torch.equal(entry, seen))
 
 
 def _count(given: Mapping[str, Any]) -> int:

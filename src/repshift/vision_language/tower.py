@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from repshift.adapters import EncoderSpec, describe
-from repshift.compress import check_plan, detach_earlier
 from repshift.compression import Compression
 from repshift.errors import InputError
 from repshift.plan import Plan
+from repshift.plan_fit import check_plan, detach_earlier
 from repshift.runtime.attachment import Attachment, Hook, ReplacedMethod
 from repshift.vision_language.connectors import connector_of, feature_marks, reader_of, token_marks
 
@@ -78,7 +78,7 @@ class Tower(Attachment):
                 "grid; use shares or counts"
             )
         self._refuse_unread(plan, self._layers({}))
-        detach_earlier(self._tower, spec)
+        detach_earlier((self._tower, *spec.blocks))
         watch = {} if score is None else {self._block: score}
         self.compression = Compression(self._tower, plan, spec, watch)
         self._attach(self._parts(reader, connector.spreads))
