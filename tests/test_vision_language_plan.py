@@ -10,6 +10,7 @@ from repshift import (
     InputError,
     Keep,
     KeyNorm,
+    LastQuery,
     Level,
     Merge,
     Plan,
@@ -82,8 +83,8 @@ def test_how_many_stay_is_a_function_of_the_grid():
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (lambda: Keep(0.5, Shift("block")), "of a layer, and between connector"),
-        (lambda: Keep(0.5, KeyNorm()), "of a layer, and between connector"),
+        (lambda: Keep(0.5, ColumnAttention()), "neither among the projected tokens nor recorded"),
+        (lambda: Keep(0.5, LastQuery()), "neither among the projected tokens nor recorded"),
         (lambda: VisionLanguagePlan(prompt=0.5), "expected a Keep"),
         (lambda: VisionLanguagePlan(decoder=Keep(0.5)), "expected a Plan"),
         (lambda: VisionLanguagePlan(decoder=Plan({1: Level(0.2)})), "a level does not go"),

@@ -105,3 +105,31 @@ def test_a_tower_that_cannot_drop_is_refused_and_leaves_nothing_behind():
         compress(model, VisionLanguagePlan(tower=Plan({99: 0.3})))
     with torch.no_grad():
         assert torch.equal(model(**batch).logits, dense)
+
+
+@pytest.mark.parametrize("plan", [None, TOWER], ids=["all", "some"])
+@pytest.mark.parametrize("family", ["llava", "qwen2.5-vl", "qwen3-vl", "internvl"])
+def test_a_prompt_keeps_by_what_a_block_of_the_tower_did(family, plan):
+    model, score = build(family), Shift("block")
+    batch = inputs(model, family, (1, 1))
+    with torch.no_grad():
+        tower = Tower(model.model, plan, score)
+        taken(model, batch)
+        marks, scores = tower.kept["image"], tower.scores["image"]
+        tower.detach()
+    whole = VisionLanguagePlan(tower=plan, prompt=Keep(0.4, score))
+    assert VisionLanguagePlan.from_json(whole.to_json()) == whole
+    with compress(model, whole) as compression:
+        with torch.no_grad():
+            model(**batch)
+        counts = compression.counts
+        kept = [compression.kept[image].tolist() for image in range(len(counts))]
+        beams = model.generate(**batch, max_new_tokens=3, do_sample=False, num_beams=2)
+    assert len(beams) == 2
+    start = 0
+    for image, count in enumerate(counts):
+        own = slice(start, start + count["image"])
+        start += count["image"]
+        places = marks[own].nonzero().flatten()
+        ranked = places[scores[own][places].argsort(descending=True, stable=True)]
+        assert sorted(kept[image]) == sorted(ranked[: count["prompt"]].tolist())

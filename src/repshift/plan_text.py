@@ -22,6 +22,7 @@ Key = TypeVar("Key", int, str)
 
 _DEEPEST = 32  # a score of a score of a score ...
 _WHOLE = re.compile("-?[0-9]+")
+_LEVEL = re.compile(r"level\((.*)\)")
 
 # Reductions as plan files of version 0.1 call them.
 _OLD_NAMES = {"lines": "rows-and-columns", "line-tokens": "per-row-and-column"}
@@ -95,17 +96,16 @@ def read_schedule(text: str) -> dict[int, float | int | Level]:
     drop: list[tuple[int, float | int | Level]] = []
     for item in text.split(","):
         block, _, amount = item.partition(":")
-        amount = amount.strip()
-        level = amount.removeprefix("level(").removesuffix(")")
+        level = _LEVEL.fullmatch(amount.strip())
         try:
-            value: float | int | Level = _number(level)
+            value: float | int | Level = _number(level[1] if level else amount.strip())
         except ValueError:
             raise InputError(
                 f"cannot read {item!r} of the plan {text!r}; write block:share or block:count, "
                 "such as 0:0.2,3:0.2,6:20 (or block:level(share))"
             ) from None
-        if amount == f"level({level})":
-            value = Level(float(level))
+        if level:
+            value = Level(float(value))
         drop.append((_block(block.strip()), value))
     return _unique(drop)
 

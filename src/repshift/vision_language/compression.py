@@ -38,7 +38,9 @@ class VisionLanguageCompression(VisionLanguageEngine):
         super().__init__(model, plan, parts)
         check_plan(self)
         # First, so that what reads the features here sees what the tower makes of them.
-        self.tower = None if plan.tower is None else Tower(parts.core, plan.tower)
+        asked = plan.prompt.score if plan.prompt and plan.prompt.of_tower else None
+        if plan.tower is not None or asked is not None:
+            self.tower = Tower(parts.core, plan.tower, asked)
         try:
             self._attach(self._sites())
         except BaseException:

@@ -22,11 +22,12 @@ class Features:
     """What a tower gave for one call: ``lengths`` rows an entry, in the order of the prompt.
 
     ``alive`` marks the rows that a tower kept (None: all); the others must not reach the language
-    model.
+    model. ``scores`` are those that were recorded in the tower (None: none).
     """
 
     lengths: list[int]
     alive: Bool[Tensor, " T"] | None = None
+    scores: Float[Tensor, " T"] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,12 @@ class Segment:
 
 @dataclass(frozen=True)
 class Layout:
-    """All segments of a prompt [B, ``width``], and which of their tokens a tower left."""
+    """All segments of a prompt [B, ``width``], which of their tokens a tower left, their scores."""
 
     segments: list[Segment]
     width: int
     alive: Bool[Tensor, " T"] | None = None
+    scores: Float[Tensor, " T"] | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -80,7 +82,7 @@ def lay_out(
 
     All is decided on the host, from ids and positions.
     """
-    flat, segments, alive, image = ids.flatten().cpu(), [], [], 0
+    flat, segments, alive, scores, image = ids.flatten().cpu(), [], [], [], 0
     grids = _Grids(family, core, embeds, positions)
     for modality, setting in family.tokens:
         entries = features.get(modality)
@@ -105,10 +107,15 @@ def lay_out(
             marks = torch.zeros(ids.numel(), dtype=torch.bool)
             marks[columns] = entries.alive.cpu()
             alive.append(marks[own])
+        if entries.scores is not None:
+            told = entries.scores.new_zeros(ids.numel())
+            told[columns] = entries.scores
+            scores.append(told[own])
     if not segments:
         return None
     every = torch.cat(alive)
-    return Layout(segments, ids.shape[1], None if every.all() else every)
+    told = torch.cat(scores) if scores else None
+    return Layout(segments, ids.shape[1], None if every.all() else every, told)
 
 
 Rectangle = tuple["Int[Tensor, ' L']", int, int, bool]

@@ -135,7 +135,9 @@ class _Reader:
             local.reading = outer
         if self.engine.tower is not None and not outer:
             # It travels on the output: ``generate`` reads the tower before it calls the model.
-            output._kept = (output.pooler_output, self.engine.tower.kept[self.modality])
+            tower = self.engine.tower
+            scores = tower.scores.get(self.modality)
+            output._tower = (output.pooler_output, tower.kept[self.modality], scores)
         call = getattr(local, "call", None)
         if call is not None and not outer:
             call.features[self.modality] = _lengths(output)
@@ -157,16 +159,19 @@ def _lengths(output: Any) -> Features:
     """How many rows each entry has, and which of them the tower kept."""
     entries = output.pooler_output
     lengths = [len(entry) for entry in entries]
-    if (known := getattr(output, "_kept", None)) is None:
+    if (known := getattr(output, "_tower", None)) is None:
         return Features(lengths)
     # Beams repeat the entries of a prompt; images that are equal keep the same.
-    first, kept = known
-    marks = kept.split([len(entry) for entry in first])
-    alive = [
-        next(own for seen, own in zip(first, marks, strict=True) if _same(entry, seen))
-        for entry in entries
-    ]
-    return Features(lengths, torch.cat(alive))
+    first, *told = known
+    places = [next(at for at, seen in enumerate(first) if _same(entry, seen)) for entry in entries]
+
+    def repeated(rows: Tensor | None) -> Tensor | None:
+        if rows is None:
+            return None
+        parts = rows.split([len(entry) for entry in first])
+        return torch.cat([parts[place] for place in places])
+
+    return Features(lengths, *map(repeated, told))
 
 
 def _same(entry: Tensor, seen: Tensor) -> bool:

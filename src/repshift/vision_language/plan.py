@@ -17,6 +17,7 @@ from repshift.scores import Greedy, Score
 
 # What a score can read of the prompt, and of a layer of the decoder without a map.
 _PROMPT = frozenset({"cells", "frame before", "text"})
+_TOWER = frozenset({"entry", "middle", "exit", "keys"})
 _DECODER = frozenset({"entry", "middle", "exit", "keys", "last query"})
 
 
@@ -27,7 +28,8 @@ class Keep:
     Attributes:
         amount: A share above 0 and up to 1 of the tokens of each image (of each frame of a video),
             rounded, or a number of them. At least one stays.
-        score: The highest are kept.
+        score: The highest are kept. A score of what a block does, such as ``Shift("block")``, is
+            recorded at the last block of the tower that the features are taken from.
         merge: Whether those that leave are merged into the most similar kept token, which then
             counts for as many in the attention of every layer; otherwise they are pruned.
     """
@@ -46,12 +48,19 @@ class Keep:
             )
         if not isinstance(self.score, Score):
             raise InputError(f"Keep takes a Score, got {self.score!r}; write Keep(0.25, Random())")
-        if needs := self.score.required() - _PROMPT:
+        needs = self.score.required()
+        known = _TOWER if self.of_tower else _PROMPT
+        if unknown := needs - known:
             raise InputError(
-                f"{self.score} reads {' and '.join(sorted(needs))} of a layer, and between "
-                "connector and language model there are only projected tokens; use greedy, "
-                "redundancy(tokens), temporal, relevance, grid or random"
+                f"{self.score} reads {' and '.join(sorted(unknown))}, which is neither among the "
+                "projected tokens nor recorded in the tower; use greedy, redundancy(tokens), "
+                "temporal, relevance, grid, random, or a score of the tower such as shift(block)"
             )
+
+    @property
+    def of_tower(self) -> bool:
+        """Whether the score is one of the tower's last block, the mean over a merged unit."""
+        return bool(self.score.required() & _TOWER)
 
     @property
     def reduction(self) -> Reduction:

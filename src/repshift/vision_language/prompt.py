@@ -173,12 +173,17 @@ class PromptSite:
             return None
         segments = Segments.pack(torch.tensor(lengths))
         kept = [count - drop for count, drop in zip(lengths, each, strict=True)]
-        needs = keep.score.required() if keep is not None else frozenset()
+        needs = keep.score.required() if keep and not keep.of_tower else frozenset()
         snapshot = prompt_snapshots(visual, segments, embeds, call, kept, needs, self.engine)
         if keep is None:
             scores = torch.zeros(snapshot.tokens.shape[:2], device=embeds.device)
             return choose(snapshot, scores, segments, each, Prune())
-        scores = keep.score(snapshot).detach()
+        if keep.of_tower:
+            assert visual.layout.scores is not None
+            told = visual.layout.scores.to(embeds.device)[visual.packed]
+            scores = segments.batch(told[None])
+        else:
+            scores = keep.score(snapshot).detach()
         self.engine.refuse_nan(scores, keep.score, "between connector and language model")
         return choose(snapshot, scores, segments, each, keep.reduction)
 
