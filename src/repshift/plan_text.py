@@ -105,7 +105,7 @@ def read_schedule(text: str) -> dict[int, float | int | Level]:
                 "such as 0:0.2,3:0.2,6:20 (or block:level(share))"
             ) from None
         if level:
-            value = Level(float(value))
+            value = Level(float(_number(level[1])))
         drop.append((_block(block.strip()), value))
     return _unique(drop)
 
