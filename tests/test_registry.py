@@ -203,7 +203,7 @@ def test_commands_import_ones_own_score(run, photos, tmp_path):
     )  # fmt: skip
     assert status == 0, err
     rows = json.loads((tmp_path / "b" / "bench.json").read_text())["rows"]
-    assert [(row["method"], row["tokens"]) for row in rows[2:]] == [
+    assert [(row["method"], row["tokens"]) for row in rows[3:]] == [
         ("my-score(1.0)", 33), ("my-score(3.0) + merge", 33), ("my-score(2.0)", 33),
     ]  # fmt: skip
     status, _, err = run(

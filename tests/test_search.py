@@ -344,7 +344,7 @@ def test_default_methods_leave_out_what_a_model_cannot():
         ({"flops": 0.6, "speedup": 2.0}, "got flops, speedup"),
         ({"flops": 1.5}, "flops is 1.5; expected above 0"),
         ({"fidelity": 0.0}, "fidelity is 0.0"),
-        ({"speedup": 0.5}, "speedup is 0.5; expected 1 or more"),
+        ({"speedup": 0.5}, "speedup is 0.5; expected above 1"),
         ({"flops": 0.05}, "no schedule brings the cost down to 0.05"),
         ({"flops": 0.7, "methods": ["norm"]}, "'norm' is not one of"),
     ],

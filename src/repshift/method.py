@@ -120,6 +120,8 @@ def _value(kind: type, text: str) -> Any:
         if text.lower() not in {"true", "false"}:
             raise ValueError
         return text.lower() == "true"
+    if not text.isascii() or "_" in text:  # int() and float() take "1_0" and other scripts' digits
+        raise ValueError
     return kind(text)
 
 

@@ -179,7 +179,7 @@ class Search:
         ran += [trial.plan for trial in self.tried]
         if not ran:
             raise InputError(
-                f"no schedule brings the cost down to {target:.2f} of the dense model's, even with "
+                f"no schedule brings the cost down to {target:.3g} of the dense model's, even with "
                 "one patch left at the end; ask for less"
             )
         raise InputError(

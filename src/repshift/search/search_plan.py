@@ -186,7 +186,10 @@ def search_plan(
 
     meter = FidelityMeter(model, spec, seen, objective, batch_size)
     counted = FlopsCost(model, spec, seen[:1], memo)
-    timed = TimeCost(model, spec, seen[:batch_size], memo) if speedup is not None else None
+    # A batch is timed whole, of few images with some of them twice.
+    repeats = -(-batch_size // len(seen))
+    whole = seen.repeat(repeats, *[1] * (seen.ndim - 1))[:batch_size]
+    timed = TimeCost(model, spec, whole, memo) if speedup is not None else None
     full, own = Search(meter, timed or counted, memo, progress, plans), Sized(model, spec)
     smaller = smaller_sizes(model, seen) if resizable else []
     if fidelity is not None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from repshift.adapters.transformers.describe import runs
 from repshift.errors import InputError
 from repshift.sequence.layout import by_cell
 
@@ -69,7 +69,7 @@ CONNECTORS = {
 def reader_of(model: nn.Module) -> nn.Module:
     """The model that calls the tower: this one, or the one that it holds as ``model``."""
     for part in (model, getattr(model, "model", None)):
-        if isinstance(part, nn.Module) and _runs(part) in CONNECTORS:
+        if isinstance(part, nn.Module) and runs(part) in CONNECTORS:
             return part
     known = ", ".join(name.removesuffix("Model") for name in CONNECTORS)
     raise InputError(
@@ -81,14 +81,7 @@ def reader_of(model: nn.Module) -> nn.Module:
 
 def connector_of(reader: nn.Module) -> Connector:
     """The row of a model that ``reader_of`` found."""
-    return CONNECTORS[_runs(reader)]
-
-
-def _runs(module: nn.Module) -> str:
-    """The name of the class in transformers whose forward the module runs; none of another's."""
-    forward = inspect.unwrap(type(module).forward)
-    name = forward.__qualname__.removesuffix(".forward")
-    return name if forward.__module__.startswith("transformers.models.") else ""
+    return CONNECTORS[runs(reader)]
 
 
 def token_marks(compression: Compression, last: int, watched: int) -> Float[Tensor, "n P 2"]:

@@ -7,12 +7,12 @@ transformers.
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import nn
 
+from repshift.adapters.transformers.describe import runs
 from repshift.errors import InputError
 
 
@@ -99,11 +99,11 @@ def parts_of(model: nn.Module) -> Parts:
             f"are {', '.join(FAMILIES)} and what is made of them (…ForConditionalGeneration). For "
             "a vision encoder pass a Plan"
         )
-    family = FAMILIES[_runs(core)]
+    family = FAMILIES[runs(core)]
     language = core.get_submodule(family.language)
     layers = list(getattr(language, "layers", ()))
-    layer = LANGUAGE_MODELS.get(_runs(language))
-    read = layer is not None and all(_runs(one) == layer for one in layers)
+    layer = LANGUAGE_MODELS.get(runs(language))
+    read = layer is not None and all(runs(one) == layer for one in layers)
     if not read:
         kinds = {type(language).__name__, *(type(one).__name__ for one in layers)}
         raise InputError(
@@ -118,13 +118,6 @@ def parts_of(model: nn.Module) -> Parts:
 def _core(model: nn.Module) -> Any:
     """The model that scatters the features, if the model is or holds one."""
     for part in (model, getattr(model, "model", None)):
-        if isinstance(part, nn.Module) and _runs(part) in FAMILIES:
+        if isinstance(part, nn.Module) and runs(part) in FAMILIES:
             return part
     return None
-
-
-def _runs(module: Any) -> str:
-    """The name of the class in transformers whose forward the module runs; none of another's."""
-    forward = inspect.unwrap(type(module).forward)
-    name = forward.__qualname__.removesuffix(".forward")
-    return name if forward.__module__.startswith("transformers.models.") else ""

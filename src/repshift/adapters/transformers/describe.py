@@ -29,20 +29,20 @@ _UNREAD = "repshift has not read the forward of"
 
 def describe(model: nn.Module) -> EncoderSpec:
     """The spec of an encoder of transformers; ``InputError`` with the reason if it has none."""
-    if (parts := MAMBAS.get(_runs(model))) is not None:
+    if (parts := MAMBAS.get(runs(model))) is not None:
         blocks: list[Any] = list(_at(model, "layers"))
-        if any((_runs(block), _runs(_at(block, "mixer"))) != parts for block in blocks):
+        if any((runs(block), runs(_at(block, "mixer"))) != parts for block in blocks):
             raise InputError(_cannot(model, f"{_UNREAD} one of its parts"))
         return mamba_spec(model)
-    if (parts := PACKED.get(_runs(model))) is not None:
-        read = [(_runs(block), _runs(block.attn), parts[2]) for block in model.blocks]  # type: ignore[union-attr]
-        read += [(*parts[:2], _runs(merger)) for merger in mergers_of(model)]
+    if (parts := PACKED.get(runs(model))) is not None:
+        read = [(runs(block), runs(block.attn), parts[2]) for block in model.blocks]  # type: ignore[union-attr]
+        read += [(*parts[:2], runs(merger)) for merger in mergers_of(model)]
         if any(one != parts for one in read):
             raise InputError(_cannot(model, f"{_UNREAD} one of its parts"))
         return packed_spec(model)
-    head = HEADS.get(_runs(model))
+    head = HEADS.get(runs(model))
     inner: Any = _at(model, head.inside) if head else model
-    encoder = ENCODERS.get(_runs(inner))
+    encoder = ENCODERS.get(runs(inner))
     if encoder is None:
         raise InputError(_refusal(model))
     blocks, layers = _read(model, inner, encoder.blocks)
@@ -75,11 +75,11 @@ def describe(model: nn.Module) -> EncoderSpec:
     )
 
 
-def _runs(module: nn.Module) -> str:
+def runs(module: nn.Module) -> str:
     """The name of the class in transformers whose forward the module runs; none of another's."""
     forward = inspect.unwrap(type(module).forward)
     name = forward.__qualname__.removesuffix(".forward")
-    return name if forward.__module__.startswith("transformers.models.") else ""
+    return name if (forward.__module__ or "").startswith("transformers.models.") else ""
 
 
 def _at(module: nn.Module, path: str) -> Any:
@@ -95,13 +95,13 @@ def _at(module: nn.Module, path: str) -> Any:
 def _read(model: nn.Module, inner: nn.Module, path: str) -> tuple[list[nn.Module], list[Layer]]:
     """The blocks at ``path``, each with its row; all that runs around their parts must be known."""
     blocks: list[nn.Module] = list(_at(inner, path))
-    layers = [LAYERS[_runs(block)] for block in blocks if _runs(block) in LAYERS]
+    layers = [LAYERS[runs(block)] for block in blocks if runs(block) in LAYERS]
     attention = [_at(block, row.attention) for block, row in zip(blocks, layers, strict=False)]
     looping = _at(inner, path.rpartition(".")[0])
     if (
         not blocks
         or len(layers) < len(blocks)
-        or not all(_runs(part) for part in (looping, *attention))
+        or not all(runs(part) for part in (looping, *attention))
     ):
         raise InputError(_cannot(model, f"{_UNREAD} one of its parts"))
     if any(layer.carriers != layers[0].carriers for layer in layers):
@@ -155,7 +155,7 @@ def _refusal(model: nn.Module) -> str:
     reasons += [reason for end, reason in ENDINGS.items() if name.endswith(end)]
     text = _cannot(model, reasons[0] if reasons else f"{_UNREAD} this class")
     known = ENCODERS | MAMBAS | PACKED
-    found = [(path, part) for path, part in model.named_modules() if _runs(part) in known]
+    found = [(path, part) for path, part in model.named_modules() if runs(part) in known]
     if found and found[0][0]:
         path, part = found[0]
         text += (
