@@ -166,6 +166,7 @@ METHODS = [
     ("'shift)'", "cannot read 'shift)'"),
     ("'random(x)'", "seed cannot be 'x'"),
     ("'random(1.5)'", "seed cannot be '1.5'"),
+    ("'random(1_0)'", "seed cannot be '1_0'"),
     ("'merge + shift'", "'merge' is not one of"),
     ("'tome + prune'", "'tome' is not one of"),
     ("'shift +'", "cannot read ''"),

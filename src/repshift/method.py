@@ -120,7 +120,8 @@ def _value(kind: type, text: str) -> Any:
         if text.lower() not in {"true", "false"}:
             raise ValueError
         return text.lower() == "true"
-    if not text.isascii() or "_" in text:  # int() and float() take "1_0" and other scripts' digits
+    # int() and float() take "1_0" and the digits of other scripts too.
+    if kind in (int, float) and (not text.isascii() or "_" in text):
         raise ValueError
     return kind(text)
 
