@@ -13,8 +13,10 @@ import sys
 import typing
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 
 def _import_package() -> None:
@@ -87,6 +89,17 @@ def plain(monkeypatch):
     for name in [name for name in sys.modules if name.partition(".")[0] == "repshift"]:
         monkeypatch.delitem(sys.modules, name)
     return importlib.import_module("repshift")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of three small photographs: 0.png, 1.png, 2.png."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 48, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    return folder
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,16 +16,6 @@ KEYS = {
     "method", "kernel", "tokens", "gflops", "images_per_s", "speedup_vs_eager",
     "speedup_vs_fused", "fidelity", "accuracy", "peak_mb",
 }  # fmt: skip
-
-
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 40, 48, 3), dtype=np.uint8)
-    for number, image in enumerate(pixels):
-        Image.fromarray(image).save(folder / f"{number}.png")
-    return folder
 
 
 def test_bench_writes_table_json_csv_plot_and_report(run, tmp_path):

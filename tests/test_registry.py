@@ -5,10 +5,8 @@ import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from repshift import (
     InputError,
@@ -179,16 +177,6 @@ def test_results_of_ones_own_score_are_found_by_its_code_too(tmp_path):
     assert json.loads(found[0]).keys() - {"code"} == {"drop", "score", "reduction"}
     assert json.loads(Plan({0: 1}).identity) == json.loads(Plan({0: 1}).to_json())
     assert Memo(None, {})(found[0], lambda: 1) == 1
-
-
-@pytest.fixture
-def photos(tmp_path):
-    folder = tmp_path / "photos"
-    folder.mkdir()
-    pixels = np.random.default_rng(0).integers(0, 256, (2, 40, 48, 3), dtype=np.uint8)
-    for number, image in enumerate(pixels):
-        Image.fromarray(image).save(folder / f"{number}.png")
-    return folder
 
 
 def test_commands_import_ones_own_score(run, photos, tmp_path):

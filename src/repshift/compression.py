@@ -179,7 +179,7 @@ class Compression(Engine):
         self._local.begun = 0
         if self.plan.adaptive and torch.compiler.is_compiling():
             raise InputError(
-                "how many tokens a level drops, only the images tell, so no graph can be compiled "
+                "how many tokens a level drops depends on the images, so no graph can be compiled "
                 "or exported for it; use shares or counts"
             )
 

@@ -98,15 +98,13 @@ def read_schedule(text: str) -> dict[int, float | int | Level]:
         block, _, amount = item.partition(":")
         level = _LEVEL.fullmatch(amount.strip())
         try:
-            value: float | int | Level = _number(level[1] if level else amount.strip())
+            value = _number(level[1] if level else amount.strip())
         except ValueError:
             raise InputError(
                 f"cannot read {item!r} of the plan {text!r}; write block:share or block:count, "
                 "such as 0:0.2,3:0.2,6:20 (or block:level(share))"
             ) from None
-        if level:
-            value = Level(float(_number(level[1])))
-        drop.append((_block(block.strip()), value))
+        drop.append((_block(block.strip()), Level(float(value)) if level else value))
     return _unique(drop)
 
 

@@ -53,6 +53,7 @@ class BlockState:
     step: Step | None = None
     after: Segments | None = None
     watched: Score | None = None
+    _batch: tuple[Tensor, Tensor] | None = None
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -105,7 +106,7 @@ class BlockState:
         """The stream without the dropped tokens."""
         assert self.step is not None
         assert self.after is not None
-        return self.after.stream(self.step.apply(self.segments.batch(stream), self.size))
+        return self.after.stream(self.step.apply(self._as_batch(stream), self.size))
 
     def expand(self, branch: Float[Tensor, "P K C"]) -> Float[Tensor, "B N C"]:
         """What was computed for the kept tokens, for all: a dropped one gets its target's."""
@@ -113,9 +114,17 @@ class BlockState:
         assert self.after is not None
         return self.segments.stream(self.step.map.restore(self.after.batch(branch)))
 
+    def _as_batch(self, stream: Float[Tensor, "B N C"]) -> Float[Tensor, "S L C"]:
+        """The stream as a batch; of a packed one it is made once, to decide on and to reduce."""
+        if not self.segments.packed:
+            return stream
+        if self._batch is None or self._batch[0] is not stream:
+            self._batch = (stream, self.segments.batch(stream))
+        return self._batch[1]
+
     @property
     def _ragged(self) -> bool:
-        """Whether what is left lies end to end: only the images tell how much that is."""
+        """Whether what is left lies end to end, since how much that is depends on the images."""
         by_level = self.plan.amount(self.block).by_level
         return bool(self.spec.packing) or self.segments.packed or by_level
 
@@ -216,7 +225,7 @@ class BlockState:
             )
         batch, padding = self.segments.batch, self.segments.padding
         padding = None if padding is None else padding.to(stream.device)
-        tokens = batch(stream)
+        tokens = self._as_batch(stream)
         inner = self.inner
         return Snapshots(
             self.block,

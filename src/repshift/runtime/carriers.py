@@ -86,7 +86,7 @@ class Rotary(Carrier):
     def follow(
         self, table: Any, kept: Int[Tensor, "B K"], dense: Segments, segments: Segments
     ) -> Any:
-        # What turns no token: sine 0, cosine 1.
+        # The rotation by zero: sine 0, cosine 1.
         if isinstance(table, tuple):
             turns = [((1.0,), (0.0,))[place % 2] for place in range(len(table))]
             both = zip(table, turns, strict=True)

@@ -44,7 +44,7 @@ class ModelSite:
         given, local = bind(self.parameters, args, kwargs), self.engine._local
         if torch.compiler.is_compiling():
             raise InputError(
-                "what leaves a prompt is remembered beside its cache, which no compiled graph "
+                "what was dropped from a prompt is kept beside its cache, which no compiled graph "
                 "does; call the model without torch.compile"
             )
         cache = cache_of(given)

@@ -1,4 +1,4 @@
-"""A plan for a vision-language model: what leaves in the tower, the prompt and the decoder."""
+"""A plan for a vision-language model: what is dropped in the tower, prompt and decoder."""
 
 from __future__ import annotations
 

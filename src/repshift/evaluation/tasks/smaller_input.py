@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from repshift.compress import compress
 from repshift.errors import InputError
 from repshift.evaluation.tasks.variants import Variant
 from repshift.input_size import image_sides, resize_images, resized
@@ -52,17 +51,15 @@ def smaller_images(
     except InputError as error:
         return [], str(error)
 
-    def spent(plan: Plan) -> float:
-        if plan.input_size is None:
-            with compress(model, plan, spec):
-                return count_flops(lambda: model(image))[0]
-        row = of_images(model, plan.input_size, plan)
-        with row.attached(model, spec):
-            return _flops(row, model, image)
-
-    cost = cache(lambda side: _flops(of_images(model, side), model, image))
+    cost = cache(lambda side: _flops(of_images(model, side), model, spec, image))
     with torch.inference_mode():
-        chosen = {_nearest(sides, cost, spent(plan)) for plan in plans}
+        rows = [
+            Variant("", plans=(plan,))
+            if plan.input_size is None
+            else of_images(model, plan.input_size, plan)
+            for plan in plans
+        ]
+        chosen = {_nearest(sides, cost, _flops(row, model, spec, image)) for row in rows}
     return [of_images(model, side) for side in sorted(chosen, reverse=True)], ""
 
 
@@ -77,12 +74,9 @@ def fewer_frames(
     if frames < 2:
         return []
 
-    def spent(plan: Plan) -> float:
-        with compress(model, plan, spec):
-            return count_flops(lambda: model(video))[0]
-
-    cost = cache(lambda count: _flops(of_frames(count), model, video))
-    chosen = {_nearest(range(1, frames), cost, spent(plan)) for plan in plans}
+    cost = cache(lambda count: _flops(of_frames(count), model, spec, video))
+    spent = [_flops(Variant("", plans=(plan,)), model, spec, video) for plan in plans]
+    chosen = {_nearest(range(1, frames), cost, one) for one in spent}
     return [of_frames(count) for count in sorted(chosen, reverse=True)]
 
 
@@ -116,6 +110,8 @@ def _nearest(choices: Sequence[int], cost: Callable[[int], float], spent: float)
     return min(near, key=lambda choice: abs(cost(choice) - spent))
 
 
-def _flops(row: Variant, model: nn.Module, given: Tensor) -> float:
+def _flops(row: Variant, model: nn.Module, spec: EncoderSpec | ResNetSpec, given: Tensor) -> float:
+    """What one forward of a row costs."""
     own, its = row.model or model, row.given(given)
-    return count_flops(lambda: own(its))[0]
+    with row.attached(model, spec):
+        return count_flops(lambda: own(its))[0]
