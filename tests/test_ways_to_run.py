@@ -148,7 +148,7 @@ def test_a_pickle_keeps_the_plan_at_work(family):
 
 @each_family
 def test_the_whole_forward_compiles_to_one_graph(family, plain):
-    model, plan = build(family), plain.Plan.from_json(plan_for(family).to_json())
+    model, plan = build(family, depth=3), plain.Plan.from_json(plan_for(family).to_json())
     torch._dynamo.reset()
     with plain.compress(model, plan) as compression, torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
@@ -178,7 +178,7 @@ def test_code_compiled_without_a_plan_is_not_taken_with_one_nor_the_other_way(pl
 
 @each_family
 def test_export_with_a_dynamic_batch_runs_at_any_batch_size(family, plain):
-    model, plan = build(family), plain.Plan.from_json(plan_for(family).to_json())
+    model, plan = build(family, depth=3), plain.Plan.from_json(plan_for(family).to_json())
     with plain.compress(model, plan), torch.no_grad():
         dynamic = ({0: torch.export.Dim("batch")},)
         program = torch.export.export(model, (images(5),), dynamic_shapes=dynamic)
