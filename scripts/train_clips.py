@@ -36,6 +36,7 @@ from repshift.evaluation.zoo.clips.model import (
 )
 from repshift.evaluation.zoo.clips.render import render
 from repshift.evaluation.zoo.clips.scene import COLOURS, MOTIONS, SHAPES, SIZES, draw_scene, twin
+from repshift.evaluation.zoo.packaged import weights_file
 from repshift.files import replacing, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,10 +53,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--out", type=Path, default=weights_file(WEIGHTS))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    write_text(VOCABULARY, "\n".join(vocabulary()) + "\n")
+    write_text(weights_file(VOCABULARY), "\n".join(vocabulary()) + "\n")
     checkpoint = ROOT / "runs" / f"clips-umt-{args.steps}.pt"
     weights = train(args.steps, checkpoint)
     half = {key: weight.half().contiguous() for key, weight in weights.items()}

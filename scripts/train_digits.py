@@ -40,9 +40,9 @@ def main() -> None:
     parser.add_argument("--model", choices=MODELS, default="digits-vit")
     parser.add_argument("--epochs", type=int, help="default: as the packaged weights were trained")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, help="default: the file inside the package")
+    parser.add_argument("--out", type=Path, help="default: the file in zoo/")
     args = parser.parse_args()
-    out = args.out or ROOT / "src/repshift/evaluation/zoo/weights" / f"{args.model}.safetensors"
+    out = args.out or ROOT / "zoo" / "repshift_zoo" / f"{args.model}.safetensors"
 
     torch.set_num_threads(args.threads)
     torch.use_deterministic_algorithms(True)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from repshift import InputError, Plan, compress
 from repshift.evaluation.data.pixels import normalise, resize
 from repshift.evaluation.models.umt.tokenizer import pre_text
+from repshift.evaluation.zoo import packaged
 from repshift.evaluation.zoo.clips import model
 from repshift.evaluation.zoo.clips.files import CLIPS, clip_scenes, question_clips, write_clips
 from repshift.evaluation.zoo.clips.language import ANSWERS, caption, question, vocabulary
@@ -123,7 +124,7 @@ def test_the_files_are_a_data_set(tmp_path, monkeypatch):
 def test_damaged_weights_are_named(tmp_path, monkeypatch):
     path = tmp_path / "clips-umt.safetensors"
     path.write_bytes(b"nothing")
-    monkeypatch.setattr(model, "WEIGHTS", path)
+    monkeypatch.setattr(packaged, "weights_file", lambda name: tmp_path / name)
     with pytest.raises(InputError, match="weights of clips-umt cannot be read"):
         model.load_clips_retrieval()
 

@@ -8,6 +8,7 @@ import torch
 
 from repshift import InputError
 from repshift.evaluation.zoo import digits
+from repshift.evaluation.zoo.packaged import weights_file
 
 
 def test_the_split_is_fixed_and_in_proportion():
@@ -46,7 +47,7 @@ def test_the_packaged_weights_read_unseen_digits(name):
 
 @each_model
 def test_the_packaged_weights_are_small(name):
-    assert len((digits.WEIGHTS / f"{name}.safetensors").read_bytes()) < 2_000_000
+    assert len(weights_file(f"{name}.safetensors").read_bytes()) < 2_000_000
 
 
 @each_model
@@ -54,7 +55,7 @@ def test_the_packaged_weights_are_small(name):
 def test_a_bad_weight_file_is_named(monkeypatch, tmp_path, name, damage):
     from safetensors.torch import load, save
 
-    good = (digits.WEIGHTS / f"{name}.safetensors").read_bytes()
+    good = weights_file(f"{name}.safetensors").read_bytes()
     weights = load(good)
     file = tmp_path / f"{name}.safetensors"
     if damage == "cut short":
@@ -64,8 +65,8 @@ def test_a_bad_weight_file_is_named(monkeypatch, tmp_path, name, damage):
         file.write_bytes(save(weights))
     elif damage == "a key more":
         file.write_bytes(save(weights | {"extra": torch.zeros(1)}))
-    monkeypatch.setattr(digits, "WEIGHTS", tmp_path)
-    with pytest.raises(InputError, match=rf"{name}\.safetensors.*install repshift again"):
+    monkeypatch.setattr(digits, "weights_file", lambda name: tmp_path / name)
+    with pytest.raises(InputError, match=rf"{name}\.safetensors.*install repshift-zoo again"):
         LOADERS[name]()
 
 
@@ -73,3 +74,9 @@ def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(InputError, match=r"pip install repshift\[demo\]"):
         digits.held_out_digits()
+
+
+def test_without_repshift_zoo_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setattr("repshift.evaluation.zoo.packaged.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"repshift-zoo; .*pip install \./zoo"):
+        digits.load_digits_vit()

@@ -44,7 +44,7 @@ from repshift.shift import representation_shift
 from repshift.vision_language.compression import VisionLanguageCompression
 from repshift.vision_language.plan import Keep, VisionLanguagePlan
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AttentionEntropy",

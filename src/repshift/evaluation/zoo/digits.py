@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from repshift.errors import InputError
-from repshift.evaluation.zoo.packaged import WEIGHTS, load_packaged
+from repshift.evaluation.zoo.packaged import load_packaged, weights_file
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -99,7 +99,7 @@ def load_digits_resnet() -> ResNet:
 
 
 def _load(name: str, model: Model) -> Model:
-    return load_packaged(model, WEIGHTS / f"{name}.safetensors", "scripts/train_digits.py")
+    return load_packaged(model, weights_file(f"{name}.safetensors"), "scripts/train_digits.py")
 
 
 def _split() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

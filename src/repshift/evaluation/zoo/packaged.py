@@ -1,8 +1,8 @@
-"""Weights that come with the package."""
+"""Weights of the distribution repshift-zoo, the folder ``zoo`` of a checkout."""
 
 from __future__ import annotations
 
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -13,7 +13,16 @@ if TYPE_CHECKING:
 
     Model = TypeVar("Model", bound=nn.Module)
 
-WEIGHTS = Path(str(files("repshift"))) / "evaluation" / "zoo" / "weights"
+
+def weights_file(name: str) -> Path:
+    """The file ``name`` of repshift-zoo; ``InputError`` if that is not installed."""
+    found = find_spec("repshift_zoo")
+    if found is None or found.origin is None:
+        raise InputError(
+            f"{name} is a file of repshift-zoo; install it from a checkout of repshift with: "
+            "pip install ./zoo"
+        )
+    return Path(found.origin).parent / name
 
 
 def load_packaged(model: Model, file: Path, script: str, several: bool = False) -> Model:
@@ -32,7 +41,7 @@ def load_packaged(model: Model, file: Path, script: str, several: bool = False) 
         model.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise InputError(
-            f"the weights of {file.stem} cannot be read from {file}; install repshift again, or "
-            f"train them with {script} ({error})"
+            f"the weights of {file.stem} cannot be read from {file}; install repshift-zoo again, "
+            f"or train them with {script} ({error})"
         ) from error
     return model.eval()

@@ -30,8 +30,7 @@ CONFIG = UMTConfig(
     vocabulary=len(vocabulary()),
     positions=64,
 )
-WEIGHTS = packaged.WEIGHTS / "clips-umt.safetensors"
-VOCABULARY = packaged.WEIGHTS / "clips-vocab.txt"
+WEIGHTS, VOCABULARY = "clips-umt.safetensors", "clips-vocab.txt"  # of repshift-zoo
 
 
 def untrained_retrieval() -> RetrievalModel:
@@ -56,8 +55,9 @@ def load_clips_answering() -> AnsweringModel:
 
 def tokenizer() -> Tokenizer:
     """Word pieces of the grammar."""
-    return Tokenizer(VOCABULARY, CONFIG.vocabulary, start=2)
+    return Tokenizer(packaged.weights_file(VOCABULARY), CONFIG.vocabulary, start=2)
 
 
 def _load(model: Model) -> Model:
-    return packaged.load_packaged(model, WEIGHTS, "scripts/train_clips.py", several=True)
+    file = packaged.weights_file(WEIGHTS)
+    return packaged.load_packaged(model, file, "scripts/train_clips.py", several=True)
