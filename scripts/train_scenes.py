@@ -9,8 +9,6 @@ where it stopped; every step seeds itself, so the weights are the same either wa
 """
 
 import argparse
-import json
-import math
 import time
 from pathlib import Path
 
@@ -46,6 +44,7 @@ LENGTH, VISUAL = 176, 128  # of a row: tokens, and those of them that are seen
 SIDE, FILM_SIDE = EDGE // CELL, FILM_EDGE // CELL
 TOLD = (len(SHAPES) + 1, len(COLOURS) + 1, 11, 11, 11)  # what a cell shows: 0 is nothing
 EVERY = 10
+LOOKS = {2: "first", 4: "last"}  # layers of which two heads are told where to look
 TOWER_STEPS = 300  # in which the tower is told alone
 
 
@@ -78,10 +77,15 @@ class Row:
         self.places: list[tuple[int, int, int]] = []
         self.columns: list[int] = []
         self.cells: list[int] = []
+        # Token, and which of the cells it should look at, first and last.
+        self.looks: list[tuple[int, np.ndarray, np.ndarray]] = []
         self._segment = 0
 
-    def add(self, edges, cells, questions, film=False, early=False):
+    def add(self, scenes, cells, questions, early=False):
         """``cells``: numbers of the features; ``early``: the one question stands in front."""
+        film = scenes[0].frames > 1
+        edges = [scene.edge for scene in scenes for _ in range(scene.frames)]
+        self._scenes, self._first = scenes, len(self.columns)
         words = seen(edges, film)
         branches = [question.words for question in questions]
         self._segment += 1
@@ -124,22 +128,58 @@ class Row:
     def _ask(self, question, asked, branch, at):
         answer = ids(question.answer)
         self._text([*asked, ASK, *question.answer], branch, at)
+        ask = len(self.ids) - len(answer) - 1
+        for step, (first, last) in enumerate(targets(self._scenes, question)):
+            self.looks.append((ask + step, self._mark(first), self._mark(last)))
         told = [*answer, WORDS["<end>"]]
         self.labels[-len(told) :] = told
         self.kinds[-len(told) :] = [KINDS.index(question.kind)] * len(told)
+
+    def _mark(self, cells):
+        marks = np.zeros(VISUAL, bool)
+        marks[self._first : self._first + len(cells)] = cells
+        return marks
+
+
+def targets(scenes, question):
+    """The cells that each word of the answer should be read from, first and last."""
+    if question.kind == "label":
+        label, side = scenes[0].label, EDGE // CELL
+        row = (label.y + CARD[1] // 2) // CELL
+        for at in range(3):
+            cells = np.zeros((side, side), bool)
+            cells[row, (label.x + 11 + 18 * at) // CELL] = True
+            yield cells.ravel(), cells.ravel()
+    elif question.about:
+        each = [
+            np.concatenate([where(scene, thing) * (thing in scene.things) for scene in scenes])
+            for thing in question.about
+        ]
+        first, last = each[0], each[-1]
+        if question.kind == "count":
+            first = last = np.any(each, 0)
+        for _ in question.answer:
+            yield first, last
+
+
+def where(scene, thing) -> np.ndarray:
+    """The cells that show a thing."""
+    middle = (np.arange(scene.edge // CELL) + 0.5) * CELL
+    far = np.hypot(middle[None, :] - thing.x, middle[:, None] - thing.y)
+    near = far < thing.radius * 0.8 + CELL * 0.25
+    near[thing.cell] = True
+    frames = np.zeros((scene.frames, *near.shape), bool)
+    frames[thing.start : thing.end] = near
+    return frames.ravel()
 
 
 def told(scene) -> np.ndarray:
     """What each cell of each frame shows: shape, colour, and the three digits' centres."""
     side = scene.edge // CELL
     out = np.zeros((scene.frames, side, side, len(TOLD)), np.int64)
-    middle = (np.arange(side) + 0.5) * CELL
     for thing in scene.things:
-        far = np.hypot(middle[None, :] - thing.x, middle[:, None] - thing.y)
-        near = far < thing.radius * 0.8 + CELL * 0.25
-        near[thing.cell] = True
         said = SHAPES.index(thing.shape) + 1, COLOURS.index(thing.colour) + 1
-        out[thing.start : thing.end, near, :2] = said
+        out[where(scene, thing).reshape(out.shape[:3]), :2] = said
     if scene.label is not None:
         row = (scene.label.y + CARD[1] // 2) // CELL
         for at, digit in enumerate(scene.label.digits):
@@ -169,33 +209,34 @@ def batch(step: int, early: bool = True):
     asked = [ask_scene(scene, draw) for scene in scenes]
     for number, questions in enumerate(asked):
         rows.append(row := Row())
-        row.add([EDGE], cells(number), questions)
+        row.add([scenes[number]], cells(number), questions)
     for number in range(EARLY[0]):
         if number % 2 == 0:
             rows.append(row := Row())
-        row.add([EDGE], cells(number), one(asked[number]), early=True)
+        row.add([scenes[number]], cells(number), one(asked[number]), early=True)
     for number, crowd in enumerate(crowds):
         rows.append(row := Row())
         questions = ask_crowd(crowd)
-        row.add([EDGE], cells(SCENES + number), questions)
-        row.add([EDGE], cells(SCENES + number), one(questions), early=True)
+        row.add([crowd], cells(SCENES + number), questions)
+        row.add([crowd], cells(SCENES + number), one(questions), early=True)
     pairs = draw.permutation(SCENES).tolist()
     for number in range(PAIRS):
         first, second = pairs[2 * number : 2 * number + 2]
         shown = [*cells(first), *cells(second)]
-        questions = ask_pair(scenes[first], scenes[second], draw)
+        both = [scenes[first], scenes[second]]
+        questions = ask_pair(*both, draw)
         rows.append(row := Row())
-        row.add([EDGE] * 2, shown, questions)
+        row.add(both, shown, questions)
         if number < EARLY[2]:
             rows.append(row := Row())
-            row.add([EDGE] * 2, shown, one(questions), early=True)
+            row.add(both, shown, one(questions), early=True)
     for number, film in enumerate(films):
-        questions, edges = ask_film(film), [FILM_EDGE] * FRAMES
+        questions = ask_film(film)
         rows.append(row := Row())
-        row.add(edges, film_cells(number), questions, film=True)
+        row.add([film], film_cells(number), questions)
         if number < EARLY[3]:
             rows.append(row := Row())
-            row.add(edges, film_cells(number), one(questions), film=True, early=True)
+            row.add([film], film_cells(number), one(questions), early=True)
 
     def full(lists, length, filler):
         return torch.tensor([[*one, *[filler] * (length - len(one))] for one in lists])
@@ -215,6 +256,11 @@ def batch(step: int, early: bool = True):
         "places": places.contiguous(),
         "columns": full([row.columns for row in rows], VISUAL, LENGTH),
         "cells": full([row.cells for row in rows], VISUAL, 0),
+        "looks": torch.tensor(
+            [(at, token) for at, row in enumerate(rows) for token, _, _ in row.looks]
+        ),
+        "first": torch.from_numpy(np.stack([look[1] for row in rows for look in row.looks])),
+        "last": torch.from_numpy(np.stack([look[2] for row in rows for look in row.looks])),
     }
 
 
@@ -257,13 +303,15 @@ class Pupil(nn.Module):
         return merged(visual.merger, tokens), deep
 
     def read(self, one, features, deep):
-        """Logits of every token, and what the second layer says of where each cell is."""
+        """Logits, where the second layer says that each cell is, and whether answers look right."""
         core = self.model.model.language_model
         rows = torch.arange(len(one["ids"]))[:, None]
         columns, cells = one["columns"], one["cells"]
-        spread = lambda table: torch.zeros(  # noqa: E731
-            len(one["ids"]), LENGTH + 1, table.shape[-1], dtype=table.dtype
-        ).index_put((rows.expand_as(columns), columns), table[cells])[:, :LENGTH]
+        spread = (
+            lambda table: torch.zeros(  # noqa: E731
+                len(one["ids"]), LENGTH + 1, table.shape[-1], dtype=table.dtype
+            ).index_put((rows.expand_as(columns), columns), table[cells])[:, :LENGTH]
+        )
         seen_here = (one["ids"] == WORDS["<image>"]) | (one["ids"] == WORDS["<video>"])
         stream = core.embed_tokens(one["ids"])
         stream = torch.where(seen_here[..., None], spread(features).float(), stream)
@@ -274,14 +322,17 @@ class Pupil(nn.Module):
         mask = mask[:, None]
         cos, sin = core.rotary_emb(stream, one["places"])
         cos, sin = cos[:, None], sin[:, None]
+        looked = 0
         for number, layer in enumerate(core.layers):
-            stream = decoder_layer(layer, stream, cos, sin, mask)
+            stream, attention = decoder_layer(layer, stream, cos, sin, mask)
+            if number in LOOKS:
+                looked = looked + look(attention, one, one[LOOKS[number]])
             if number < len(deep):
                 stream = stream + spread(deep[number])
             if number == 1:
                 middle = stream
         logits = F.linear(norm(core.norm, stream), core.embed_tokens.weight)
-        return logits, self.placed(middle)
+        return logits, self.placed(middle), looked
 
     def forward(self, one):
         images, deep = self.see(one["images"], SIDE * MERGE)
@@ -291,7 +342,7 @@ class Pupil(nn.Module):
             torch.cat([a.flatten(0, 1), b.flatten(0, 1)])
             for a, b in zip(deep, film_deep, strict=True)
         ]
-        logits, placed = self.read(one, table, deep)
+        logits, placed, looked = self.read(one, table, deep)
         labels = one["labels"]
         answer = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
         # Rows and columns within the image, of images alone.
@@ -302,7 +353,7 @@ class Pupil(nn.Module):
             for part, at in zip(placed.split(SIDE, -1), (h, w), strict=True)
         )
         right = logits.argmax(-1) == labels
-        return answer, place, self.teach(table, one["told"]), right
+        return answer, place, looked, self.teach(table, one["told"]), right
 
     def teach(self, table, truth):
         parts = self.told(table).float().split(TOLD, -1)
@@ -325,7 +376,17 @@ def attend(query, key, value, mask=None):
     logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
     if mask is not None:
         logits = logits.masked_fill(~mask, -1e4)
-    return logits.softmax(-1).to(value.dtype) @ value
+    with torch.autocast("cpu", enabled=False):  # would give weights in single precision
+        weights = logits.softmax(-1)
+    return weights.to(value.dtype) @ value, weights
+
+
+def look(attention, one, cells):
+    """How little of the attention of two heads is on the cells that an answer is about."""
+    row, token = one["looks"].unbind(1)
+    heads = attention[row, :2, token].float()
+    on = heads.gather(2, one["columns"][row].clamp_max(LENGTH - 1)[:, None].expand(-1, 2, -1))
+    return -((on * cells[:, None]).sum(-1) + 1e-4).log().mean()
 
 
 @torch.compile(dynamic=False)
@@ -334,7 +395,7 @@ def tower_block(block, tokens, cos, sin):
     qkv = attention.qkv(block.norm1(tokens))
     query, key, value = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
     query, key = turned(query, cos, sin), turned(key, cos, sin)
-    out = attend(query, key, value)
+    out, _ = attend(query, key, value)
     tokens = tokens + attention.proj(out.transpose(1, 2).flatten(2))
     return tokens + block.mlp(block.norm2(tokens))
 
@@ -351,18 +412,17 @@ def decoder_layer(layer, stream, cos, sin, mask):
     key = turned(norm(attention.k_norm, key), cos, sin)
     groups = attention.num_key_value_groups
     key, value = (part.repeat_interleave(groups, 1) for part in (key, value))
-    out = attend(query, key, value, mask)
+    out, weights = attend(query, key, value, mask)
     stream = stream + attention.o_proj(out.transpose(1, 2).flatten(2))
-    return stream + layer.mlp(norm(layer.post_attention_layernorm, stream))
+    return stream + layer.mlp(norm(layer.post_attention_layernorm, stream)), weights
 
 
 def merged(merger, tokens):
     wide = merger.hidden_size
-    batch, count, width = tokens.shape
     if merger.use_postshuffle_norm:
-        x = merger.norm(tokens.reshape(batch, -1, wide))
+        x = merger.norm(tokens.reshape(len(tokens), -1, wide))
     else:
-        x = merger.norm(tokens).reshape(batch, -1, wide)
+        x = merger.norm(tokens).reshape(len(tokens), -1, wide)
     return merger.linear_fc2(merger.act_fn(merger.linear_fc1(x)))
 
 
@@ -372,8 +432,9 @@ def norm(module, x):
 
 def turned(x, cos, sin):
     one, other = x.chunk(2, -1)
-    return (x * cos + torch.cat((-other, one), -1) * sin).to(torch.get_autocast_dtype("cpu")
-        if torch.is_autocast_enabled("cpu") else x.dtype)
+    return (x * cos + torch.cat((-other, one), -1) * sin).to(
+        torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    )
 
 
 def turns(visual, side):
@@ -395,9 +456,7 @@ def train(args) -> dict[str, torch.Tensor]:
     chosen = {id(weight) for weight in inner}
     outer = [weight for weight in pupil.parameters() if id(weight) not in chosen]
     optimizers = [
-        torch.optim.Muon(
-            inner, lr=args.rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"
-        ),
+        torch.optim.Muon(inner, lr=args.rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(outer, lr=args.rate, betas=(0.9, 0.98), weight_decay=0.0),
     ]
     average = {name: weight.detach().clone() for name, weight in pupil.state_dict().items()}
@@ -428,9 +487,9 @@ def train(args) -> dict[str, torch.Tensor]:
                 loss = pupil.tower_only(one)
                 parts = {"teach": loss}
             else:
-                answer, place, teach, right = pupil(one)
-                loss = answer + 0.1 * place + 0.3 * teach
-                parts = {"answer": answer, "place": place, "teach": teach}
+                answer, place, look, teach, right = pupil(one)
+                loss = answer + 0.1 * place + 0.3 * teach + 0.1 * look
+                parts = {"answer": answer, "place": place, "look": look, "teach": teach}
                 tally(one, right, hits, counts)
         loss.backward()
         nn.utils.clip_grad_norm_(pupil.parameters(), 1.0)
@@ -463,9 +522,9 @@ def train(args) -> dict[str, torch.Tensor]:
             with replacing(file) as whole:
                 torch.save(state, whole)
     return {
-        name.removeprefix("model."): weight
+        name.removeprefix("model.model."): weight
         for name, weight in average.items()
-        if name.startswith("model.") and not name.endswith("lm_head.weight")
+        if name.startswith("model.model.")
     }
 
 
@@ -484,8 +543,8 @@ def tally(one, right, hits, counts):
 
 
 def rate(done: float) -> float:
-    """Linear warm-up, then half a cosine down to a fiftieth."""
-    return min(done / 0.02, 1.0) * (0.02 + 0.98 * (1 + math.cos(math.pi * done)) / 2)
+    """Linear warm-up, then level, then linear down to a fiftieth over the last quarter."""
+    return min(done / 0.02, 1.0, 0.02 + 0.98 * (1 - done) / 0.25)
 
 
 if __name__ == "__main__":

@@ -21,11 +21,15 @@ _TURNS = ("first", "second", "last")
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, and the words that answer it."""
+    """What is asked, the words that answer it, and the things that must be seen for that.
+
+    Two hops see one thing after the other; of two images it is a thing in the one that shows it.
+    """
 
     kind: str
     words: tuple[str, ...]
     answer: tuple[str, ...]
+    about: tuple[Thing, ...] = ()
 
 
 def ask_scene(scene: Scene, generator: Generator) -> list[Question]:
@@ -37,14 +41,20 @@ def ask_scene(scene: Scene, generator: Generator) -> list[Question]:
     asked = [_exists(scene, generator, answer) for answer in ("yes", "no")]
     asked += [_attribute(scene, word, "attribute") for word in scene.named[:2]]
     asked += [_place(thing) for thing in _some(scene.things, 2, generator)]
-    asked.append(_question("count", f"how many {_things(word)} are there", str(many)))
+    counted = _with(scene.things, word)
+    asked.append(_question("count", f"how many {_things(word)} are there", str(many), counted))
     asked.append(_question("label", "what does the label say", " ".join(scene.label.digits)))
     (told, answer), (own, other) = scene.shared, ("colour", "shape")
     if told in COLOURS:
         own, other = other, own
-    asked.append(
-        _question("hops", f"what {other} shares the {own} of the {_thing(told)}", answer)
+    (one,) = _with(scene.things, told)
+    (two,) = (
+        thing
+        for thing in _with(scene.things, answer)
+        if {thing.shape, thing.colour} & {one.shape, one.colour}
     )
+    words = f"what {other} shares the {own} of the {_thing(told)}"
+    asked.append(_question("hops", words, answer, (one, two)))
     return asked
 
 
@@ -55,20 +65,21 @@ def ask_crowd(scene: Scene) -> list[Question]:
 
 def ask_pair(first: Scene, second: Scene, generator: Generator) -> list[Question]:
     """Two questions, each about something that one of the two images shows."""
-    one, two = ([(thing.colour, thing.shape) for thing in each.things] for each in (first, second))
     asked = []
-    for answer, here, there in (("first", one, two), ("second", two, one)):
-        only = [pair for pair in here if pair not in there]
+    for answer, here, other in (("first", first, second), ("second", second, first)):
+        there = {(thing.colour, thing.shape) for thing in other.things}
+        only = [thing for thing in here.things if (thing.colour, thing.shape) not in there]
         if only:
-            colour, shape = only[int(generator.integers(len(only)))]
-            asked.append(_question("which", f"which image shows a {colour} {shape}", answer))
+            thing = only[int(generator.integers(len(only)))]
+            words = f"which image shows a {thing.colour} {thing.shape}"
+            asked.append(_question("which", words, answer, (thing,)))
     return asked
 
 
 def ask_film(scene: Scene) -> list[Question]:
     """Three questions: what comes first, second and last."""
     return [
-        _question("order", f"which shape comes {turn}", thing.shape)
+        _question("order", f"which shape comes {turn}", thing.shape, (thing,))
         for turn, thing in zip(_TURNS, scene.things, strict=False)
     ]
 
@@ -76,10 +87,9 @@ def ask_film(scene: Scene) -> list[Question]:
 def vocabulary() -> tuple[str, ...]:
     """Every word, after the marks of a prompt."""
     marks = ("<pad>", "<image>", "<video>", "<vision>", "</vision>", "<end>", ":")
-    asked = (
-        "is there a what colour shape is the thing how many are things does label say where which "
-        "image shows comes shares of yes no"
-    ).split()
+    asked = ["is", "there", "a", "what", "colour", "shape", "the", "thing", "how", "many", "are"]
+    asked += ["things", "does", "label", "say", "where", "which", "image", "shows", "comes"]
+    asked += ["shares", "of", "yes", "no"]
     places = [f"{axis}{at}" for axis in ("row", "column") for at in range(_SIDE)]
     times = [f"<{at}>" for at in range(FRAMES)]
     digits = [str(digit) for digit in range(10)]
@@ -106,21 +116,21 @@ def _exists(scene: Scene, generator: Generator, answer: str) -> Question:
         ]
     else:
         wanted = there
-    colour, shape = wanted[int(generator.integers(len(wanted)))]
-    return _question("exists", f"is there a {colour} {shape}", answer)
+    at = int(generator.integers(len(wanted)))
+    about = () if answer == "no" else (scene.things[at],)
+    return _question("exists", f"is there a {' '.join(wanted[at])}", answer, about)
 
 
 def _attribute(scene: Scene, word: str, kind: str) -> Question:
-    (thing,) = (one for one in scene.things if word in (one.colour, one.shape))
-    if word in COLOURS:
-        return _question(kind, f"what shape is the {_thing(word)}", thing.shape)
-    return _question(kind, f"what colour is the {_thing(word)}", thing.colour)
+    (thing,) = _with(scene.things, word)
+    sought, answer = ("shape", thing.shape) if word in COLOURS else ("colour", thing.colour)
+    return _question(kind, f"what {sought} is the {_thing(word)}", answer, (thing,))
 
 
 def _place(thing: Thing) -> Question:
     row, column = thing.cell
     words = f"where is the {thing.colour} {thing.shape}"
-    return _question("place", words, f"row{row} column{column}")
+    return _question("place", words, f"row{row} column{column}", (thing,))
 
 
 def _thing(word: str) -> str:
@@ -135,8 +145,12 @@ def _plural(shape: str) -> str:
     return f"{shape}es" if shape.endswith("s") else f"{shape}s"
 
 
-def _question(kind: str, words: str, answer: str) -> Question:
-    return Question(kind, tuple(words.split()), tuple(answer.split()))
+def _with(things: Sequence[Thing], word: str) -> tuple[Thing, ...]:
+    return tuple(thing for thing in things if word in (thing.colour, thing.shape))
+
+
+def _question(kind: str, words: str, answer: str, about: tuple[Thing, ...] = ()) -> Question:
+    return Question(kind, tuple(words.split()), tuple(answer.split()), about)
 
 
 def _some(things: Sequence[Thing], count: int, generator: Generator) -> list[Thing]:

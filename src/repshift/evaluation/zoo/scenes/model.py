@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import repshift
+from repshift.evaluation.zoo.packaged import load_packaged
 from repshift.evaluation.zoo.scenes.language import vocabulary
 from repshift.evaluation.zoo.scenes.scene import CELL
 
 if TYPE_CHECKING:
     from transformers import Qwen3VLForConditionalGeneration
 
+# Beside the sources, not in the wheel: it has half the size of all of it.
+WEIGHTS = Path(repshift.__file__).parents[2] / "zoo" / "scenes-vlm.safetensors"
 WORDS = {word: number for number, word in enumerate(vocabulary())}
 MERGE = 2
 PATCH = CELL // MERGE
@@ -59,3 +64,10 @@ def untrained_scenes(kernel: str = "sdpa") -> Qwen3VLForConditionalGeneration:
         attn_implementation=kernel,
     )
     return Qwen3VLForConditionalGeneration(config)
+
+
+def load_scenes(kernel: str = "sdpa") -> Qwen3VLForConditionalGeneration:
+    """The trained model in evaluation mode."""
+    model = untrained_scenes(kernel)
+    load_packaged(model.model, WEIGHTS, "scripts/train_scenes.py")
+    return model.eval()

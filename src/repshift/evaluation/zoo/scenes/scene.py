@@ -126,9 +126,7 @@ def draw_crowd(generator: Generator) -> Scene:
     while True:
         radii = generator.integers(9, 12, len(words)).tolist()
         if places := _Taken(EDGE).scatter(radii, generator):
-            return Scene(
-                _things(words, places, radii), *_ground(generator), named=tuple(b[:3])
-            )
+            return Scene(_things(words, places, radii), *_ground(generator), named=tuple(b[:3]))
 
 
 def draw_film(generator: Generator) -> Scene:
@@ -146,9 +144,7 @@ def draw_film(generator: Generator) -> Scene:
             break
     starts = np.sort(generator.permutation(np.arange(1, FRAMES))[:3]).tolist()
     spans = [(at, at + int(generator.integers(1, 4))) for at in starts] + [(0, FRAMES)] * 2
-    return Scene(
-        _things(words, places, radii, spans), *_ground(generator), frames=FRAMES
-    )
+    return Scene(_things(words, places, radii, spans), *_ground(generator), frames=FRAMES)
 
 
 class _Taken:
