@@ -307,11 +307,12 @@ class Pupil(nn.Module):
         core = self.model.model.language_model
         rows = torch.arange(len(one["ids"]))[:, None]
         columns, cells = one["columns"], one["cells"]
-        spread = (
-            lambda table: torch.zeros(  # noqa: E731
-                len(one["ids"]), LENGTH + 1, table.shape[-1], dtype=table.dtype
-            ).index_put((rows.expand_as(columns), columns), table[cells])[:, :LENGTH]
-        )
+
+        def spread(table):
+            shape = len(one["ids"]), LENGTH + 1, table.shape[-1]
+            places = rows.expand_as(columns), columns
+            return torch.zeros(shape, dtype=table.dtype).index_put(places, table[cells])[:, :LENGTH]
+
         seen_here = (one["ids"] == WORDS["<image>"]) | (one["ids"] == WORDS["<video>"])
         stream = core.embed_tokens(one["ids"])
         stream = torch.where(seen_here[..., None], spread(features).float(), stream)

@@ -50,7 +50,7 @@ class Figures:
 
 @dataclass
 class Outcome:
-    """One row: visual tokens of an image that reach the last layer, a prompt's cost, the figures."""
+    """One row: tokens of an image that reach the last layer, the cost of a prompt, the figures."""
 
     label: str
     share: float

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from repshift.vision_language.compression import VisionLanguageCompression
 
-SHARES = (0.5, 0.33, 0.22, 0.11)
+# 50, 33, 22 and 11 % in whole tokens of an image's 64.
+SHARES = (32 / 64, 21 / 64, 14 / 64, 7 / 64)
 SEEDS = 5
 DENSE = "dense, fused"
 LAST_BLOCK = 5  # of the tower
@@ -92,7 +93,7 @@ def rows(shares: tuple[float, ...] = SHARES) -> list[Row]:
     return [*first, *(row for share in shares for row in _at(share)), *horizon(min(shares))]
 
 
-def drawn(share: float = 0.22) -> list[Row]:
+def drawn(share: float = SHARES[2]) -> list[Row]:
     """The rows that pictures show."""
     shown = ("grid", "random, 5 seeds", "greedy: Keep(share)", "greedy by that shift")
     return [Row(DENSE), *(row for row in _at(share) if row.label in shown)]
@@ -158,7 +159,7 @@ def _at(share: float) -> list[Row]:
             (
                 VisionLanguagePlan(
                     Plan({2: 1 - third}, Shift("block")),
-                    Keep(third),
+                    Keep(third**2),
                     Plan({3: 1 - third}, Shift("block")),
                 ),
             ),
@@ -169,7 +170,7 @@ def _at(share: float) -> list[Row]:
         replace(greedy, label="warning: greedy, positions counted anew", renumbered=True),
         Row("warning: random, positions counted anew", share, random, renumbered=True),
     ]
-    if share == 0.22:
+    if share == SHARES[2]:
         made.insert(1, Row("2x2 pooling", 0.25, (_prompt(0.25, Grid()),), pooled=True))
     return made
 

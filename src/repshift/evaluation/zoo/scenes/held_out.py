@@ -40,10 +40,9 @@ def held_out(count: int = COUNT) -> list[Item]:
             items.append(Item(_one(same, draw), (scene,)))
         items.append(Item(_one(ask_crowd(crowd), draw), (crowd,)))
         items.append(Item(_one(ask_film(film), draw), (film,)))
-        asked = []
-        while not asked:  # two images may show the same things
+        other = draw_scene(draw)
+        while not (asked := ask_pair(scene, other, draw)):  # both may show the same things
             other = draw_scene(draw)
-            asked = ask_pair(scene, other, draw)
         items.append(Item(_one(asked, draw), (scene, other)))
     return items
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import repshift
 from repshift.evaluation.zoo.packaged import load_packaged
 from repshift.evaluation.zoo.scenes.language import vocabulary
 from repshift.evaluation.zoo.scenes.scene import CELL
-
-if TYPE_CHECKING:
-    from transformers import Qwen3VLForConditionalGeneration
 
 # Beside the sources, not in the wheel: it has half the size of all of it.
 WEIGHTS = Path(repshift.__file__).parents[2] / "zoo" / "scenes-vlm.safetensors"
@@ -49,8 +46,8 @@ DECODER = {
 }
 
 
-def untrained_scenes(kernel: str = "sdpa") -> Qwen3VLForConditionalGeneration:
-    """With random weights, for ``scripts/train_scenes.py``."""
+def untrained_scenes(kernel: str = "sdpa") -> Any:
+    """A Qwen3VLForConditionalGeneration with random weights."""
     from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
     config: Any = Qwen3VLConfig(
@@ -61,12 +58,11 @@ def untrained_scenes(kernel: str = "sdpa") -> Qwen3VLForConditionalGeneration:
         vision_start_token_id=WORDS["<vision>"],
         vision_end_token_id=WORDS["</vision>"],
         tie_word_embeddings=True,
-        attn_implementation=kernel,
     )
-    return Qwen3VLForConditionalGeneration(config)
+    return Qwen3VLForConditionalGeneration._from_config(config, attn_implementation=kernel)
 
 
-def load_scenes(kernel: str = "sdpa") -> Qwen3VLForConditionalGeneration:
+def load_scenes(kernel: str = "sdpa") -> Any:
     """The trained model in evaluation mode."""
     model = untrained_scenes(kernel)
     load_packaged(model.model, WEIGHTS, "scripts/train_scenes.py")
