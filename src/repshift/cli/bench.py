@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal
 
 from repshift.cli import options
 from repshift.cli.outputs import check_outputs, check_suffix
+from repshift.errors import InputError
+
+# What scenes-vlm is asked with; its questions, rows and weights are its own.
+_SCENES = frozenset({"model", "samples", "threads", "json", "out"})
 
 
 @dataclass
@@ -15,7 +19,8 @@ class Bench:
     """Measure what dropping tokens buys on one model: speed, memory, fidelity, accuracy."""
 
     model: str = "saliency-vit-s14"
-    """An offline model (saliency-vit-s14, digits-vit, digits-resnet, digits-vim) or timm:NAME."""
+    """An offline model (saliency-vit-s14, digits-vit, digits-resnet, digits-vim, scenes-vlm) or
+    timm:NAME."""
     images: Path | None = None
     """Directory of images; the model's own samples if left out."""
     labels: bool = False
@@ -39,12 +44,19 @@ class Bench:
     """Weights of a timm model (safetensors, or a torch file with a state dict)."""
     random_weights: bool = False
     """Untrained weights, where only speed matters."""
+    samples: int | None = None
+    """Questions of each kind that scenes-vlm is asked; 300 if left out."""
     json: Path | None = None
     """Also write bench.json under this name."""
     out: Path | None = None
     """Directory of the results; runs/MODEL if left out."""
 
     def run(self) -> None:
+        if self.model == "scenes-vlm":
+            self._run_scenes()
+            return
+        if self.samples is not None:
+            raise InputError("--samples is for scenes-vlm; pass --images DIR with fewer images")
         import torch
 
         from repshift.adapters import describe
@@ -92,3 +104,29 @@ class Bench:
             figures = pictures(loaded, spec, plan, shown.images, shown.names)
             drawn += [(f"{plan.method}, plan {name}", figure) for figure in figures]
         write_results(bench, files, drawn)
+
+    def _run_scenes(self) -> None:
+        from repshift.evaluation.report.scene_pictures import scene_pictures
+        from repshift.evaluation.report.scenes import SceneFiles, write_scenes
+        from repshift.evaluation.tasks.vlm_bench import bench_scenes
+        from repshift.evaluation.tasks.vlm_rows import drawn, rows
+        from repshift.evaluation.zoo.scenes.held_out import COUNT, held_out
+
+        for field in fields(self):
+            if field.name not in _SCENES and getattr(self, field.name) != field.default:
+                flag = "import" if field.name == "imports" else field.name.replace("_", "-")
+                raise InputError(f"--{flag} does not apply to scenes-vlm; leave it out")
+        count = COUNT if self.samples is None else self.samples
+        options.positive("--samples", count)
+        if count > COUNT:
+            raise InputError(f"--samples is {count}; there are {COUNT} questions of each kind")
+        out = self.out or Path("runs") / self.model
+        files = SceneFiles(
+            out / "bench.json", out / "bench.md", out / "bench.png", out / "report.html", self.json
+        )
+        check_suffix("--json", self.json, ".json")
+        check_outputs(self, files.written)
+        options.threads(self.threads)
+        items = held_out(count)
+        bench = bench_scenes(items, rows())
+        write_scenes(bench, files, scene_pictures(items, drawn()))

@@ -40,7 +40,7 @@ def write_page(
 ) -> None:
     """Write ``path``, one HTML file; ``plot`` is a PNG file, ``pictures`` have a heading each."""
     shown = "".join(
-        f"<h3>{escape(plain(title))}</h3><img alt='{escape(plain(title))}' src='{_embed(figure)}'>"
+        f"<h3>{escape(plain(title))}</h3><img alt='{escape(plain(title))}' src='{embed(figure)}'>"
         for title, figure in pictures
     )
     skipped = "".join(f"<li>{escape(plain(line))}</li>" for line in bench.skipped)
@@ -64,7 +64,8 @@ def write_page(
     )
 
 
-def _embed(figure: Figure) -> str:
+def embed(figure: Figure) -> str:
+    """A figure as the source of an image in HTML."""
     buffer = io.BytesIO()
     save(figure, buffer, 90)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Plane = Float32[ndarray, "T H W"]
 
-_PAINT = {
+PAINT = {
     "red": (215, 45, 45),
     "green": (45, 160, 60),
     "blue": (50, 80, 215),
@@ -36,11 +36,11 @@ def render(scene: Scene, times: Iterable[float], edge: int) -> UInt8[ndarray, "T
     grid = (np.arange(edge, dtype=np.float32) + 0.5) / edge
     y, x = grid[:, None], grid[None, :]
     frames = np.broadcast_to(
-        _background(scene.texture, x, y, generator), (len(times), 3, edge, edge)
+        background(scene.texture, x, y, generator), (len(times), 3, edge, edge)
     ).copy()
     done = [scene.done(time) for time in times]
     for number, thing in enumerate((scene.first, scene.second)):
-        paint = np.array(_PAINT[thing.colour], np.float32) + generator.normal(0, 6, 3)
+        paint = np.array(PAINT[thing.colour], np.float32) + generator.normal(0, 6, 3)
         scale = generator.uniform(0.94, 1.06)
         for frame, moment in zip(frames, done, strict=True):
             if not thing.seen(moment[number]):
@@ -52,15 +52,15 @@ def render(scene: Scene, times: Iterable[float], edge: int) -> UInt8[ndarray, "T
                 slice(max(int((at - radius) * edge) - 1, 0), int((at + radius) * edge) + 2)
                 for at in (left, top)
             )
-            inside = _shape(thing.shape, (x[:, columns] - left) / radius, (y[rows] - top) / radius)
-            alpha = np.clip(inside * radius * edge + 0.5, 0, 1)
+            within = inside(thing.shape, (x[:, columns] - left) / radius, (y[rows] - top) / radius)
+            alpha = np.clip(within * radius * edge + 0.5, 0, 1)
             part = frame[:, rows, columns]
             part += alpha * (paint[:, None, None].astype(np.float32) - part)
     frames += generator.integers(-_NOISE, _NOISE, frames.shape, dtype=np.int8, endpoint=True)
     return np.clip(frames + 0.5, 0, 255).astype(np.uint8)
 
 
-def _background(
+def background(
     texture: str, x: ndarray, y: ndarray, generator: np.random.Generator
 ) -> Float32[ndarray, "3 H W"]:
     """Two greys with a tint, in a pattern that begins anywhere."""
@@ -86,7 +86,7 @@ def _background(
     return (dark + pattern.astype(np.float32) * (light - dark)).astype(np.float32)
 
 
-def _shape(shape: str, u: ndarray, v: ndarray) -> ndarray:
+def inside(shape: str, u: ndarray, v: ndarray) -> ndarray:
     """How far inside the shape of radius 1 a point is; negative outside."""
     far = np.hypot(u, v)
     match shape:

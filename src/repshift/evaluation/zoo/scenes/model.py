@@ -1,0 +1,69 @@
+"""scenes-vlm: Qwen3-VL in small, trained on generated scenes (``scripts/train_scenes.py``)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import repshift
+from repshift.evaluation.zoo.packaged import load_packaged
+from repshift.evaluation.zoo.scenes.language import vocabulary
+from repshift.evaluation.zoo.scenes.scene import CELL
+
+# Beside the sources, not in the wheel: it has half the size of all of it.
+WEIGHTS = Path(repshift.__file__).parents[2] / "zoo" / "scenes-vlm.safetensors"
+WORDS = {word: number for number, word in enumerate(vocabulary())}
+MERGE = 2
+PATCH = CELL // MERGE
+TOWER = {
+    "depth": 6,
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_heads": 4,
+    "patch_size": PATCH,
+    "temporal_patch_size": 1,  # a film is told frame by frame
+    "spatial_merge_size": MERGE,
+    "out_hidden_size": 128,
+    # One for all patches: where they are is told by rotary positions alone, as in Qwen2.5-VL.
+    "num_position_embeddings": 1,
+    "deepstack_visual_indexes": [1, 3],
+}
+DECODER = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": len(WORDS),
+    "max_position_embeddings": 512,
+    "pad_token_id": WORDS["<pad>"],
+    "eos_token_id": WORDS["<end>"],
+    "bos_token_id": None,
+    "tie_word_embeddings": True,
+    # Turns that tell apart the cells of a grid of 8; sections for time, rows and columns.
+    "rope_parameters": {"rope_type": "default", "rope_theta": 100.0, "mrope_section": [6, 5, 5]},
+}
+
+
+def untrained_scenes(kernel: str = "sdpa") -> Any:
+    """A Qwen3VLForConditionalGeneration with random weights."""
+    from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
+
+    config: Any = Qwen3VLConfig(
+        vision_config=TOWER,
+        text_config=DECODER,
+        image_token_id=WORDS["<image>"],
+        video_token_id=WORDS["<video>"],
+        vision_start_token_id=WORDS["<vision>"],
+        vision_end_token_id=WORDS["</vision>"],
+        tie_word_embeddings=True,
+    )
+    return Qwen3VLForConditionalGeneration._from_config(config, attn_implementation=kernel)
+
+
+def load_scenes(kernel: str = "sdpa") -> Any:
+    """The trained model in evaluation mode."""
+    model = untrained_scenes(kernel)
+    load_packaged(model.model, WEIGHTS, "scripts/train_scenes.py")
+    return model.eval()
