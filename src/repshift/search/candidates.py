@@ -261,7 +261,7 @@ class Search:
 
 
 def closed_forms(depth: int) -> list[list[float]]:
-    """Shapes that need no data: the paper's three blocks, constant, late, every second block, early.
+    """Shapes that need no data: the paper's blocks, constant, late, early, every second block.
 
     Every second begins with the second block, where a merging costs half the steps of a constant
     one. Early is ToMe's decreasing schedule, down to none, which leaves the most tokens to the last

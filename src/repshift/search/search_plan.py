@@ -133,9 +133,9 @@ def search_plan(
 
     Half of the ``images``, drawn by ``seed``, are searched on; the other half only checks the
     result: what the search made of the best closed form is kept if it holds there. ``state`` is a
-    file that lets a stopped search go on; delete it once the result is written. ``progress`` is called after every plan that was tried,
-    with a line about it. Some minutes on one CPU core for 128 images
-    and a ViT-S.
+    file that lets a stopped search go on; delete it once the result is written. ``progress`` is
+    called after every plan that was tried, with a line about it. Some minutes on one CPU core for
+    128 images and a ViT-S.
 
     Raises ``InputError`` if the target is not one, or cannot be reached.
     """
