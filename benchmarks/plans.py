@@ -64,7 +64,9 @@ class Bench:
         self.cost = FlopsCost(self.model, self.spec, test[:1], memo)
         self.search = Search(self.meter, self.cost, memo)
         self.memo = memo
-        self.paper, self.constant, self.late, self.second = closed_forms(len(self.spec.blocks))
+        self.paper, self.constant, self.late, self.early, self.second = closed_forms(
+            len(self.spec.blocks)
+        )
         kl = subject.logits
         self.names = (
             subject.quality_name,
@@ -249,6 +251,7 @@ def one_block_table(bench, batches, blocks, share, scores):
 
 def found_plan(bench, budget, out):
     path = out.parent / f"{out.name}-plan-{budget:g}.json"
+    state = path.with_suffix(".search.json")
     if not path.is_file():
         with search_bar() as progress:
             found = search_plan(
@@ -258,10 +261,11 @@ def found_plan(bench, budget, out):
                 objective=bench.subject.objective,
                 spec=bench.spec,
                 name=bench.subject.name,
-                state=path.with_suffix(".search.json"),
+                state=state,
                 progress=progress,
             )
         write_text(path, found.to_json())
+        state.unlink(missing_ok=True)
     return Plan.from_json(path.read_text(encoding="utf-8"))
 
 

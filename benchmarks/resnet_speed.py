@@ -9,22 +9,19 @@ all figures (JSON):
 
 import argparse
 import json
-from bisect import bisect_left
 from dataclasses import asdict, replace
-from functools import cache
 from pathlib import Path
 
 import torch
 import torchvision
 
-from repshift import Border, PerRowAndColumn, Plan, Random, RowsAndColumns, Shift, compress
+from repshift import Border, PerRowAndColumn, Plan, Random, RowsAndColumns, Shift
 from repshift.adapters import describe
 from repshift.evaluation.tasks.costs import measure_costs
-from repshift.evaluation.tasks.smaller_input import of_images
+from repshift.evaluation.tasks.smaller_input import smaller_images
 from repshift.evaluation.tasks.variants import DENSE, Variant
 from repshift.files import write_text
 from repshift.measure.environment import environment, in_words
-from repshift.measure.flops import count_flops
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 PAPER = Plan.paper("resnet")
@@ -44,30 +41,14 @@ def measure(name, layout, batch, size, rounds, seconds, device, dtype):
     model = model.to(device, dtype, memory_format=FORMATS[layout])
     images = torch.randn(batch, 3, size, size, device=device, dtype=dtype)
     images = images.contiguous(memory_format=FORMATS[layout])
-    smaller = smaller_side(model, images[:1])
-    rows = [DENSE, replace(of_images(model, smaller), label=f"dense, {smaller} pixels")]
+    smaller, _ = smaller_images(model, describe(model), [PAPER], images)
+    rows = [DENSE, *(replace(row, label=f"dense, {row.input}") for row in smaller)]
     rows += [Variant(plan.method, "resnet", (plan,)) for plan in PLANS]
     costs = measure_costs(model, describe(model), rows, images, rounds=rounds, seconds=seconds)
     return [
         {"model": name, "layout": layout, "batch": batch, "method": row.label, **asdict(cost)}
         for row, cost in costs.items()
     ]
-
-
-def smaller_side(model, image):
-    """Pixels of a side, in steps of 4, at which the dense model costs about what PAPER does."""
-
-    @cache
-    def flops(side):
-        return count_flops(lambda: model(image[..., :side, :side]))[0]
-
-    size = image.shape[-1]
-    with compress(model, PAPER):
-        spent = count_flops(lambda: model(image))[0]
-    sides = range(size // 2, size, 4)
-    # On a GPU every further size costs plans for its convolutions: not all are tried.
-    above = bisect_left(sides, spent, key=flops)
-    return min(sides[max(0, above - 1) : above + 1], key=lambda side: abs(flops(side) - spent))
 
 
 def line(row):

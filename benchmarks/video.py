@@ -8,8 +8,7 @@ the same machine, and with the dense model on fewer frames at the same FLOPs. Wr
 """
 
 import argparse
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -19,13 +18,12 @@ from repshift.adapters import describe
 from repshift.evaluation.models.umt.config import CONFIGS
 from repshift.evaluation.models.umt.vision import VisionEncoder
 from repshift.evaluation.tasks.costs import measure_costs
-from repshift.evaluation.tasks.smaller_input import thin
-from repshift.evaluation.tasks.variants import Variant, paper_variants
+from repshift.evaluation.tasks.smaller_input import fewer_frames
+from repshift.evaluation.tasks.variants import paper_variants, with_rival
 from repshift.measure.environment import environment
-from repshift.schedules import block_macs
 from speed import write_results
 
-FRAMES, SIDE, PATCH = 12, 224, 16
+FRAMES, SIDE = 12, 224
 # Table 2 and 3 with MSRVTT's schedule of vid-TLDR, table 4 with MSRVTT-QA's.
 TASKS = {"retrieval": ("umt-retrieval", "msrvtt"), "answering": ("umt-qa", "msrvtt-qa")}
 
@@ -42,24 +40,13 @@ def measure(size, video, plan, tldr, *, rounds, seconds=0.2, methods=()):
     with video.device:
         model = VisionEncoder(size.vision_width, size.vision_depth, size.vision_heads, pool="all")
     model = model.eval().to(video.dtype)
-    rows = paper_variants(describe(model), *plan, *tldr)
+    spec = describe(model)
+    rows = paper_variants(spec, *plan, *tldr)
     if methods:
         rows = [row for row in rows if not row.plans or row.label in methods]
-    rows.insert(2, fewer_frames(model, video, plan[1]))
-    return measure_costs(model, describe(model), rows, video, rounds=rounds, seconds=seconds)
-
-
-def fewer_frames(model, video, plan):
-    """The dense model on the number of frames whose FLOPs are nearest to the plan's."""
-    width, depth = model.pool_norm.weight.numel(), len(model.encoder.blocks)
-    patches = (video.shape[-1] // PATCH) * (video.shape[-2] // PATCH)
-    spent = sum(block_macs(n, width) for n in plan.entering(depth, patches * video.shape[1]))
-    frames = min(
-        range(1, video.shape[1]),
-        key=lambda count: abs(depth * block_macs(count * patches, width) - spent),
-    )
-    count = f"{frames} frames"
-    return Variant(f"dense, {count}", input=count, given=partial(thin, frames))
+    fewer = fewer_frames(model, spec, [plan[1]], video)
+    rows = with_rival(rows, [replace(row, label=f"dense, {row.input}") for row in fewer])
+    return measure_costs(model, spec, rows, video, rounds=rounds, seconds=seconds)
 
 
 def main():

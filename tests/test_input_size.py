@@ -206,3 +206,9 @@ def test_every_command_feeds_what_the_plan_is_for(run, tmp_path):
     assert "28 tokens at the end" in done.stdout
     found = onnxruntime.InferenceSession(tmp_path / "digits-vit.onnx").get_inputs()[0].shape
     assert found[2:] == [24, 24]
+
+
+def test_half_precision_is_resized_on_a_cpu_too():
+    images = torch.randn(1, 3, 16, 16).bfloat16()
+    resized_images = resize_images(images, 8)
+    assert torch.equal(resized_images, resize_images(images.float(), 8).bfloat16())

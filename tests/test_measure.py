@@ -14,8 +14,10 @@ from torch.utils.flop_counter import sdpa_flop_count
 
 import models
 from repshift import ClassAttention, Plan, Shift, compress
+from repshift.evaluation.report import plot
 from repshift.evaluation.report.pareto import pareto, winners
 from repshift.evaluation.tasks.bench import Bench, Row
+from repshift.evaluation.tasks.smaller_input import LABEL
 from repshift.measure.digest import digest
 from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
 from repshift.measure.flops import _varlen_flops, count_flops
@@ -168,28 +170,42 @@ def test_fidelity_of_a_model_to_itself_is_perfect_and_to_another_is_not():
     assert accuracy(torch.eye(4), torch.tensor([0, 1, 2, 0])) == 0.75
 
 
-def test_the_pareto_front_is_drawn_along_the_speed_up_that_the_table_shows():
-    def row(speedup, accuracy):
-        costs = {"kernel": "", "tokens": 1, "gflops": 1.0, "peak_mb": 1.0, "spread": 0.0}
-        return Row(
-            str(speedup), "", images_per_s=1 / speedup, speedup_vs_eager=None,
+def bench_of(*rows):
+    """A bench of methods with their plan, speed-up and accuracy."""
+    costs = {"kernel": "", "tokens": 1, "gflops": 1.0, "peak_mb": 1.0, "spread": 0.0}
+    rows = [
+        Row(
+            method, plan, images_per_s=1 / speedup, speedup_vs_eager=None,
             speedup_vs_fused=speedup, flop_share=1.0, fidelity=0.0, kl=None, accuracy=accuracy,
             **costs,
-        )  # fmt: skip
-
-    rows = [row(1.0, 0.9), row(1.2, 0.9), row(1.4, 0.7), row(1.3, 0.6), row(1.1, 0.95)]
-    bench = Bench(
-        rows,
-        {},
-        [],
-        "title",
-        quality="accuracy",
-        criterion="accuracy",
-        scale=100.0,
+        )
+        for method, plan, speedup, accuracy in rows
+    ]  # fmt: skip
+    return Bench(
+        rows, {"model": "m"}, [], "title", quality="accuracy", criterion="accuracy", scale=100.0,
         reference="dense",
-    )
+    )  # fmt: skip
+
+
+def test_the_pareto_front_is_drawn_along_the_speed_up_that_the_table_shows():
+    pairs = [(1.0, 0.9), (1.2, 0.9), (1.4, 0.7), (1.3, 0.6), (1.1, 0.95)]
+    bench = bench_of(*((str(speed), "", speed, right) for speed, right in pairs))
     assert [r.speedup_vs_fused for r in pareto(bench)] == [1.1, 1.2, 1.4]
     assert winners(bench)[-1] == "up to 1.40x: 1.4, accuracy 70.0 %"
+
+
+def test_smaller_inputs_are_one_curve_from_the_dense_model_on(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plot, "save", lambda figure, *_: drawn.append(figure))
+    bench = bench_of(
+        ("dense, eager attention", "", 0.8, 0.9), ("dense, fused attention", "", 1.0, 0.9),
+        (LABEL, "28 pixels", 1.9, 0.5), (LABEL, "42 pixels", 1.3, 0.8), ("tome", "0:5", 1.4, 0.85),
+    )  # fmt: skip
+    plot.plot_pareto(bench, tmp_path / "pareto.png")
+    lines = {line.get_label(): line for line in drawn[0].axes[0].get_lines()}
+    assert lines[LABEL].get_xdata().tolist() == [1.0, 1.3, 1.9]
+    assert lines[LABEL].get_ydata().tolist() == [90, 80, 50]
+    assert lines["tome"].get_xdata().tolist() == [1.4]
 
 
 @pytest.mark.parametrize(

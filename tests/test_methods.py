@@ -39,7 +39,7 @@ METHODS = [
     and not issubclass(reduction, GridReduction)
     and not score().required() & ELSEWHERE
 ]
-MERGING = [Merge(), Merge("plain"), ToMe(), ToMe("plain"), VidTLDR()]
+MERGING = [Merge(), Merge("plain"), Merge(length="kept"), ToMe(), ToMe("plain"), VidTLDR()]
 FAMILIES = ("deit distilled", "dinov2 registers", "eva02", "average pooling", "siglip")
 
 
@@ -176,10 +176,16 @@ class SlowViT(nn.Module):
             sum(sizes[i] * x[0, i] for i in groups[j]) / sum(sizes[i] for i in groups[j])
             for j in order
         ]
+        if getattr(self.plan.reduction, "length", "mean") == "kept":
+            lengths = [
+                sum(sizes[i] * x[0, i].norm() for i in groups[j]) / sum(sizes[i] for i in groups[j])
+                for j in order
+            ]
+            merged = [mean / mean.norm() * n for mean, n in zip(merged, lengths, strict=True)]
         return torch.stack(merged)[None], [sum(sizes[i] for i in groups[j]) for j in order]
 
 
-@pytest.mark.parametrize("reduction", MERGING[:4], ids=str)
+@pytest.mark.parametrize("reduction", MERGING[:5], ids=str)
 @pytest.mark.parametrize("family", ["average pooling", "deit3 registers"])
 def test_merging_equals_a_model_written_out_in_slow_steps(family, reduction):
     model, photos = build(family, torch.float64), images(2, torch.float64)

@@ -444,7 +444,7 @@ def test_a_stopped_search_goes_on(small, tmp_path, monkeypatch):
     stop = -1
     whole = search_plan(model, photos, **settings)
     asked = len(measured)
-    assert not state.exists()
+    state.unlink()
     stop = len(measured) + 7
     with pytest.raises(KeyboardInterrupt):
         search_plan(model, photos, **settings)
@@ -453,7 +453,27 @@ def test_a_stopped_search_goes_on(small, tmp_path, monkeypatch):
     again = search_plan(model, photos, **settings)
     assert again == whole
     assert len(measured) == 2 * asked  # nothing was measured twice
-    assert not state.exists()
+    # It is deleted by whoever writes the result: until then nothing is lost.
+    stop = len(measured)
+    assert search_plan(model, photos, **settings) == whole
+
+
+def test_images_held_out_run_once_for_each_plan(monkeypatch):
+    model, photos = build("deit", img_size=40), torch.randn(5, 3, 40, 40)
+    outputs, ran = FidelityMeter.outputs, []
+
+    def counting(meter, plan, *arguments, **settings):
+        ran.append((plan, len(torch.cat(meter.batches)), meter.batches[0].shape[-1]))
+        return outputs(meter, plan, *arguments, **settings)
+
+    monkeypatch.setattr(FidelityMeter, "outputs", counting)
+    found = search_plan(model, photos, flops=0.8, methods=["random"])
+    held_out = [(plan, side) for plan, count, side in ran if count == 2]
+    assert held_out
+    assert len(set(held_out)) == len(held_out)
+    losses = found.provenance["held_out"]["loss"], found.provenance["smaller input"]["loss"]
+    difference = found.provenance["smaller input"]["difference"]["loss"]
+    assert difference == pytest.approx(losses[0] - losses[1])
 
 
 def test_a_memo_computes_once_and_reads_back(tmp_path):

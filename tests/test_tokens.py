@@ -1,5 +1,7 @@
 """Token maps, pruning and tables that follow, against plain loops on random maps."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -194,3 +196,20 @@ def assert_equal_by_image(found, expected):
     found = found.expand(2, 2, -1, -1)
     for image, rows in enumerate(KEPT.tolist()):
         assert torch.equal(found[image], expected(image, rows))
+
+
+def test_a_mean_can_be_as_long_as_its_tokens():
+    # Of a token of 3 along one axis and one of size 2 of 6 along another: 15 / 3 long, not 4.123.
+    tokens = torch.tensor([[[3.0, 0.0], [0.0, 6.0], [0.0, 2.0]]])
+    one = torch.ones(1, 1)
+    step = Step(torch.tensor([[0, 2]]), torch.tensor([[1]]), torch.tensor([[0]]), one)
+    sizes = torch.tensor([[1.0, 2.0, 1.0]])
+    torch.testing.assert_close(step.apply(tokens, sizes), torch.tensor([[[1.0, 4.0], [0.0, 2.0]]]))
+    longer = replace(step, keep_length=True).apply(tokens, sizes)
+    torch.testing.assert_close(longer[0, 0], torch.tensor([1.0, 4.0]) * 5 / 17**0.5)
+    assert torch.equal(longer[0, 1], tokens[0, 2])
+    opposite = torch.stack((tokens[:, 0], -tokens[:, 0], tokens[:, 2]), 1)
+    assert replace(step, keep_length=True).apply(opposite, None)[0, 0].tolist() == [0, 0]
+    of_units = replace(step, keep_length=True).by_row(2)
+    assert of_units.keep_length
+    assert of_units.kept.tolist() == [[0, 1, 4, 5]]

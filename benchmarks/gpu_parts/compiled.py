@@ -7,7 +7,7 @@ from time import perf_counter
 
 import torch
 
-from gpu_parts.images import MODELS, TINY, build, plans, smaller_side
+from gpu_parts.images import MODELS, TINY, build, plans, smaller_input
 from repshift import compress
 from repshift.measure.flops import count_flops
 from repshift.measure.speed import interleave, speedup
@@ -48,10 +48,8 @@ def measure(label, batch, mode, method, setting):
     dense = build(name, side, setting)
     add("dense", dense, images)
     if method == SMALLER:
-        smaller = smaller_side(dense, drop, side)
-        method = f"dense, {smaller} pixels"
-        model = build(name, smaller, setting)
-        images = images[..., :smaller, :smaller].contiguous()
+        row = smaller_input(dense, drop, images)
+        method, model, images = row.label, row.model, row.given(images)
     else:
         model = build(name, side, setting)
         compress(model, plans(drop)[method])

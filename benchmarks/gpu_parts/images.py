@@ -1,16 +1,16 @@
 """Image classifiers at serving batch sizes, eager."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import timm
 import torch
 
-from repshift import ClassAttention, Merge, Plan, Random, Redundancy, Shift, ToMe, resize_images
+from repshift import ClassAttention, Merge, Plan, Random, Redundancy, Shift, ToMe
 from repshift.adapters import describe
 from repshift.evaluation.tasks.costs import measure_costs
+from repshift.evaluation.tasks.smaller_input import smaller_images
 from repshift.evaluation.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
-from repshift.schedules import block_macs
 from speed import HEADS, line
 
 __all__ = ["HEADS", "NEEDS", "cases", "line"]
@@ -23,7 +23,6 @@ MODELS = {
     "ViT-L/16, 384 pixels": ("vit_large_patch16_384", {0: 0.2, 6: 0.2, 12: 0.2}, 384),
 }
 TINY = {"DeiT-Ti, 64 pixels": ("deit_tiny_patch16_224", {0: 0.2, 1: 0.2, 2: 0.2}, 64)}
-PATCH = 16
 
 
 def build(name, side, setting):
@@ -44,31 +43,20 @@ def plans(drop):
     }
 
 
-def smaller_side(model, drop, side):
-    """Pixels of a side at which the dense model costs most nearly what the plan does."""
-    patches, width, depth = (side // PATCH) ** 2, model.embed_dim, len(model.blocks)
-    spent = sum(block_macs(1 + n, width) for n in Plan(drop).entering(depth, patches))
-    grid = min(
-        range(1, side // PATCH),
-        key=lambda count: abs(depth * block_macs(1 + count**2, width) - spent),
-    )
-    return grid * PATCH
+def smaller_input(model, drop, images):
+    """The dense model on the smaller images that cost most nearly what the plan does."""
+    [row], _ = smaller_images(model, describe(model), [Plan(drop)], images)
+    return replace(row, label=f"dense, {row.input}")
 
 
 def measure(label, batch, setting):
     name, drop, side = {**MODELS, **TINY}[label]
     model, images = build(name, side, setting), setting.random(batch, 3, side, side)
-    smaller = smaller_side(model, drop, side)
     methods = plans(drop)
     rows = [
         DENSE_EAGER,
         DENSE_FUSED,
-        Variant(
-            f"dense, {smaller} pixels",
-            input=f"{smaller} pixels",
-            model=build(name, smaller, setting),
-            given=partial(resize_images, size=smaller),
-        ),
+        smaller_input(model, drop, images),
         *(Variant(method, "paper", (plan,)) for method, plan in methods.items()),
         Variant("tome, eager attention (as published)", "paper", (methods["tome"],), eager=True),
     ]

@@ -90,7 +90,9 @@ def resize_images(images: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, 
     """The same pictures with ``size`` x ``size`` pixels (bicubic, antialiased)."""
     if images.shape[-2:] == (size, size):
         return images
-    return F.interpolate(images, (size, size), mode="bicubic", antialias=True)
+    # The kernel for CPU takes no half precision.
+    wide = images.to(torch.promote_types(images.dtype, torch.float32))
+    return F.interpolate(wide, (size, size), mode="bicubic", antialias=True).to(images.dtype)
 
 
 def check_size(plan: Plan, given: Iterable[object]) -> None:

@@ -101,6 +101,7 @@ class Search:
         with replacing_all([self.out, plot]) as [text, picture]:
             text.write_text(found.to_json(), encoding="utf-8")
             plot_tried(found, picture)
+        state.unlink(missing_ok=True)  # only now: a search that is stopped before goes on from it
         for line in source.skipped:
             print(f"skipped: {line}", file=sys.stderr)
         print(found.summary())

@@ -30,6 +30,8 @@ METHODS = (
     "redundancy(keys)",
     "redundancy(keys) + merge",
     "redundancy(mlp) + merge",
+    "redundancy(keys) + merge(proportional, kept)",
+    "redundancy(mlp) + merge(proportional, kept)",
     "shift(mlp, l2) + vid-tldr",
     "tome",
 )
@@ -259,15 +261,18 @@ class Search:
 
 
 def closed_forms(depth: int) -> list[list[float]]:
-    """Shapes that need no data: the paper's three blocks, constant, late, every second block.
+    """Shapes that need no data: the paper's blocks, constant, late, early, every second block.
 
-    The last begins with the second block, where a merging costs half the steps of a constant one.
+    Every second begins with the second block, where a merging costs half the steps of a constant
+    one. Early is ToMe's decreasing schedule, down to none, which leaves the most tokens to the last
+    blocks at a cost that only many dropped ones reach.
     """
     paper = [0.0] * depth
     for part in range(3):
         paper[min(part * depth // 4, depth - 2)] += 0.8**part  # after the last saves nothing
     every_second = [float(block % 2) for block in range(depth - 1)] + [0.0]
-    return [paper, late(depth, 0), late(depth, 1)] + [every_second] * (depth > 2)
+    early = [float(depth - 1 - block) for block in range(depth)]
+    return [paper, late(depth, 0), late(depth, 1), early] + [every_second] * (depth > 2)
 
 
 def _with(

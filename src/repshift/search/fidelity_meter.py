@@ -49,8 +49,8 @@ class FidelityMeter:
         self.batches = list(images.split(batch_size))
         self.base = Plan({})
         self.recordings: list[Recording | None] = [None] * len(self.batches)
-        own = self.outputs(self.base, keep=True)
-        self.dense = own if teacher is None else teacher
+        self.own = self.outputs(self.base, keep=True)  # of the dense model at this size
+        self.dense = self.own if teacher is None else teacher
         first = self.recordings[0]
         assert first is not None
         self.patches = first.trace.counts[0] - spec.staying
@@ -66,6 +66,11 @@ class FidelityMeter:
         dense = self.dense[: len(output)]
         compared = logit_fidelity if self.objective == "kl" else feature_fidelity
         return self.losses(output).mean().item(), compared(dense, output).value
+
+    def judge(self, plan: Plan) -> tuple[list[float], float]:
+        """The loss of every image, and the fidelity on all."""
+        output = self.outputs(plan)
+        return self.losses(output).tolist(), self.compare(output)[1]
 
     def losses(self, output: Float[Tensor, "N K"]) -> Float[Tensor, " N"]:
         """The loss of each of the first images."""

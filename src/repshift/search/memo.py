@@ -42,8 +42,3 @@ class Memo:
                 form = {"settings": self.settings, "known": self.known}
                 write_text(self.path, json.dumps(form, indent=1))
         return self.known[name]
-
-    def forget(self) -> None:
-        """Remove the file: the search is done."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)

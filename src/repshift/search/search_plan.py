@@ -6,6 +6,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -132,9 +133,9 @@ def search_plan(
 
     Half of the ``images``, drawn by ``seed``, are searched on; the other half only checks the
     result: what the search made of the best closed form is kept if it holds there. ``state`` is a
-    file that lets a stopped search go on. ``progress`` is called after every plan that was tried,
-    with a line about it. Some minutes on one CPU core for 128 images
-    and a ViT-S.
+    file that lets a stopped search go on; delete it once the result is written. ``progress`` is
+    called after every plan that was tried, with a line about it. Some minutes on one CPU core for
+    128 images and a ViT-S.
 
     Raises ``InputError`` if the target is not one, or cannot be reached.
     """
@@ -202,52 +203,45 @@ def search_plan(
     # What the search made of the best closed form is kept if it holds on images that it never saw.
     teacher = FidelityMeter(model, spec, unseen, objective, batch_size)
     check = found.sized.meter(unseen, teacher, batch_size)
-    kept = [
-        memo(f"{rival.plan.identity}, held out", partial(check.rate, rival.plan))
-        for rival in found.trials
+    judged = [
+        memo(f"{trial.plan.identity}, held out", partial(check.judge, trial.plan))
+        for trial in found.trials
     ]
-    best = min(range(len(kept)), key=lambda at: kept[at][0])
-    plan, cost = found.trials[best].plan, found.sized.cost(counted)
+    best = min(range(len(judged)), key=lambda at: fmean(judged[at][0]))
+    plan, cost, held_out = found.trials[best].plan, found.sized.cost(counted), judged[best]
     figures: dict[str, Any] = {
         "flops": cost.measure(plan),
-        "promised": {"loss": found.trials[best].loss, "fidelity": found.trials[best].fidelity},
-        "held_out": _named(kept[best]),
+        "promised": _named(found.trials[best].loss, found.trials[best].fidelity),
+        "held_out": _mean(*held_out),
     }
     if budget == "adaptive":
         sized = found.sized
         plan = adapt(sized.model, plan, sized.prepare(seen), batch_size=batch_size, spec=sized.spec)
         figures["held_out, fixed budget"] = figures["held_out"]
         figures["flops"] = cost.mean(plan, sized.prepare(unseen).split(batch_size))
-        for kind, on in (("promised", found.search.meter), ("held_out", check)):
-            figures[kind] = _named(on.rate(plan))
+        figures["promised"] = _named(*found.search.meter.rate(plan))
+        held_out = check.judge(plan)
+        figures["held_out"] = _mean(*held_out)
     if timed is not None:
         figures["promised"]["speedup"] = speedup
         figures["measured_speedup"] = 1 / found.sized.cost(timed).measure(plan)
     rival = nearest_dense(smaller, counted, figures["flops"])
     if rival is not None:
-        figures["smaller input"] = _against(rival, counted, teacher, check, plan, unseen)
-    memo.forget()
+        dense = rival.meter(unseen, teacher, batch_size)
+        theirs = dense.losses(dense.own).tolist()
+        figures["smaller input"] = _against(rival, counted, theirs, held_out[0])
     return SearchResult(plan, found.tried, facts | figures)
 
 
 def _against(
-    rival: Sized,
-    counted: CostModel,
-    teacher: FidelityMeter,
-    check: FidelityMeter,
-    plan: Plan,
-    images: Float[Tensor, "N C H W"],
+    rival: Sized, counted: CostModel, theirs: Sequence[float], ours: Sequence[float]
 ) -> dict[str, Any]:
     """The dense model at a smaller size on the held-out images, and how far the plan is ahead."""
-    batch_size = len(teacher.batches[0])
-    dense = rival.meter(images, teacher, batch_size)
-    theirs = dense.losses(dense.outputs(Plan({})))
-    ours = check.losses(check.outputs(plan))
-    mean, low, high = paired_interval(ours, theirs)
+    mean, low, high = paired_interval(torch.tensor(ours), torch.tensor(theirs))
     return {
         "pixels": rival.side,
         "flops": rival.cost(counted).measure(Plan({}, input_size=rival.side)),
-        "loss": theirs.mean().item(),
+        "loss": fmean(theirs),
         "difference": {"loss": mean, "from": low, "to": high},
     }
 
@@ -257,9 +251,13 @@ def probe(budget: Budget) -> float | Level:
     return Level(0.5) if budget == "adaptive" else 0.5
 
 
-def _named(rate: Sequence[float]) -> dict[str, float]:
-    loss, fidelity = rate
+def _named(loss: float, fidelity: float) -> dict[str, float]:
     return {"loss": loss, "fidelity": fidelity}
+
+
+def _mean(losses: Sequence[float], fidelity: float) -> dict[str, float]:
+    """Of the losses of all images, and their fidelity."""
+    return _named(fmean(losses), fidelity)
 
 
 def check_target(

@@ -69,6 +69,8 @@ class Step:
             None prunes.
         rows: How many of the N are rows of the batch; indices from there on are of padding that was
             put behind it. None: all are.
+        keep_length: Whether a mean is made as long as its tokens were on average; the less alike
+            they are, the shorter it is by itself.
     """
 
     kept: Int[Tensor, "B K"]
@@ -76,6 +78,7 @@ class Step:
     target: Int[Tensor, "B D"]
     share: Float[Tensor, "B D"] | None = None
     rows: int | None = None
+    keep_length: bool = False
 
     @property
     def map(self) -> TokenMap:
@@ -95,13 +98,14 @@ class Step:
             for index in (self.kept, self.dropped, self.target)
         )
         share = None if self.share is None else self.share.repeat_interleave(unit, 1)
-        return Step(kept, dropped, target, share)
+        return replace(self, kept=kept, dropped=dropped, target=target, share=share)
 
     def of_patches(self, rows: Int[Tensor, "B M"], prefix: int) -> Step:
         """A step among ``rows`` of a batch, which are all but its prefix, as one of the batch."""
         first = torch.arange(prefix, device=rows.device).expand(len(rows), -1)
         kept = torch.cat((first, rows.gather(1, self.kept)), dim=1)
-        return Step(kept, rows.gather(1, self.dropped), self.target + prefix, self.share)
+        dropped = rows.gather(1, self.dropped)
+        return replace(self, kept=kept, dropped=dropped, target=self.target + prefix)
 
     def in_order(self) -> Step:
         """The same with the kept tokens in the order of the sequence."""
@@ -122,9 +126,18 @@ class Step:
         stayed = stayed * (own / total)[..., None]
         taken = gather(tokens, self._inside(self.dropped))
         taken = taken * (added / total.gather(1, self.target))[..., None]
+        # The weights are in both already.
+        length = (
+            _length(stayed).scatter_add(1, self.target, _length(taken))
+            if self.keep_length
+            else None
+        )
         rows = _rows(self.target, stayed.shape[1])
-        summed = stayed.flatten(0, 1).index_add_(0, rows, taken.flatten(0, 1))
-        return summed.view_as(stayed).to(tokens.dtype)
+        mean = stayed.flatten(0, 1).index_add_(0, rows, taken.flatten(0, 1)).view_as(stayed)
+        if length is not None:
+            shorter = _length(mean).clamp_min(torch.finfo(length.dtype).tiny)
+            mean = mean * (length / shorter)[..., None]
+        return mean.to(tokens.dtype)
 
     def resize(self, size: Float[Tensor, "B N"] | None) -> Float[Tensor, "B K"]:
         """From how many tokens each kept one is merged, where each of the N was from ``size``."""
@@ -152,6 +165,10 @@ def gather(tokens: Shaped[Tensor, "B M C"], index: Int[Tensor, "B J"]) -> Shaped
     # Whole rows of [B * M, C]: some ten times faster on CPU than Tensor.gather, value by value.
     rows = _rows(index, count)
     return tokens.reshape(-1, width).index_select(0, rows).view(*index.shape, width)
+
+
+def _length(tokens: Float[Tensor, "B M C"]) -> Float[Tensor, "B M"]:
+    return torch.linalg.vector_norm(tokens, dim=-1)
 
 
 def _rows(index: Int[Tensor, "B J"], count: int) -> Int[Tensor, "BJ"]:
