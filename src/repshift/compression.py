@@ -9,6 +9,7 @@ import torch
 
 from repshift.errors import InputError
 from repshift.input_size import check_size
+from repshift.numbers import whole
 from repshift.reductions.base import Merging
 from repshift.runtime.arguments import bind, parameters_of
 from repshift.runtime.attachment import Hook, ReplacedForward, ReplacedMethod
@@ -88,7 +89,7 @@ class Compression(Engine):
 
     def sizes_after(self, block: int) -> Float[Tensor, "B K"]:
         """How many tokens were merged into each that ``block`` handed on."""
-        sizes = self._last_trace().size_after(block)
+        sizes = self._last_trace().size_after(self._index(block))
         if sizes is None:
             return (self.kept_after(block) >= 0).float()
         return sizes
@@ -101,11 +102,11 @@ class Compression(Engine):
     def lengths_after(self, block: int) -> Int[Tensor, " B"]:
         """How many tokens of each image, or frame of a packed stream, ``block`` handed on."""
         trace = self._last_trace()
-        return trace.segments_after(block).lengths.to(trace.device)
+        return trace.segments_after(self._index(block)).lengths.to(trace.device)
 
     def kept_after(self, block: int) -> Int[Tensor, "B K"]:
         """Index in the dense sequence of each token that ``block`` handed on."""
-        trace = self._last_trace()
+        trace, block = self._last_trace(), self._index(block)
         kept = trace.placed((trace.map_after(block) or trace.identity()).kept)
         padding = trace.segments_after(block).padding
         return kept if padding is None else kept.masked_fill(padding.to(kept.device), -1)
@@ -120,7 +121,9 @@ class Compression(Engine):
         given.
         """
         trace = self._last_trace()
-        block = len(self.spec.blocks) - 1 if block is None else block
+        block = self._index(len(self.spec.blocks) - 1 if block is None else block)
+        if not isinstance(features, torch.Tensor) or features.ndim not in (2, 3):
+            raise InputError(f"restore takes features [B, K, C]; got {_shape(features)}")
         segments, stream = trace.segments_after(block), features.ndim == 2
         features = features[None] if stream else features
         if segments.packed and features.shape[1] == trace.counts[block]:
@@ -128,6 +131,9 @@ class Compression(Engine):
         way = trace.map_after(block) or trace.identity()
         restored = trace.ordered(way.to(features.device).restore(features))
         return trace.segments_after(-1).stream(restored)[0] if stream else restored
+
+    def _index(self, block: int) -> int:
+        return whole(block, "the block", 0, len(self.spec.blocks) - 1)
 
     def _last_trace(self) -> ForwardTrace:
         trace = self._trace
@@ -231,3 +237,8 @@ class Compression(Engine):
         if self._mean is not None:
             self._mean.finish()
         self._verified = True
+
+
+def _shape(given: object) -> str:
+    shape = getattr(given, "shape", None)
+    return type(given).__name__ if shape is None else f"the shape {list(shape)}"
