@@ -31,6 +31,9 @@ def test_three_lines_compress_a_model():
     exec(SNIPPETS[0], names)
     assert names["compression"].counts[-1] == 102
     assert names["logits"].shape == (1, 1000)
+    exec(SNIPPETS[2], names)
+    assert [one.shape for one in names["maps"]] == [(1, 192, 14, 14)] * 2
+    assert names["tokens"].shape == (1, 197, 192)
 
 
 @torch.no_grad()
@@ -59,7 +62,7 @@ def test_a_model_of_ones_own_takes_a_few_more():
             return x
 
     names = {"model": Own().train()}
-    exec(SNIPPETS[2], names)
+    exec(SNIPPETS[3], names)
     assert names["model"](torch.randn(2, 21, 8)).shape == (2, 14, 8)
 
 

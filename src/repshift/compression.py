@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +13,7 @@ from repshift.reductions.base import Merging
 from repshift.runtime.arguments import bind, parameters_of
 from repshift.runtime.attachment import Hook, ReplacedForward, ReplacedMethod
 from repshift.runtime.engine import Engine
+from repshift.runtime.maps import DenseMaps
 from repshift.runtime.pooling import WeightedMean
 from repshift.runtime.readers import Reader
 from repshift.runtime.sites import BlockSite
@@ -129,6 +129,12 @@ class Compression(Engine):
         if segments.packed and features.shape[1] == trace.counts[block]:
             features = segments.batch(features)
         way = trace.map_after(block) or trace.identity()
+        prefix = self.spec.prefix_tokens
+        if prefix and features.shape[1] == way.kept.shape[1] - prefix:
+            raise InputError(
+                f"restore got the {features.shape[1]} patches that block {block} handed on without "
+                f"its {prefix} prefix tokens; put those in front (timm: return_prefix_tokens=True)"
+            )
         restored = trace.ordered(way.to(features.device).restore(features))
         return trace.segments_after(-1).stream(restored)[0] if stream else restored
 
@@ -158,23 +164,9 @@ class Compression(Engine):
             yield from Reader(self, reader, carriers).attach()
         if self._mean is not None:
             yield from self._mean.attach()
-        if self.plan.acting:
-            for method in self.spec.reshaping:
-                yield ReplacedMethod(self, model, method, self._refuse_grid)
-
-    def _refuse_grid(
-        self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        form = inspect.signature(method).bind(*args, **kwargs)
-        form.apply_defaults()
-        if form.arguments.get("output_fmt") == "NCHW":
-            raise InputError(
-                "fewer tokens do not fill the grid that was asked for; take the features with "
-                'output_fmt="NLC" (get_intermediate_layers: reshape=False), put their prefix '
-                "tokens in front, and give them to restore(features, block), which puts every "
-                "token back in its place"
-            )
-        return method(*args, **kwargs)
+        for method in self.spec.maps if self.plan.acting else ():
+            maps = DenseMaps(self, method)
+            yield ReplacedMethod(self, method.module, method.name, maps.run)
 
     def _sites(self) -> list[BlockSite]:
         return [BlockSite(self, index) for index in range(len(self.spec.blocks))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -24,6 +24,19 @@ class Pooling:
     tokens: nn.Module
     average: nn.Module
     skipped: int
+
+
+@dataclass(frozen=True)
+class MapMethod:
+    """A method of ``module`` that gives the features of some blocks as maps [B, C, rows, columns]
+    where its ``output_fmt`` is ``"NCHW"``, as ``forward_intermediates`` of timm does.
+
+    ``grid`` gives the rows and columns of the patches of an image from its height and width.
+    """
+
+    module: nn.Module
+    name: str
+    grid: Callable[[tuple[int, int]], tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -65,9 +78,8 @@ class EncoderSpec:
     among them tells the padding. ``readers`` are modules that run once after all blocks, such as a
     pooling, with the carriers of their own arguments. A head that reads patch tokens in another way
     than ``pooling`` is named there too, so that a level, which leaves padding behind, is refused.
-    ``refused`` names arguments of the blocks that must be None, with the reason. ``reshaping``
-    names methods of the model that put the tokens on a grid when ``output_fmt`` is ``"NCHW"``,
-    which is refused.
+    ``refused`` names arguments of the blocks that must be None, with the reason. ``maps`` are
+    methods that give feature maps, for which all tokens are restored.
 
     Every ``unit`` tokens in a row are dropped or kept together, scored by their mean: those that
     what follows the encoder merges into one. With ``cells``, they are instead those of a square
@@ -88,7 +100,7 @@ class EncoderSpec:
     inner_tokens: Sequence[int] = ()
     mixers: Sequence[nn.Module] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
-    reshaping: Sequence[str] = ()
+    maps: Sequence[MapMethod] = ()
     unit: int = 1
     cells: bool = False
     packing: Packing | None = None
