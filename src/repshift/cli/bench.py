@@ -14,7 +14,7 @@ from repshift.cli.outputs import check_outputs, check_suffix
 class Bench:
     """Measure what dropping tokens buys on one model: speed, memory, fidelity, accuracy."""
 
-    model: str = "saliency-vit-s14"
+    model: str = "digits-vit"
     """An offline model (saliency-vit-s14, digits-vit, digits-resnet, digits-vim) or timm:NAME."""
     images: Path | None = None
     """Directory of images; the model's own samples if left out."""
