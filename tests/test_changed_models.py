@@ -1,6 +1,7 @@
 """What people do to a model after compress: it works, or an error says what to do instead."""
 
 import copy
+import importlib
 import inspect
 
 import pytest
@@ -10,7 +11,7 @@ from torch import nn
 
 import transformers_models
 from models import build, images
-from repshift import InputError, Merge, Plan, Shift, ToMe, compress
+from repshift import InputError, Level, Merge, Plan, Redundancy, Shift, ToMe, compress
 from repshift.runtime.attachment import Hook, ReplacedMethod
 
 DROP = {0: 0.3, 2: 4}
@@ -120,45 +121,87 @@ def test_where_asking_would_wait_the_output_turns_nan(monkeypatch):
         assert model.forward_head(first).isnan().all()
 
 
-@pytest.mark.parametrize("size", [(40, 56), (64, 64)])
-@torch.no_grad()
-def test_fewer_tokens_are_never_put_on_a_grid(size):
-    model = build("dinov2 registers", img_size=size)
-    photos = torch.randn(2, 3, *size)
-    patches = size[0] * size[1] // 64
+@pytest.mark.parametrize(
+    ("family", "size"),
     # At 64 x 64 pixels the kept tokens would fill 8 x 8 places, each with half of its channels.
-    plan = Plan({0: patches // 2}) if size == (64, 64) else Plan(DROP)
+    [("dinov2 registers", (64, 64)), ("dinov2 registers", (40, 56)), ("siglip", (40, 56)),
+     ("dinov3", (40, 56))],
+)  # fmt: skip
+@torch.no_grad()
+def test_feature_maps_are_of_all_patches_each_in_its_place(family, size):
+    model, photos = build(family, img_size=size), torch.randn(2, 3, *size)
+    grid, prefix = (size[0] // 8, size[1] // 8), model.num_prefix_tokens
     with compress(model, Plan({})):
-        grids = model.forward_intermediates(photos, intermediates_only=True)
-        assert grids[0].shape == (2, 32, size[0] // 8, size[1] // 8)
+        dense = model.forward_intermediates(photos, intermediates_only=True)
+    plan = Plan({0: grid[0] * grid[1] // 2, 2: 3})
+    stream = []
+    hooks = [
+        block.register_forward_hook(lambda _, args, out: stream.append(out))
+        for block in model.blocks
+    ]
     with compress(model, plan) as compression:
-        for ask in (
-            lambda: model.forward_intermediates(photos),
-            lambda: model.forward_intermediates(photos, 2, intermediates_only=True),
-            lambda: model.get_intermediate_layers(photos, n=2, reshape=True),
-        ):
-            with pytest.raises(InputError, match=r'output_fmt="NLC".*restore'):
-                ask()
-        rows = model.forward_intermediates(
-            photos, [1, 3], output_fmt="NLC", intermediates_only=True, return_prefix_tokens=True
-        )
-        for block, (tokens, prefix) in zip((1, 3), rows, strict=True):
-            dense = compression.restore(torch.cat((prefix, tokens), dim=1), block)
-            assert dense.shape == (2, 5 + patches, 32)
+        model(photos)
+        expected = [
+            compression.restore(out, block)[:, prefix:].transpose(1, 2).unflatten(2, grid)
+            for block, out in enumerate(stream)
+        ]
+        for hook in hooks:
+            hook.remove()
+        last, maps = model.forward_intermediates(photos)
+        assert last.shape[1] == compression.counts[-1]
+        assert all(map(torch.equal, maps, expected))
+        assert maps[0].shape == dense[0].shape == (2, 32, *grid)
+        two = model.forward_intermediates(photos, [-1, 1], intermediates_only=True)
+        assert all(map(torch.equal, two, [expected[1], expected[3]]))
+        [first] = model.forward_intermediates(photos, [0], stop_early=True, intermediates_only=True)
+        assert torch.equal(first, expected[0])
+        # timm's eva lists no such method.
+        if hasattr(model, "get_intermediate_layers"):
+            pairs = model.get_intermediate_layers(photos, 2, True, return_prefix_tokens=prefix > 0)
+            pairs = pairs if prefix else [(one, None) for one in pairs]
+            assert all(map(torch.equal, [one for one, _ in pairs], expected[2:]))
+        if prefix:
+            model(photos)
+            [row] = model.forward_intermediates(
+                photos, [3], output_fmt="NLC", intermediates_only=True
+            )
+            with pytest.raises(InputError, match="without its . prefix tokens; put those in front"):
+                compression.restore(row)
     assert "forward_intermediates" not in vars(model)
-    assert model.forward_intermediates(photos, intermediates_only=True)[0].ndim == 4
 
 
 @torch.no_grad()
-def test_nor_by_open_clip():
+def test_feature_maps_of_an_adaptive_plan_are_refused():
+    model = build("deit")
+    plan = Plan({0: Level(0.2)}, Redundancy("keys"))
+    with (
+        compress(model, plan),
+        pytest.raises(InputError, match="lie end to end between the blocks"),
+    ):
+        model.forward_intermediates(images())
+
+
+@pytest.mark.parametrize("kind", ["its own", "timm's"])
+@torch.no_grad()
+def test_feature_maps_of_open_clip(kind):
     open_clip = pytest.importorskip("open_clip")
-    tower = open_clip.transformer.VisionTransformer(40, 8, 32, 4, 2, 2, output_dim=16).eval()
-    photos = torch.randn(2, 3, 40, 40)
-    with compress(tower, Plan(DROP)):
-        with pytest.raises(InputError, match=r'output_fmt="NLC".*restore'):
-            tower.forward_intermediates(photos)
-        rows = tower.forward_intermediates(photos, output_fmt="NLC")["image_intermediates"]
-        assert rows[0].shape[1] < 25
+    tower = open_clip.transformer.VisionTransformer((40, 24), 8, 32, 4, 2, 2, output_dim=16).eval()
+    if kind == "timm's":
+        timm_model = importlib.import_module("open_clip.timm_model")
+        tower = timm_model.TimmModel("vit_tiny_patch16_224", 16, pool="token").eval()
+        tower.set_input_size(48)
+    photos = torch.randn(2, 3, *((48, 48) if kind == "timm's" else (40, 24)))
+    dense = tower.forward_intermediates(photos)
+    with compress(tower, Plan({0: 3})) as compression:
+        output = tower.forward_intermediates(photos, output_extra_tokens=True)
+        maps = output["image_intermediates"]
+        torch.testing.assert_close(output["image_features"], tower(photos))
+        assert [one.shape for one in maps] == [one.shape for one in dense["image_intermediates"]]
+        kept = compression.kept_after(0)[:, 1:, None] - 1
+        assert torch.equal(
+            maps[0].flatten(2).transpose(1, 2).take_along_dim(kept, 1),
+            dense["image_intermediates"][0].flatten(2).transpose(1, 2).take_along_dim(kept, 1),
+        )
 
 
 @torch.no_grad()

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from repshift import Plan
+from repshift.cli import commands
 from repshift.cli.options import read_plan
+from repshift.evaluation.zoo.load import load_model, open_source
 
 KEYS = {
     "method", "kernel", "tokens", "gflops", "images_per_s", "speedup_vs_eager",
@@ -256,6 +259,17 @@ def test_bad_input_is_one_line_status_two_and_nothing_written(run, tmp_path, arg
     assert says in message[0]
     assert "Traceback" not in err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("command", ["bench", "search", "show"])
+def test_the_default_model_and_its_images_come_with_the_documented_install(monkeypatch, command):
+    for extra in ("onnx", "skimage"):  # those of [demo]
+        monkeypatch.setitem(sys.modules, extra, None)
+    monkeypatch.setattr("importlib.metadata.files", lambda _: None)  # no wheel beside it
+    [model] = [field for field in fields(commands()[command]) if field.name == "model"]
+    loaded = load_model(model.default)
+    [batch] = [next(open_source(loaded, None, False).batches(2))]
+    assert loaded.model(batch.images).shape == (2, loaded.classes)
 
 
 def test_an_interrupt_leaves_nothing(run, monkeypatch, photos, tmp_path):

@@ -290,13 +290,116 @@ def test_attention_of_ones_own_that_cannot_be_watched_is_refused(plan, message):
     assert compression.counts == [7, 7, 7]
 
 
+class AddsBoth(Layer):
+    def forward(self, x):
+        y = self.norm1(x)
+        x += self.attention(y, y, y, need_weights=False)[0]
+        x += self.mlp(self.norm2(x))
+        return x
+
+
+class AddsLast(Layer):
+    def forward(self, x):
+        y = self.norm1(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        x += self.mlp(self.norm2(x))
+        return x
+
+
+NORM1, IN_PLACE = "it is the norm before attention, or attention is added", "block 0 changes its"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("layer", "score", "message"),
+    [
+        (AddsBoth, Shift(), NORM1),
+        (AddsBoth, Shift("block"), IN_PLACE),
+        (AddsLast, Shift(), IN_PLACE),
+    ],
+)
+def test_a_stream_that_is_overwritten_before_it_is_scored_is_refused(layer, score, message):
+    model = Encoder(layer)
+    with (
+        compress(model, Plan({0: 0.5}, score), spec_of(model)),
+        pytest.raises(InputError, match=message),
+    ):
+        model(tokens())
+
+
+@torch.no_grad()
+def test_a_block_that_adds_in_place_is_scored_where_that_overwrites_nothing():
+    found, x = [], tokens()
+    for layer in (Layer, AddsLast):
+        torch.manual_seed(0)
+        model = Encoder(layer)
+        with compress(model, Plan({0: 0.5}, Shift("block")), spec_of(model)):
+            found.append(model(x.clone()))
+    assert torch.equal(*found)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("plan", [Plan({0: 0.5}), Plan({0: 3}, reduction=ToMe())])
+def test_the_first_norm_in_the_place_of_the_second_is_refused(plan):
+    model = Encoder()
+    parts = {name: [getattr(layer, of) for layer in model.layers]
+             for name, of in (("norm2", "norm1"), ("mlp", "mlp"))}  # fmt: skip
+    with compress(model, plan, spec_of(model, **parts)), pytest.raises(InputError, match=NORM1):
+        model(tokens())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    "changes", [{"prefix_tokens": 500}, {"prefix_tokens": 8}, {"suffix_tokens": 9},
+                {"inner_tokens": [8]}],
+)  # fmt: skip
+def test_a_spec_of_more_tokens_than_there_are_is_refused_at_the_first_forward(changes):
+    model = Encoder()
+    message = "8 tokens entered the first block, too few for a spec with prefix_tokens="
+    with (
+        compress(model, Plan({0: 0.5}), spec_of(model, **changes)),
+        pytest.raises(InputError, match=message),
+    ):
+        model(tokens())
+    with compress(model, Plan({0: 0.5}), spec_of(model, prefix_tokens=7)) as compression:
+        model(tokens())
+    assert compression.counts == [8] * 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("block", [3, 99, -1, 1.0, "0", True])
+@pytest.mark.usefixtures("unchecked")
+def test_a_block_that_there_is_not_is_refused(block):
+    model = Encoder()
+    compression = compress(model, Plan({0: 0.5}), spec_of(model))
+    kept = model(tokens())
+    for ask in (
+        compression.kept_after,
+        compression.sizes_after,
+        compression.lengths_after,
+        lambda block: compression.restore(kept, block),
+    ):
+        with pytest.raises(InputError, match=rf"block is {block!r}; expected .* from 0 to 2"):
+            ask(block)
+    with pytest.raises(InputError, match=r"restore takes features \[B, K, C\]; got str"):
+        compression.restore("features")
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"norm2": ["norm2"] * 3}, "the norm2 of a spec is a list with a module for each .* a str"),
+        ({"blocks": nn.Identity()}, "the blocks of a spec is a list .* got a Identity"),
+        ({"mlp": (layer for layer in [])}, "the mlp of a spec is a list .* got a generator"),
+        ({"prefix_tokens": 1.0}, "prefix_tokens is 1.0; expected a whole number"),
+        ({"inner_tokens": [-1]}, "inner_tokens is -1; expected a whole number from 0 up"),
+        ({"class_token": "cls"}, "class_token is 'cls'; expected a bool"),
+        ({"carriers": ["rope"]}, "carriers is \\['rope'\\]; expected a Mapping"),
         ({"blocks": [], "norm2": []}, "got 0 blocks and 0 norm2"),
         ({"norm2": [None]}, "got 3 blocks and 1 norm2"),
         ({"mlp": [None]}, "got 1 for 3 blocks"),
-        ({"prefix_tokens": -1}, "prefix_tokens is -1; expected 0 or more"),
+        ({"prefix_tokens": -1}, "prefix_tokens is -1; expected a whole number from 0 up"),
         ({"prefix_tokens": 0, "class_token": True}, "prefix_tokens is 0; expected 1 or more"),
         ({"unit": 2, "prefix_tokens": 1}, "in units of 2; expected 1 or more, and more only in a"),
     ],

@@ -4,13 +4,16 @@ import json
 import math
 from dataclasses import fields
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from repshift import (
     Greedy,
     InputError,
+    Level,
     Merge,
     PerRowAndColumn,
     Plan,
@@ -167,6 +170,34 @@ def test_a_block_that_is_no_number_is_refused(block):
         Plan({block: 0.2})
 
 
+@pytest.mark.parametrize("drop", [0.2, None, "deit", [0.2, 0.2]])
+@pytest.mark.usefixtures("unchecked")
+def test_what_says_of_no_block_how_much_is_dropped_is_refused(drop):
+    with pytest.raises(InputError, match=r"such as Plan\({0: 0.2, 3: 40}\); got"):
+        Plan(drop)
+
+
+@pytest.mark.parametrize(
+    "read", [Plan.from_schedule, Plan.from_json, lambda x: Plan.from_method(x, {})]
+)
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_text_is_not_read(read):
+    with pytest.raises(InputError, match="got None; expected"):
+        read(None)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_numbers_of_numpy_and_pytorch_become_plain_ones():
+    numbers = np.int64(0), np.int32(3), torch.tensor(7), np.float32(0.5), np.float64(0.25)
+    first, count, last, half, quarter = numbers
+    plan = Plan({first: count, last: half, np.uint8(2): quarter}, input_size=np.int64(64))
+    assert json.loads(plan.to_json())["drop"] == {"0": 3, "2": 0.25, "7": 0.5}
+    assert plan == Plan({0: 3, 2: 0.25, 7: 0.5}, input_size=64)
+    assert {type(value) for value in (*plan.drop, *plan.drop.values())} == {int, float}
+    assert Plan.late(np.int64(12), np.int16(99), np.float32(2)) == Plan.late(12, 99, 2)
+    assert type(Level(np.float32(0.5)).value) is float
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_a_score_that_is_only_a_name_is_refused():
     with pytest.raises(InputError, match="takes a Score and a Reduction, got str and Prune"):
@@ -230,6 +261,9 @@ def test_json_that_is_no_plan_is_refused(text, message):
     [
         ("", "cannot read ''"),
         ("shift(mlp", "cannot read"),
+        ("shift(mlp,,l2)", "'' is not one of l2, l1, cosine"),
+        ("shift(,)", "'' is not one of mlp, attention"),
+        ("random(1,)", "has 2 values; random takes 1"),
         ("norm", "'norm' is not one of"),
         ("prune(1)", "'prune' is not one of"),
         ("shift(mlp, l2, printed, 3)", "4 values; shift takes 3"),

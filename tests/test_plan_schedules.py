@@ -13,6 +13,11 @@ from repshift import InputError, Plan, Prune, Redundancy, Shift, ToMe, compress
 from repshift.measure.flops import count_flops
 from repshift.schedules import block_macs, fewest, inflected, late, spread
 
+
+def flops(share, **sizes):
+    return Plan.for_flops(share, **{"depth": 12, "patches": 64, "width": 64, **sizes})
+
+
 SHAPE = st.lists(st.floats(0, 5), min_size=1, max_size=15).filter(lambda shape: sum(shape) > 0.1)
 
 
@@ -152,10 +157,16 @@ def test_entering_counts_what_the_blocks_get():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: Plan.late(1, 5), "needs 2 blocks or more, got depth 1"),
+        (lambda: Plan.late(1, 5), "number of blocks, is 1; expected a whole number from 2 up"),
+        (lambda: Plan.late(12.5, 5), "number of blocks, is 12.5; expected a whole number"),
+        (lambda: Plan.late(12, -5), "that leave is -5; expected a whole number from 0 up"),
+        (lambda: Plan.late(12, 5.5), "that leave is 5.5; expected a whole number from 0 up"),
         (lambda: Plan.late(12, 5, -1), "power of a late schedule is -1"),
-        (lambda: Plan.tome(0, 5), "needs 1 block or more, got depth 0"),
-        (lambda: Plan.tome(12, -1), "r is -1; expected a whole number of tokens from 0 up"),
+        (lambda: Plan.late(12, 5, float("inf")), "power of a late schedule is inf"),
+        (lambda: Plan.late(12, 5, "2"), "power of a late schedule is '2'"),
+        (lambda: Plan.tome(0, 5), "number of blocks, is 0; expected a whole number from 1 up"),
+        (lambda: Plan.tome("12", 5), "number of blocks, is '12'; expected a whole number"),
+        (lambda: Plan.tome(12, -1), "r is -1; expected a whole number from 0 up"),
         (lambda: Plan.tome(12, 2.5), "r is 2.5; expected a whole number"),
         (lambda: Plan.tome(12, float("nan")), "r is nan; expected a whole number"),
         (lambda: Plan.tome(12, float("inf")), "r is inf; expected a whole number"),
@@ -164,12 +175,19 @@ def test_entering_counts_what_the_blocks_get():
         (lambda: Plan.tome(12, 5, float("nan")), "the inflection is nan; expected"),
         (lambda: spread(3, [0.0, 0.0]), "needs a positive sum"),
         (lambda: Plan.for_flops(1.5, depth=12, patches=64, width=64), "is 1.5; expected above 0"),
+        (lambda: flops("0.5"), "share of the FLOPs is '0.5'; expected above 0, at most 1"),
+        (lambda: flops(0.5, width=0), "width is 0; expected a whole number from 1 up"),
+        (lambda: flops(0.5, width=-4), "width is -4; expected a whole number from 1 up"),
+        (lambda: flops(0.5, patches=0), "patches is 0; expected a whole number from 1 up"),
+        (lambda: flops(0.5, prefix=-1), "prefix is -1; expected a whole number from 0 up"),
+        (lambda: flops(0.5, mlp_ratio=-4), "mlp_ratio is -4; expected a number from 0 up"),
         (
             lambda: Plan.for_flops(0.3, depth=12, patches=64, width=64),
             "no late plan of power 1 costs 0.3 of the dense FLOPs: with one patch left it is",
         ),
     ],
 )
+@pytest.mark.usefixtures("unchecked")
 def test_what_cannot_be_is_refused(call, message):
     with pytest.raises(InputError, match=message):
         call()

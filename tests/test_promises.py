@@ -1,5 +1,6 @@
 """What the library promises of any model, on one of every kind, with odd counts."""
 
+import copy
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models import DEPTH, PATCHES, SAMPLE, build, images, plan_for, score_for
-from repshift import ColumnAttention, Plan, Random, compress
+from repshift import ColumnAttention, InputError, Plan, Random, compress
 
 each_family = pytest.mark.parametrize("family", SAMPLE)
 
@@ -137,6 +138,36 @@ def test_attaching_twice_replaces(family):
         assert torch.equal(model(photos), alone)
     second.detach()
     assert trace(model) == before
+
+
+@pytest.mark.parametrize("ended", ["left", "detached", "replaced"])
+def test_a_compression_that_is_no_longer_attached_cannot_be_entered(ended):
+    model = build("deit")
+    compression = compress(model, plan_for("deit"))
+    if ended == "left":
+        with compression:
+            pass
+    elif ended == "detached":
+        compression.detach()
+    else:
+        compress(model, Plan({}))
+    with pytest.raises(InputError, match=r"would run dense; call compress\(model, plan\) again"):
+        compression.__enter__()
+
+
+@torch.no_grad()
+def test_no_with_block_ends_up_dense():
+    model, photos = build("deit"), images()
+    with compress(model, plan_for("deit")) as compression:
+        expected = model(photos)
+        with pytest.raises(InputError, match="stands inside another of the same compression"):
+            compression.__enter__()
+        with pytest.raises(InputError, match="leave that block first"):
+            compress(model, Plan({}))
+        assert torch.equal(model(photos), expected)
+        twin = copy.deepcopy(model)
+    with compress(twin, Plan({})):  # a copy stands inside no `with` block
+        assert torch.equal(twin(photos), model(photos))
 
 
 @each_family

@@ -222,6 +222,15 @@ def test_restore_puts_the_features_of_every_stage_back_on_the_full_grid(reductio
             compression.restore(features[0])
 
 
+@pytest.mark.parametrize("stage", [4, -1, 1.0])
+@pytest.mark.usefixtures("unchecked")
+def test_a_stage_that_there_is_not_is_refused(stage):
+    output, compression = run(build("timm basic"), images(), plan_for())
+    for ask in (compression.kept_after, lambda stage: compression.restore(output, stage)):
+        with pytest.raises(InputError, match=rf"stage is {stage}; expected .* from 0 to 3"):
+            ask(stage)
+
+
 def test_some_features_only():
     model = features_only(out_indices=(1, 2))
     output, compression = run(model, images(), plan_for(drop={0: 2}))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from repshift.errors import InputError
 from repshift.input_size import check_size
+from repshift.numbers import whole
 from repshift.reductions.base import Merging
 from repshift.runtime.arguments import bind, parameters_of
 from repshift.runtime.attachment import Hook, ReplacedForward, ReplacedMethod
 from repshift.runtime.engine import Engine
+from repshift.runtime.maps import DenseMaps
 from repshift.runtime.pooling import WeightedMean
 from repshift.runtime.readers import Reader
 from repshift.runtime.sites import BlockSite
@@ -88,7 +89,7 @@ class Compression(Engine):
 
     def sizes_after(self, block: int) -> Float[Tensor, "B K"]:
         """How many tokens were merged into each that ``block`` handed on."""
-        sizes = self._last_trace().size_after(block)
+        sizes = self._last_trace().size_after(self._index(block))
         if sizes is None:
             return (self.kept_after(block) >= 0).float()
         return sizes
@@ -101,11 +102,11 @@ class Compression(Engine):
     def lengths_after(self, block: int) -> Int[Tensor, " B"]:
         """How many tokens of each image, or frame of a packed stream, ``block`` handed on."""
         trace = self._last_trace()
-        return trace.segments_after(block).lengths.to(trace.device)
+        return trace.segments_after(self._index(block)).lengths.to(trace.device)
 
     def kept_after(self, block: int) -> Int[Tensor, "B K"]:
         """Index in the dense sequence of each token that ``block`` handed on."""
-        trace = self._last_trace()
+        trace, block = self._last_trace(), self._index(block)
         kept = trace.placed((trace.map_after(block) or trace.identity()).kept)
         padding = trace.segments_after(block).padding
         return kept if padding is None else kept.masked_fill(padding.to(kept.device), -1)
@@ -120,14 +121,25 @@ class Compression(Engine):
         given.
         """
         trace = self._last_trace()
-        block = len(self.spec.blocks) - 1 if block is None else block
+        block = self._index(len(self.spec.blocks) - 1 if block is None else block)
+        if not isinstance(features, torch.Tensor) or features.ndim not in (2, 3):
+            raise InputError(f"restore takes features [B, K, C]; got {_shape(features)}")
         segments, stream = trace.segments_after(block), features.ndim == 2
         features = features[None] if stream else features
         if segments.packed and features.shape[1] == trace.counts[block]:
             features = segments.batch(features)
         way = trace.map_after(block) or trace.identity()
+        prefix = self.spec.prefix_tokens
+        if prefix and features.shape[1] == way.kept.shape[1] - prefix:
+            raise InputError(
+                f"restore got the {features.shape[1]} patches that block {block} handed on without "
+                f"its {prefix} prefix tokens; put those in front (timm: return_prefix_tokens=True)"
+            )
         restored = trace.ordered(way.to(features.device).restore(features))
         return trace.segments_after(-1).stream(restored)[0] if stream else restored
+
+    def _index(self, block: int) -> int:
+        return whole(block, "the block", 0, len(self.spec.blocks) - 1)
 
     def _last_trace(self) -> ForwardTrace:
         trace = self._trace
@@ -152,23 +164,9 @@ class Compression(Engine):
             yield from Reader(self, reader, carriers).attach()
         if self._mean is not None:
             yield from self._mean.attach()
-        if self.plan.acting:
-            for method in self.spec.reshaping:
-                yield ReplacedMethod(self, model, method, self._refuse_grid)
-
-    def _refuse_grid(
-        self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        form = inspect.signature(method).bind(*args, **kwargs)
-        form.apply_defaults()
-        if form.arguments.get("output_fmt") == "NCHW":
-            raise InputError(
-                "fewer tokens do not fill the grid that was asked for; take the features with "
-                'output_fmt="NLC" (get_intermediate_layers: reshape=False), put their prefix '
-                "tokens in front, and give them to restore(features, block), which puts every "
-                "token back in its place"
-            )
-        return method(*args, **kwargs)
+        for method in self.spec.maps if self.plan.acting else ():
+            maps = DenseMaps(self, method)
+            yield ReplacedMethod(self, method.module, method.name, maps.run)
 
     def _sites(self) -> list[BlockSite]:
         return [BlockSite(self, index) for index in range(len(self.spec.blocks))]
@@ -231,3 +229,8 @@ class Compression(Engine):
         if self._mean is not None:
             self._mean.finish()
         self._verified = True
+
+
+def _shape(given: object) -> str:
+    shape = getattr(given, "shape", None)
+    return type(given).__name__ if shape is None else f"the shape {list(shape)}"

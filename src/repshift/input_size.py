@@ -11,6 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from repshift.errors import InputError
+from repshift.numbers import whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -37,6 +38,7 @@ def resized(model: nn.Module, size: int) -> nn.Module:
     Raises:
         InputError: If the model does not run at another size, or not at this one.
     """
+    size = whole(size, "the size of the images", 1)
     parameters = inspect.signature(type(model).forward).parameters
     timm_resizes = getattr(model, "set_input_size", None)
     if timm_resizes is None and "interpolate_pos_encoding" not in parameters:
@@ -47,7 +49,7 @@ def resized(model: nn.Module, size: int) -> nn.Module:
                 "input_size"
             )
         return model  # a ResNet takes images of any size
-    if size < 1 or size % _step(model):
+    if size % _step(model):
         raise InputError(
             f"{type(model).__name__} takes no images of {size} pixels, only of whole patches of "
             f"{_step(model)}"
@@ -88,6 +90,7 @@ def _step(model: nn.Module) -> int:
 
 def resize_images(images: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B C s s"]:
     """The same pictures with ``size`` x ``size`` pixels (bicubic, antialiased)."""
+    size = whole(size, "the size of the images", 1)
     if images.shape[-2:] == (size, size):
         return images
     # The kernel for CPU takes no half precision.

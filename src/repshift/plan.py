@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from repshift.errors import InputError
+from repshift.numbers import as_real, finite, whole
 from repshift.plan_text import code_of, read_json, read_label, read_schedule, to_form
 from repshift.presets import RESNET, SHIFT, VID_TLDR
 from repshift.reductions import Prune, Reduction, ToMe, VidTLDR
 from repshift.resnet.reductions import RowsAndColumns
 from repshift.schedules import block_macs, fewest, inflected, late, spread
 from repshift.scores import AttentionEntropy, Score, Shift
-from repshift.sequence.amounts import Count, Level, amount_of
+from repshift.sequence.amounts import Count, Level, amounts_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,9 +46,10 @@ class Plan:
     input_size: int | None = None
 
     def __post_init__(self) -> None:
-        amounts = {_block(at): amount_of(at, value) for at, value in self.drop.items()}
+        amounts = amounts_of(self.drop)
         object.__setattr__(self, "_amounts", amounts)
-        object.__setattr__(self, "drop", dict(sorted(self.drop.items())))
+        plain = {at: one if isinstance(one, Level) else one.value for at, one in amounts.items()}
+        object.__setattr__(self, "drop", plain)
         if self.score is None and isinstance(self.reduction, Reduction):
             object.__setattr__(self, "score", self.reduction.default_score)
         if not isinstance(self.score, Score) or not isinstance(self.reduction, Reduction):
@@ -55,9 +57,8 @@ class Plan:
                 f"a plan takes a Score and a Reduction, got {type(self.score).__name__} and "
                 f"{type(self.reduction).__name__}; write for example Plan(drop, score=Shift())"
             )
-        size = self.input_size
-        if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
-            raise InputError(f"input_size is {size!r}; expected a number of pixels, 1 or more")
+        if self.input_size is not None:
+            object.__setattr__(self, "input_size", whole(self.input_size, "input_size", 1))
         if self.adaptive and not self.reduction.scored:
             raise InputError(f"a level is one of scores, and {self.reduction} asks none")
 
@@ -219,8 +220,10 @@ class Plan:
         >>> Plan.for_flops(0.75, depth=12, patches=196, width=384).schedule
         '0:2,1:4,2:6,3:8,4:10,5:12,6:14,7:15,8:18,9:20,10:22'
         """
-        if not 0 < share <= 1:
-            raise InputError(f"the share of the FLOPs is {share}; expected above 0, at most 1")
+        if (given := as_real(share)) is None or not 0 < given <= 1:
+            raise InputError(f"the share of the FLOPs is {share!r}; expected above 0, at most 1")
+        patches, width = whole(patches, "patches", 1), whole(width, "width", 1)
+        prefix, mlp_ratio = whole(prefix, "prefix", 0), finite(mlp_ratio, "mlp_ratio")
 
         def plan(leaving: int) -> Plan:
             return cls.late(depth, leaving, power, score, reduction)
@@ -282,9 +285,3 @@ class Plan:
     def from_schedule(cls, text: str) -> Plan:
         """Read ``0:0.2,3:level(0.2),6:20``: block, colon, share below 1, level or whole number."""
         return cls(read_schedule(text))
-
-
-def _block(block: Any) -> int:
-    if not isinstance(block, int) or isinstance(block, bool) or block < 0:
-        raise InputError(f"block {block!r} of the plan is not a whole number from 0 up")
-    return block

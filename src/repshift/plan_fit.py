@@ -22,9 +22,15 @@ PROMPT_NEEDS: frozenset[Need] = frozenset({"cells", "frame before", "text", "las
 
 
 def detach_earlier(parts: Iterable[nn.Module]) -> None:
-    """Take off what was attached to one of the parts before."""
+    """Take off what was attached to one of the parts before, unless its `with` block still runs."""
     hooks = [hook for part in parts for hook in part._forward_pre_hooks.values()]
-    for earlier in {hook.attachment for hook in hooks if isinstance(hook, Hook)}:
+    found = {hook.attachment for hook in hooks if isinstance(hook, Hook)}
+    if any(earlier._entered for earlier in found):
+        raise InputError(
+            "the model is compressed by a `with` block that still runs, and its rest would run "
+            "dense; leave that block first"
+        )
+    for earlier in found:
         earlier.detach()
 
 

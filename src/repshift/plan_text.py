@@ -44,6 +44,7 @@ def to_form(
 
 def read_json(text: str) -> dict[str, Any]:
     """The arguments of a plan from its JSON."""
+    _check_text(text, "JSON text")
     try:
         form = json.loads(text, object_pairs_hook=_unique)
     except InputError:
@@ -80,6 +81,7 @@ def read_json(text: str) -> dict[str, Any]:
 
 def read_label(label: str) -> dict[str, Any]:
     """Score and reduction from a label, ``score``, ``reduction`` or ``score + reduction``."""
+    _check_text(label, "the label of a method, such as 'shift(mlp) + merge'")
     first, *further = split(label, "+")
     if further:
         score = from_label(registered(Score), first)
@@ -93,6 +95,7 @@ def read_label(label: str) -> dict[str, Any]:
 
 def read_schedule(text: str) -> dict[int, float | int | Level]:
     """What a plan drops from ``0:0.2,3:level(0.2),6:20``."""
+    _check_text(text, "a schedule such as '0:0.2,3:0.2'")
     drop: list[tuple[int, float | int | Level]] = []
     for item in text.split(","):
         block, _, amount = item.partition(":")
@@ -113,6 +116,11 @@ def code_of(*methods: Method) -> dict[str, Any]:
     own = sorted(set().union(*map(_own, methods)), key=lambda kind: kind.name)
     code = {kind.name: code_digest(kind) for kind in own}
     return {"code": code} if code else {}
+
+
+def _check_text(given: Any, expected: str) -> None:
+    if not isinstance(given, str):
+        raise InputError(f"got {given!r}; expected {expected}")
 
 
 def _own(method: Method) -> set[type[Method]]:

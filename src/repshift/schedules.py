@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from repshift.errors import InputError
+from repshift.numbers import as_real, finite, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -17,10 +17,8 @@ def late(depth: int, power: float | int) -> list[float]:
 
     Power 0 is ToMe's constant schedule, 2 puts most of the drops into the second half.
     """
-    if depth < 2:
-        raise InputError(f"a schedule needs 2 blocks or more, got depth {depth}")
-    if not power >= 0:
-        raise InputError(f"the power of a late schedule is {power}; expected 0 or more")
+    depth = whole(depth, "the depth of a schedule, its number of blocks,", 2)
+    power = finite(power, "the power of a late schedule")
     return [(block / depth) ** power for block in range(1, depth)] + [0.0]
 
 
@@ -46,19 +44,17 @@ def inflected(depth: int, r: float | int, inflection: float | int = 0) -> list[i
         InputError: If ``depth`` is below 1, ``r`` negative or not whole, or ``inflection`` outside
             [-1, 1].
     """
-    if depth < 1:
-        raise InputError(f"a schedule needs 1 block or more, got depth {depth}")
-    if not 0 <= r < math.inf or int(r) != r:
-        raise InputError(f"r is {r}; expected a whole number of tokens from 0 up")
-    if not -1 <= inflection <= 1:
+    depth = whole(depth, "the depth of a schedule, its number of blocks,", 1)
+    r = whole(int(r) if isinstance(r, float) and r.is_integer() else r, "r", 0)
+    slope = as_real(inflection)
+    if slope is None or not -1 <= slope <= 1:
         raise InputError(
-            f"the inflection is {inflection}; expected -1 (ever fewer) to 1 (ever more), 0 for the "
-            "same number in every block"
+            f"the inflection is {inflection!r}; expected -1 (ever fewer) to 1 (ever more), 0 for "
+            "the same number in every block"
         )
-    r = int(r)
     if depth == 1:
         return [r]
-    low = int(r * (1 - inflection))
+    low = int(r * (1 - slope))
     return [low + block * (2 * r - 2 * low) // (depth - 1) for block in range(depth)]
 
 
@@ -68,16 +64,16 @@ def spread(leaving: int, shape: Sequence[float]) -> dict[int, int]:
     Rounded so that the running total is right within half a token; it nowhere falls when more
     leave.
     """
-    whole = sum(shape)
-    if not whole > 0 or min(shape) < 0:
+    leaving, total = whole(leaving, "the number of tokens that leave", 0), sum(shape)
+    if not total > 0 or min(shape) < 0:
         raise InputError(f"a schedule's shape needs a positive sum and no negative, got {shape}")
     drop, so_far, before = {}, 0.0, 0
     for block, part in enumerate(shape):
         so_far += part
-        total = round(leaving * so_far / whole)
-        if total > before:
-            drop[block] = total - before
-        before = total
+        gone = round(leaving * so_far / total)
+        if gone > before:
+            drop[block] = gone - before
+        before = gone
     return drop
 
 

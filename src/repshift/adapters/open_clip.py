@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from open_clip import transformer as clip
 from open_clip.timm_model import TimmModel
 from torch import nn
 
-from repshift.adapters.spec import EncoderSpec, Pooling
+from repshift.adapters.spec import EncoderSpec, MapMethod, Pooling
 from repshift.errors import InputError
 from repshift.resnet.spec import ResNetSpec
 from repshift.runtime.carriers import AttentionMask
@@ -46,8 +47,13 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
         carriers={"attn_mask": AttentionMask()},
         readers=[] if tower.attn_pool is None else [(tower.attn_pool, {})],
         pooling=Pooling(tokens=blocks[-1], average=tower.ln_post, skipped=1) if averages else None,
-        reshaping=["forward_intermediates"],
+        maps=[MapMethod(tower, "forward_intermediates", partial(_grid, tower.patch_size))],
     )
+
+
+def _grid(patch: tuple[int, int], image: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns of the patches of an image."""
+    return image[0] // patch[0], image[1] // patch[1]
 
 
 def _reason(model: Any) -> str | None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+from torch import nn
 
 from repshift.errors import InputError
+from repshift.numbers import whole
 from repshift.runtime.carriers import Carrier
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -26,6 +24,19 @@ class Pooling:
     tokens: nn.Module
     average: nn.Module
     skipped: int
+
+
+@dataclass(frozen=True)
+class MapMethod:
+    """A method of ``module`` that gives the features of some blocks as maps [B, C, rows, columns]
+    where its ``output_fmt`` is ``"NCHW"``, as ``forward_intermediates`` of timm does.
+
+    ``grid`` gives the rows and columns of the patches of an image from its height and width.
+    """
+
+    module: nn.Module
+    name: str
+    grid: Callable[[tuple[int, int]], tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -67,9 +78,8 @@ class EncoderSpec:
     among them tells the padding. ``readers`` are modules that run once after all blocks, such as a
     pooling, with the carriers of their own arguments. A head that reads patch tokens in another way
     than ``pooling`` is named there too, so that a level, which leaves padding behind, is refused.
-    ``refused`` names arguments of the blocks that must be None, with the reason. ``reshaping``
-    names methods of the model that put the tokens on a grid when ``output_fmt`` is ``"NCHW"``,
-    which is refused.
+    ``refused`` names arguments of the blocks that must be None, with the reason. ``maps`` are
+    methods that give feature maps, for which all tokens are restored.
 
     Every ``unit`` tokens in a row are dropped or kept together, scored by their mean: those that
     what follows the encoder merges into one. With ``cells``, they are instead those of a square
@@ -90,12 +100,18 @@ class EncoderSpec:
     inner_tokens: Sequence[int] = ()
     mixers: Sequence[nn.Module] = ()
     refused: Mapping[str, str] = field(default_factory=dict)
-    reshaping: Sequence[str] = ()
+    maps: Sequence[MapMethod] = ()
     unit: int = 1
     cells: bool = False
     packing: Packing | None = None
 
     def __post_init__(self) -> None:
+        for name in ("blocks", "norm2", "mlp", "mixers"):
+            _check_modules(name, getattr(self, name))
+        for name in ("prefix_tokens", "suffix_tokens", "unit"):
+            whole(getattr(self, name), name, 0)
+        for place in self.inner_tokens:
+            whole(place, "a place in inner_tokens", 0)
         if not self.blocks or len(self.norm2) != len(self.blocks):
             raise InputError(
                 f"a spec names one norm2 for each block; got {len(self.blocks)} blocks and "
@@ -113,10 +129,12 @@ class EncoderSpec:
                 f"a spec names the mixer of every block or of none; got {len(self.mixers)} "
                 f"for {len(self.blocks)} blocks"
             )
-        if self.prefix_tokens < 0 or self.staying < self.class_token:
-            raise InputError(
-                f"prefix_tokens is {self.prefix_tokens}; expected {int(self.class_token)} or more"
-            )
+        if self.class_token and not self.staying:
+            raise InputError("prefix_tokens is 0; expected 1 or more, the class token")
+        for name, kind in (("class_token", bool), ("carriers", Mapping), ("pooling", Pooling)):
+            given = getattr(self, name)
+            if given is not None and not isinstance(given, kind):
+                raise InputError(f"{name} is {given!r}; expected a {kind.__name__}")
         for carriers in (self.carriers, *(carriers for _, carriers in self.readers)):
             for name, carrier in carriers.items():
                 if not isinstance(carrier, Carrier):
@@ -146,3 +164,26 @@ class EncoderSpec:
     def protected_tokens(self) -> int:
         """How many tokens behind the prefix never leave."""
         return len(self.inner_tokens) + self.suffix_tokens
+
+    def check_length(self, tokens: int) -> None:
+        """``InputError`` if a sequence of so many ``tokens`` cannot be one of this model's."""
+        # A text may be empty but for the tokens that stay.
+        patches = 0 if self.suffix_tokens else 1
+        ends = (place + 1 for place in self.inner_tokens)
+        if tokens < max(self.prefix_tokens + patches, self.suffix_tokens, *ends):
+            raise InputError(
+                f"{tokens} tokens entered the first block, too few for a spec with prefix_tokens="
+                f"{self.prefix_tokens}, suffix_tokens={self.suffix_tokens} and inner_tokens="
+                f"{list(self.inner_tokens)}; count there only those that are no patches"
+            )
+
+
+def _check_modules(name: str, given: object) -> None:
+    if isinstance(given, Sequence | nn.ModuleList):
+        wrong = [one for one in given if not isinstance(one, nn.Module | None)]
+        if not wrong:
+            return
+        given = wrong[0]
+    raise InputError(
+        f"the {name} of a spec is a list with a module for each block; got a {type(given).__name__}"
+    )

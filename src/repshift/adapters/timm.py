@@ -15,7 +15,7 @@ from timm.models._features import FeatureDictNet, FeatureListNet
 from timm.models.deit import VisionTransformerDistilled
 from torch import nn
 
-from repshift.adapters.spec import EncoderSpec, Pooling
+from repshift.adapters.spec import EncoderSpec, MapMethod, Pooling
 from repshift.errors import InputError
 from repshift.resnet.spec import ResNetSpec
 from repshift.resnet.stages import stages_of
@@ -101,7 +101,7 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
         mlp=[getattr(block, "mlp", None) for block in blocks],
         pooling=_pooling(model),
         readers=[(part, {}) for part in _whole_readers(model)],
-        reshaping=["forward_intermediates"],
+        maps=[MapMethod(model, "forward_intermediates", model.patch_embed.dynamic_feat_size)],  # type: ignore
     )
 
 

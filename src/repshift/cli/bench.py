@@ -18,7 +18,7 @@ _SCENES = frozenset({"model", "samples", "threads", "json", "out"})
 class Bench:
     """Measure what dropping tokens buys on one model: speed, memory, fidelity, accuracy."""
 
-    model: str = "saliency-vit-s14"
+    model: str = "digits-vit"
     """An offline model (saliency-vit-s14, digits-vit, digits-resnet, digits-vim, scenes-vlm) or
     timm:NAME."""
     images: Path | None = None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Search:
     """Find the plan that keeps a model closest to the dense one at a cost, on unlabelled images."""
 
-    model: str = "saliency-vit-s14"
+    model: str = "digits-vit"
     """An offline model (saliency-vit-s14, digits-vit) or timm:NAME."""
     images: Path | None = None
     """Directory of images like those to be served; the model's own samples if left out."""

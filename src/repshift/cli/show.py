@@ -18,7 +18,7 @@ class Show:
 
     image: Annotated[Path, tyro.conf.Positional]
     """The image file."""
-    model: str = "saliency-vit-s14"
+    model: str = "digits-vit"
     """An offline model or timm:NAME."""
     plan: str | None = None
     """A plan's name, a schedule such as 0:0.2,3:0.2, or a JSON file; the paper's if left out."""

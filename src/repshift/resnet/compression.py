@@ -8,6 +8,7 @@ import torch
 
 from repshift.errors import InputError
 from repshift.input_size import check_size
+from repshift.numbers import whole
 from repshift.resnet.sites import GridEngine, StageSite
 from repshift.runtime.attachment import Hook
 
@@ -55,7 +56,7 @@ class ResNetCompression(GridEngine):
     def kept_after(self, stage: int) -> Int[Tensor, "B h w"]:
         """The place in its full grid of each position that left ``stage`` in the last trace."""
         trace = self._last_trace()
-        maps = trace.maps[stage]
+        maps = trace.maps[self._index(stage)]
         rows, columns = (maps[0].height, maps[0].width) if maps else trace.grids[stage]
         places = torch.arange(rows * columns, device=trace.device)
         places = places.view(1, 1, rows, columns).expand(trace.batch, -1, -1, -1)
@@ -71,8 +72,10 @@ class ResNetCompression(GridEngine):
         Each place that is empty gets the features of the nearest kept one.
         """
         trace = self._last_trace()
-        stage = len(self.spec.stages) - 1 if stage is None else stage
+        stage = self._index(len(self.spec.stages) - 1 if stage is None else stage)
         expected = (trace.batch, *trace.grids[stage])
+        if not isinstance(features, torch.Tensor):
+            raise InputError(f"restore takes features [B, C, h, w]; got {features!r}")
         if features.ndim != 4 or (features.shape[0], *features.shape[2:]) != expected:
             raise InputError(
                 f"restore: got features of shape {list(features.shape)}, expected [{expected[0]}, "
@@ -86,6 +89,9 @@ class ResNetCompression(GridEngine):
     def scores(self) -> Mapping[int, Float[Tensor, "B N"]]:
         """By stage where rows and columns were dropped: the scores of its positions, row by row."""
         return dict(self._last_trace().scores)
+
+    def _index(self, stage: int) -> int:
+        return whole(stage, "the stage", 0, len(self.spec.stages) - 1)
 
     def _last_trace(self) -> GridTrace:
         trace = self._trace

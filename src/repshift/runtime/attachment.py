@@ -32,6 +32,7 @@ class Attachment:
         self._model = model
         self._local = threading.local()
         self._verified = False
+        self._entered = False
         self._handles: list[RemovableHandle | ReplacedMethod] = []
 
     def _attach(self, handles: Iterable[RemovableHandle | ReplacedMethod]) -> None:
@@ -50,17 +51,31 @@ class Attachment:
         self._handles = []
 
     def __enter__(self: Self) -> Self:
+        if not self._handles:
+            raise InputError(
+                "nothing is attached any more (detach() was called, a `with` block was left, or a "
+                "later compress took its place), so the model would run dense; call "
+                "compress(model, plan) again"
+            )
+        if self._entered:
+            raise InputError(
+                "this `with` block stands inside another of the same compression, whose rest "
+                "would run dense; enter it once"
+            )
+        self._entered = True
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._entered = False
         self.detach()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_local"}
+        own = ("_local", "_entered")  # of this process and this `with` block
+        return {name: value for name, value in vars(self).items() if name not in own}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._local = threading.local()
+        self._local, self._entered = threading.local(), False
 
     def _verify(self, features: Tensor) -> bool:
         # NaN sorts first, so that a NaN token is kept and turns the output to NaN: never silent.

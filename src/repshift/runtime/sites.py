@@ -202,6 +202,12 @@ class BlockSite:
         if (state := self._state()) is None:
             return None
         state.middle = middle = self._stream(args[0])
+        if middle is state.entry:
+            raise InputError(
+                f"norm2 of block {self.index} was given the very tokens that entered the block: it "
+                "is the norm before attention, or attention is added in place (x += ...); name "
+                "the norm between attention and MLP, and write x = x + ..."
+            )
         if self.engine.plan.before_mlp and state.acts:
             state.decide(middle, self.engine._verify(middle))
         return None if state.step is None else (self._own(state.reduce(middle)), *args[1:])
@@ -227,6 +233,7 @@ class BlockSite:
             raise InputError(f"block {index} must return its tokens [B, N, C]; got {kind}")
         tokens = self._stream(tokens)
         check_attention(self.engine, state)
+        self._check_in_place(state, tokens)
         if state.acts and not plan.before_mlp:
             state.decide(tokens, self.engine._verify(tokens))
         if state.acts and state.step is None:
@@ -249,6 +256,15 @@ class BlockSite:
         reduced = self._own(reduced)
         return (reduced, *output[1:]) if isinstance(output, tuple) else reduced
 
+    def _check_in_place(self, state: BlockState, tokens: Float[Tensor, "P N C"]) -> None:
+        earlier = {"entry": state.entry, "middle": state.middle}
+        seen = [tokens is stream for name, stream in earlier.items() if name in state.needs]
+        if "exit" in state.needs and any(seen):
+            raise InputError(
+                f"block {self.index} changes its tokens in place (x += ...), so that the stream as "
+                "it was before is gone; write x = x + ..."
+            )
+
     # A packed stream has no axis of images: inside it is a batch of one.
 
     def _stream(self, tokens: Tensor) -> Float[Tensor, "P N C"]:
@@ -259,6 +275,7 @@ class BlockSite:
 
     def _begun(self, tokens: Float[Tensor, "P N C"]) -> ForwardTrace:
         if not self.engine.spec.packing:
+            self.engine.spec.check_length(tokens.shape[1])
             return ForwardTrace(tokens.shape[0], tokens.shape[1], tokens.device)
         layout = getattr(self.engine._local, "layout", None)
         if layout is None or sum(layout.segments.counts) != tokens.shape[1]:

@@ -94,6 +94,7 @@ def _levels_at(
             _ = model(**batch) if isinstance(batch, Mapping) else model(batch)
             scores = compression.scores[block].unflatten(1, (-1, spec.unit)).mean(2)
             found.append(levels(scores, plan.score).flatten().cpu())
-            lengths += (compression.lengths_after(block - 1) - spec.staying).tolist()
+            came = compression._last_trace().segments_after(block - 1).lengths
+            lengths += (came - spec.staying).tolist()
     level = torch.cat(found)
     return level[level.isfinite()].sort().values, lengths

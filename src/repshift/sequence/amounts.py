@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from repshift.errors import InputError
+from repshift.numbers import as_real, as_whole
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
@@ -65,11 +67,13 @@ class Level:
     by_level: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.value, float) or not 0 <= self.value < 1:
+        value = as_real(self.value)
+        if value is None or not 0 <= value < 1:
             raise InputError(
                 f"a level is {self.value!r}; expected a number from 0.0 to below 1, such as the "
                 "share of the total score that is dropped (repshift.adapt finds it)"
             )
+        object.__setattr__(self, "value", value)
 
     def __bool__(self) -> bool:
         return self.value > 0
@@ -93,16 +97,34 @@ def amount_of(block: int, value: Any) -> Amount:
     """What a plan writes at ``block``: 0.2 is a share, 40 a count."""
     if isinstance(value, Level):
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+    count, share = as_whole(value), as_real(value)
+    if count is not None and count >= 0:
+        return Count(count)
+    if count is not None or share is None or not share >= 0:
         raise InputError(
             f"block {block} drops {value!r}; expected a share from 0 to below 1 or a whole number "
             "(or a Level)"
         )
-    if isinstance(value, int):
-        return Count(value)
-    if value >= 1:
+    if share >= 1:
         raise InputError(
-            f"block {block} drops a share of {value}; a share is below 1 (for a number of tokens "
-            f"write {math.floor(value) if math.isfinite(value) else 20})"
+            f"block {block} drops a share of {share}; a share is below 1 (for a number of tokens "
+            f"write {math.floor(share) if math.isfinite(share) else 20})"
         )
-    return Share(value)
+    return Share(share)
+
+
+def amounts_of(drop: Any) -> dict[int, Amount]:
+    """What a plan drops after each block, in the order in which they run."""
+    if not isinstance(drop, Mapping):
+        name = "; for a name write Plan.paper(name)" if isinstance(drop, str) else ""
+        raise InputError(
+            "a plan says how much is dropped after which block, such as Plan({0: 0.2, 3: 40}); got "
+            f"{drop!r}{name}"
+        )
+    amounts: dict[int, Amount] = {}
+    for key, value in drop.items():
+        block = as_whole(key)
+        if block is None or block < 0:
+            raise InputError(f"block {key!r} of the plan is not a whole number from 0 up")
+        amounts[block] = amount_of(block, value)
+    return dict(sorted(amounts.items()))

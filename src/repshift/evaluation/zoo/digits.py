@@ -109,7 +109,7 @@ def _split() -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     except ImportError as error:
         raise InputError(
             "the handwritten digits come with scikit-learn, which is not installed; "
-            "install it with: pip install repshift[demo]"
+            "install it with: pip install repshift[bench]"
         ) from error
     pixels, classes = load_digits(return_X_y=True)
     labels = torch.from_numpy(classes).long()
