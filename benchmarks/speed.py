@@ -60,14 +60,14 @@ def line(row):
     )
 
 
-def table(facts, rows):
-    rule = "|" + "---|" * (HEADS.count("|") - 1)
-    return "\n".join([in_words(facts), "", HEADS, rule, *map(line, rows), ""])
+def table(facts, rows, heads, line):
+    rule = "|" + "---|" * (heads.count("|") - 1)
+    return "\n".join([in_words(facts), "", heads, rule, *map(line, rows), ""])
 
 
-def write_results(out, facts, rows):
+def write_results(out, facts, rows, heads=HEADS, line=line):
     """Table and figures beside each other; returns the table."""
-    text = table(facts, rows)
+    text = table(facts, rows, heads, line)
     write_text(out.with_suffix(".md"), text)
     form = {"rows": rows, "environment": facts}
     write_text(out.with_suffix(".json"), json.dumps(form, indent=1))

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import torch
 from torch.nn import functional as F
 
 from repshift.method import check_choice
 from repshift.registry import register
 from repshift.scores.base import Need, Score, Snapshots
+from repshift.sequence.similarity import directions
 
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+ROWS = 1024  # compared at once
 Direction = Literal["keys", "mlp", "block", "tokens"]
 
 
@@ -50,23 +53,27 @@ class Redundancy(Score):
         return True
 
     def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
+        direction = directions(self._compared(snapshot))
+        odd = direction[:, 1::2]
+        first = snapshot.prefix // 2  # odd places among the prefix tokens are not compared
+        nearest = []
+        for rows in direction[:, 0::2].split(ROWS, dim=1):  # so that memory stays linear in N
+            likeness = rows @ odd.transpose(1, 2)
+            if snapshot.protected is not None:
+                likeness = likeness.masked_fill(snapshot.protected[:, None, 1::2], -1)
+            # Where no odd place is left to be like, a token is like none.
+            nearest.append(F.pad(likeness[..., first:], (0, 1), value=-1).amax(-1))
+        scores = direction.new_full(direction.shape[:2], 2.0)
+        scores[:, 0::2] = 1 - torch.cat(nearest, dim=1)
+        return scores
+
+    def _compared(self, snapshot: Snapshots) -> Float[Tensor, "B N C"]:
+        if self.of == "tokens":
+            return snapshot.tokens
         if self.of == "keys":
             assert snapshot.keys is not None
-            direction = snapshot.keys.mean(1)
-        elif self.of == "tokens":
-            direction = snapshot.tokens
-        else:
-            before = snapshot.middle if self.of == "mlp" else snapshot.entry
-            assert snapshot.exit is not None
-            assert before is not None
-            direction = snapshot.exit - before
-        direction = F.normalize(direction.float() if direction.itemsize < 4 else direction, dim=-1)
-        likeness = direction[:, 0::2] @ direction[:, 1::2].transpose(1, 2)
-        if snapshot.protected is not None:
-            likeness = likeness.masked_fill(snapshot.protected[:, None, 1::2], -1)
-        first = snapshot.prefix // 2  # odd places among the prefix tokens are not compared
-        # Where no odd place is left to be like, a token is like none.
-        likeness = F.pad(likeness[..., first:], (0, 1), value=-1).amax(-1)
-        scores = direction.new_full(direction.shape[:2], 2.0)
-        scores[:, 0::2] = 1 - likeness
-        return scores
+            return snapshot.keys.mean(1)
+        before = snapshot.middle if self.of == "mlp" else snapshot.entry
+        assert snapshot.exit is not None
+        assert before is not None
+        return snapshot.exit - before

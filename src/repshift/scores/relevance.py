@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch.nn import functional as F
 
 from repshift.errors import InputError
 from repshift.registry import register
 from repshift.scores.base import Need, Score, Snapshots
+from repshift.sequence.similarity import directions
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -27,12 +27,10 @@ class Relevance(Score):
     def __call__(self, snapshot: Snapshots) -> Float[torch.Tensor, "B N"]:
         if snapshot.text is None or snapshot.unread is None:
             raise InputError("relevance compares with the text of a prompt; use it in Keep")
-        dtype = torch.promote_types(snapshot.tokens.dtype, torch.float32)
-        tokens = F.normalize(snapshot.tokens.to(dtype), dim=-1)
-        best = []
+        tokens, best = directions(snapshot.tokens), []
         # Prompt by prompt, and of its words only those that are text: memory is linear.
         for rows, words, unread in zip(tokens, snapshot.text, snapshot.unread, strict=True):
-            text = F.normalize(words[~unread].to(dtype), dim=-1).T
+            text = directions(words[~unread]).T
             parts = [(part @ text).amax(-1) for part in rows.split(rows.shape[-1])]
             best.append(torch.cat(parts))
         return torch.stack(best)

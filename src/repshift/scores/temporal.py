@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from torch.nn import functional as F
-
 from repshift.errors import InputError
 from repshift.registry import register
 from repshift.scores.base import Need, Score, Snapshots
+from repshift.sequence.similarity import directions
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+    from torch import Tensor
 
 
 @register
@@ -27,11 +26,7 @@ class Temporal(Score):
     name: ClassVar[str] = "temporal"
     needs: ClassVar[frozenset[Need]] = frozenset({"frame before"})
 
-    def __call__(self, snapshot: Snapshots) -> Float[torch.Tensor, "B N"]:
+    def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
         if snapshot.frame_before is None:
             raise InputError("temporal compares the frames of a prompt's video; use it in Keep")
-        now, before = (
-            F.normalize(one.to(torch.promote_types(one.dtype, torch.float32)), dim=-1)
-            for one in (snapshot.tokens, snapshot.frame_before)
-        )
-        return 1 - (now * before).sum(-1)
+        return 1 - (directions(snapshot.tokens) * directions(snapshot.frame_before)).sum(-1)

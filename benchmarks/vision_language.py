@@ -1,0 +1,337 @@
+"""A vision-language model's tower, prefill and words, dense and under plans, in turn.
+
+    python benchmarks/vision_language.py --out docs/results/vision-language-cpu
+
+A model of the shape of Qwen2.5-VL from a config, with random weights, since speed depends on them
+as little as on the image. Each phase is timed by itself, all rows in turn: the tower; the prefill
+on features that are there already; four more words on its cache. The first word takes tower and
+prefill. Beside plans: fused and eager attention, an image of as many tokens as a plan keeps, and
+pruning by the last query's attention map, which only eager attention gives (as FastV,
+arXiv 2403.06764). The decision is all that is done for it inside the prefill, as a share of that.
+"""
+
+import argparse
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import ClassVar
+from unittest.mock import patch
+
+import torch
+import transformers
+
+from repshift import Grid, Keep, Plan, Random, Score, Shift, VisionLanguagePlan, compress
+from repshift.measure.environment import environment
+from repshift.measure.flops import count_flops
+from repshift.measure.speed import interleave, speedup
+from repshift.vision_language import decoder
+from repshift.vision_language.prompt import PromptSite
+from speed import write_results
+
+HEADS = "| images | method | visual tokens | prefill GFLOPs | tower ms | prefill ms | word ms | first word ms | key-value MB | tower | prefill | word | first word | of FLOPs' gain | decision |"  # noqa: E501
+IMAGE = 5  # the id of a placeholder; words have the ids behind it
+WORDS = 4  # written behind the prompt
+PHASES = ("tower", "prefill", "word", "first")
+LAYER = 2  # of the decoder: what leaves inside it leaves after this layer
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Depth and width of tower and decoder, their MLPs and heads, and patches of an image's side.
+
+    The heads of the decoder are those of queries, and of keys; a head of the decoder has 64
+    channels, or what the width gives.
+    """
+
+    tower: tuple[int, int, int, int]
+    text: tuple[int, int, int, int, int]
+    side: int
+    vocabulary: int = 16384
+
+    def config(self):
+        depth, width, inner, heads = self.tower
+        layers, channels, mlp, queries, keys = self.text
+        half = channels // queries // 2
+        sections = [half - 2 * (half * 3 // 8), half * 3 // 8, half * 3 // 8]
+        rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}
+        return transformers.Qwen2_5_VLConfig(
+            vision_config={
+                "depth": depth, "hidden_size": width, "intermediate_size": inner,
+                "num_heads": heads, "out_hidden_size": channels,
+                "fullatt_block_indexes": [depth // 2 - 1, depth - 1],
+            },
+            text_config={
+                "num_hidden_layers": layers, "hidden_size": channels, "intermediate_size": mlp,
+                "num_attention_heads": queries, "num_key_value_heads": keys,
+                "vocab_size": self.vocabulary, "rope_parameters": rope, "pad_token_id": 0,
+                "bos_token_id": None, "eos_token_id": None,
+            },
+            image_token_id=IMAGE, video_token_id=1, vision_start_token_id=2, vision_end_token_id=3,
+        )  # fmt: skip
+
+
+SHAPES = {
+    "tiny": Shape((2, 32, 48, 2), (4, 64, 96, 4, 2), 8, 64),
+    "0.2B": Shape((8, 640, 1720, 8), (12, 896, 4864, 14, 2), 64),
+    "3B": Shape((32, 1280, 3420, 16), (36, 2048, 11008, 16, 2), 64),
+}
+
+
+@dataclass(frozen=True)
+class LastAttention(Score):
+    """The attention that the last token pays, the mean over heads: read off a map."""
+
+    name: ClassVar[str] = "last-attention"
+
+    def __call__(self, snapshot):
+        return self.seen["weights"].view(snapshot.tokens.shape[:2])
+
+    seen: ClassVar[dict] = {}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to run the model. ``share`` of the tokens by a smaller image."""
+
+    label: str
+    plan: VisionLanguagePlan | None = None
+    eager: bool = False
+    share: float = 1.0
+
+    @property
+    def tower(self):
+        """Rows of which this is the same have the same features."""
+        own = self.plan and (self.plan.tower or (self.plan.prompt and self.plan.prompt.of_tower))
+        return self.label if own or self.eager or self.share < 1 else DENSE.label
+
+
+DENSE = Row("dense, fused attention")
+ROWS = [
+    DENSE,
+    Row("dense, eager attention", eager=True),
+    Row("dense, image of a quarter of the tokens", share=0.25),
+    *(
+        Row(f"prompt: {amount:.0%}, greedy", VisionLanguagePlan(prompt=Keep(amount)))
+        for amount in (0.5, 0.25, 0.11)
+    ),
+    Row("prompt: 25%, grid", VisionLanguagePlan(prompt=Keep(0.25, Grid()))),
+    Row("prompt: 25%, random", VisionLanguagePlan(prompt=Keep(0.25, Random()))),
+    Row("prompt: 25%, random, merged", VisionLanguagePlan(prompt=Keep(0.25, Random(), True))),
+    Row("decoder: shift(block)", VisionLanguagePlan(decoder=Plan({LAYER: 0.75}, Shift("block")))),
+    Row(
+        "decoder: last attention, eager (FastV)",
+        VisionLanguagePlan(decoder=Plan({LAYER: 0.75}, LastAttention())),
+        eager=True,
+    ),
+    Row(
+        "tower, prompt and decoder: shift(block)",
+        VisionLanguagePlan(
+            Plan({0: 0.3}, Shift("block")),
+            Keep(0.5, Shift("block")),
+            Plan({LAYER: 0.5}, Shift("block")),
+        ),
+    ),
+]
+
+
+class Bench:
+    """A model and prompts of some images, each ahead of the same question."""
+
+    def __init__(self, shape, images, device, dtype):
+        self.shape, self.images, self.device, self.dtype = shape, images, device, dtype
+        torch.manual_seed(0)
+        with device:
+            model = transformers.Qwen2_5_VLForConditionalGeneration._from_config(
+                shape.config(), dtype=dtype, attn_implementation="sdpa"
+            )
+        self.model = model.eval()
+        self.inputs = {share: self._inputs(share) for share in {row.share for row in ROWS}}
+
+    def _inputs(self, share):
+        side = 2 * round(self.shape.side / 2 * share**0.5)
+        words = torch.arange(IMAGE + 1, IMAGE + 31).tolist()
+        ids = words[:15] + [2, *[IMAGE] * (side**2 // 4), 3] * self.images + words[15:]
+        ids = torch.tensor([ids], device=self.device)
+        patches = torch.randn(
+            self.images * side**2, 3 * 2 * 14 * 14, device=self.device, dtype=self.dtype
+        )
+        grid = torch.tensor([[1, side, side]] * self.images, device=self.device)
+        return ids, patches, grid
+
+    @contextmanager
+    def attached(self, row):
+        """The model as a row runs it; gives its compression, or None."""
+        model = self.model
+        with ExitStack() as stack:
+            if row.eager:
+                model.set_attn_implementation("eager")
+                stack.callback(model.set_attn_implementation, "sdpa")
+                attention = model.model.language_model.layers[LAYER].self_attn
+                visual = self.inputs[row.share][0][0] == IMAGE
+                handle = attention.register_forward_hook(partial(_read, visual))
+                stack.callback(handle.remove)
+            yield row.plan and stack.enter_context(compress(model, row.plan))
+
+    def visual(self, row):
+        """How many placeholders the prompt has."""
+        return int((self.inputs[row.share][0] == IMAGE).sum())
+
+    def tower(self, row):
+        """The features of the images."""
+        _, patches, grid = self.inputs[row.share]
+        return self.model.model.get_image_features(patches, grid)
+
+    def prefill(self, row, features):
+        """What the language model makes of the prompt."""
+        ids, _, grid = self.inputs[row.share]
+        return self.model(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            image_grid_thw=grid,
+            mm_token_type_ids=(ids == IMAGE).int(),
+            mm_encoder_outputs={"image": features},
+            logits_to_keep=1,
+        )
+
+    def write(self, cache):
+        """Some words behind the prompt; the cache is then as before."""
+        word = torch.full((1, 1), IMAGE + 1, device=self.device)
+        for _ in range(WORDS):
+            self.model(word, cache=cache)
+        cache.crop(-WORDS)
+
+
+def _read(visual, _, args, output):
+    weights = output[1][0, :, -1].float().mean(0)
+    if len(weights) == len(visual):  # the prompt, not a word behind it
+        LastAttention.seen["weights"] = weights[visual]
+
+
+@contextmanager
+def deciding(device):
+    """Collects the seconds of all that is done to decide and to let tokens leave."""
+    spent = []
+
+    def clocked(function):
+        def run(*args):
+            start = _now(device)
+            try:
+                return function(*args)
+            finally:
+                spent.append(_now(device) - start)
+
+        return run
+
+    with ExitStack() as stack:
+        for owner, name in (
+            (PromptSite, "_decide"), (decoder.LayerSite, "_decide"), (decoder, "_leave"),
+        ):  # fmt: skip
+            stack.enter_context(patch.object(owner, name, clocked(getattr(owner, name))))
+        yield spent
+
+
+def _now(device):
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return perf_counter()
+
+
+@torch.inference_mode()
+def measure(shape, images, *, device, dtype, rounds, seconds):
+    """All rows for prompts of so many images."""
+    bench = Bench(SHAPES[shape], images, device, dtype)
+    features, caches, gflops, tokens, megabytes = {}, {}, {}, {}, {}
+    shares = {row: [] for row in ROWS}
+    for row in ROWS:
+        with bench.attached(row) as compression:
+            if row.tower == row.label:
+                features[row.label] = bench.tower(row)
+            prefill = partial(bench.prefill, row, features[row.tower])
+            gflops[row] = count_flops(prefill)[0] / 1e9
+            layers = prefill().cache.layers
+            left = [bench.visual(row)]
+            if compression is not None:
+                counts = compression.counts
+                left = [sum(image[place] for image in counts) for place in counts[0]]
+        tokens[row] = " → ".join(map(str, left))
+        megabytes[row] = sum(one.keys.nbytes + one.values.nbytes for one in layers) / 1e6
+
+    @contextmanager
+    def written(row):
+        """After a prefill, in which the decision is clocked."""
+        with bench.attached(row), deciding(device) as spent:
+            start = _now(device)
+            caches[row] = bench.prefill(row, features[row.tower]).cache
+            shares[row].append(sum(spent) / (_now(device) - start))
+            yield
+
+    def timed(rows, context, run):
+        return interleave(
+            {row.label: partial(context, row) for row in rows},
+            {row.label: partial(run, row) for row in rows},
+            device=device, rounds=rounds, seconds=seconds,
+        )  # fmt: skip
+
+    towers = timed([row for row in ROWS if row.label in features], bench.attached, bench.tower)
+    prefills = timed(ROWS, bench.attached, lambda row: bench.prefill(row, features[row.tower]))
+    words = timed(ROWS, written, lambda row: bench.write(caches[row]))
+
+    def phases(row):
+        tower, prefill = towers[row.tower], prefills[row.label]
+        both = list(map(sum, zip(tower, prefill, strict=True)))
+        word = [taken / WORDS for taken in words[row.label]]
+        return {"tower": tower, "prefill": prefill, "word": word, "first": both}
+
+    dense = phases(DENSE)
+    found = []
+    for row in ROWS:
+        taken = phases(row)
+        gain = {phase: speedup(taken[phase], dense[phase]) for phase in taken}
+        found.append(
+            {"shape": shape, "images": images, "method": row.label, "tokens": tokens[row]}
+            | {"gflops": gflops[row], "cache_mb": megabytes[row]}
+            | {f"{phase}_ms": 1e3 * median(times) for phase, times in taken.items()}
+            | {f"{phase}_speedup": gain[phase] for phase in taken}
+            | {"flop_share": gain["prefill"] * gflops[row] / gflops[DENSE]}
+            | {"decision": median(shares[row]) if row.plan else None}
+        )
+    return found
+
+
+def line(row):
+    milliseconds = " | ".join(f"{row[f'{phase}_ms']:.3g}" for phase in PHASES)
+    gains = " | ".join(f"{row[f'{phase}_speedup']:.2f}x" for phase in PHASES)
+    decision = "" if row["decision"] is None else f"{row['decision']:.1%}"
+    return (
+        f"| {row['images']} | {row['method']} | {row['tokens']} | {row['gflops']:.3g} | "
+        f"{milliseconds} | {row['cache_mb']:.3g} | {gains} | {row['flop_share']:.0%} | "
+        f"{decision} |"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/vision-language"))
+    parser.add_argument("--images", nargs="+", type=int, default=[1, 4], help="in a prompt")
+    parser.add_argument("--rounds", type=int, default=5, help="with several images half of them")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--tiny", action="store_true", help="a small model: does all run?")
+    arguments = parser.parse_args()
+    device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
+    shape = "tiny" if arguments.tiny else "0.2B"
+    facts = {"shape": shape, "rounds": arguments.rounds}
+    facts |= environment(device, dtype, "transformers")
+    rows = []
+    for images in arguments.images:
+        rounds = arguments.rounds if images == 1 else max(2, arguments.rounds // 2)
+        rows += measure(shape, images, device=device, dtype=dtype, rounds=rounds, seconds=0.1)
+        text = write_results(arguments.out, facts, rows, HEADS, line)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
