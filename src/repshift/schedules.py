@@ -86,6 +86,25 @@ def fewest(enough: Callable[[int], bool], most: int) -> int | None:
     return count if count <= most else None
 
 
+def fewest_for(
+    share: float | int, cost: Callable[[int], float], most: int, power: float | int
+) -> int:
+    """How few tokens must leave, by a late schedule, that ``cost`` is ``share`` of the dense one.
+
+    ``InputError`` if ``most`` are too few.
+    """
+    if (given := as_real(share)) is None or not 0 < given <= 1:
+        raise InputError(f"the share of the FLOPs is {share!r}; expected above 0, at most 1")
+    dense = cost(0)
+    leaving = fewest(lambda count: cost(count) <= given * dense, most)
+    if leaving is None:
+        raise InputError(
+            f"no late plan of power {power} costs {share} of the dense FLOPs: with one patch "
+            f"left it is {cost(most) / dense:.2f}; take a larger share or a lower power"
+        )
+    return leaving
+
+
 def block_macs(tokens: int, width: int, mlp_ratio: float | int = 4) -> float:
     """Multiply-adds of one transformer block on ``tokens`` tokens of ``width`` channels.
 
