@@ -107,7 +107,7 @@ PLANS = [
     (LONG, "unknown plan"),
     (f"{LONG}.json", "cannot be read: File name too long"),
     ("/".join(["x" * 200] * 30), "unknown plan"),
-    ("none.json", "none.json does not exist"),
+    ("none.json", "none.json cannot be read: No such file"),
     ("a_file/a.json", "a_file/a.json cannot be read: Not a directory"),
     ("folder.json", "folder.json cannot be read: Is a directory"),
     ("a_file", "a_file: the plan is not JSON"),

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from repshift import Plan
 from repshift.cli import commands
-from repshift.cli.options import read_plan
 from repshift.evaluation.zoo.load import load_model, open_source
+from repshift.plan_given import as_plan
 
 KEYS = {
     "method", "kernel", "tokens", "gflops", "images_per_s", "speedup_vs_eager",
@@ -126,7 +126,7 @@ def test_bench_reads_a_directory_plans_and_a_checkpoint(run, photos, tmp_path):
 
 def test_a_plan_saved_on_windows_is_the_same(tmp_path):
     (tmp_path / "plan.json").write_text(Plan({2: 1}).to_json(), encoding="utf-8-sig")
-    assert read_plan(str(tmp_path / "plan.json")) == Plan({2: 1})
+    assert as_plan(str(tmp_path / "plan.json")) == Plan({2: 1})
 
 
 def test_show_draws_one_image(run, photos):
@@ -146,7 +146,7 @@ def test_search_writes_a_plan_that_every_command_takes(run, photos, tmp_path):
     )  # fmt: skip
     assert status == 0, err
     assert {path.name for path in (tmp_path / "p").iterdir()} == {"plan.json", "plan.png"}
-    plan = read_plan("p/plan.json")
+    plan = as_plan("p/plan.json")
     assert plan.method == "redundancy(mlp) + merge"
     assert plan.schedule in out
     assert json.loads((tmp_path / "p/plan.json").read_text())["provenance"]["model"] == "digits-vit"
@@ -161,7 +161,7 @@ def test_an_adaptive_plan_goes_through_bench_and_show(run, photos, tmp_path):
     )  # fmt: skip
     assert status == 0, err
     assert "with the same number of tokens in every image" in out
-    assert read_plan("plan.json").adaptive
+    assert as_plan("plan.json").adaptive
     status, out, err = run(
         "bench", "--model", "digits-vit", "--images", photos, "--plan", "plan.json", "--out", "b"
     )
@@ -210,7 +210,7 @@ def test_a_plan_that_cannot_be_made_is_one_line(run, tmp_path, arguments, says):
         (["--plan", "0:64"], "drops 64 of the 64 patch tokens at block 0"),
         (["--plan", "99:0.2"], "12 blocks"),
         (["--plan", "dait"], "unknown plan"),
-        (["--plan", "nothing.json"], "does not exist"),
+        (["--plan", "nothing.json"], "nothing.json cannot be read"),
         (["--plan", "bad.json"], "not JSON"),
         (["--plan", "keys.json"], "unknown keys"),
         (["--plan", "twice.json"], "'0' twice"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import tyro
 
+from repshift import adapters, registry
 from repshift.cli import commands
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -22,10 +23,12 @@ COMMANDS = sorted(
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_snippets_of_a_page_run_one_after_the_other(page):
+def test_the_snippets_of_a_page_run_one_after_the_other(page, monkeypatch):
+    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
+    monkeypatch.setattr(adapters, "_REGISTERED", dict(adapters._REGISTERED))
     snippets = re.findall(r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL)
     assert snippets
-    names = {}
+    names = {"__name__": page}
     for snippet in snippets:
         exec(snippet, names)
 

@@ -51,6 +51,20 @@ def test_timm_itself_resamples_the_positions_and_all_weights_are_shared(family):
     assert compression.counts[0] < 64 + model.num_prefix_tokens
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ((None, 64), "the model is a NoneType; pass a torch.nn.Module"),
+        ((square(), "64"), "the size of the images is '64'; expected a whole number from 1 up"),
+        ((square(), 0), "the size of the images is 0; expected a whole number from 1 up"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_model_and_no_size_is_one_clear_line(given, message):
+    with pytest.raises(InputError, match=message):
+        resized(*given)
+
+
 @torch.no_grad()
 def test_transformers_interpolates_in_its_own_forward():
     config = transformers.ViTConfig(

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from models import build, images
 from repshift import (
@@ -87,6 +88,41 @@ def test_attaching_to_other_blocks_of_the_model_replaces_too():
     )
     with compress(model, Plan({}), spec_of(model)):
         assert torch.equal(model(x), dense)
+
+
+@torch.no_grad()
+def test_a_plan_may_be_its_name_its_schedule_or_a_dict_and_another_one_replaces_it():
+    model, x = Encoder(), tokens()
+    for given, left in (("0:0.5", 5), ({1: 2}, 6), (Plan({2: 3}), 5)):
+        compression = compress(model, given, spec_of(model))
+        assert (model(x).shape[1], compression.counts[-1]) == (left, left)
+    deit = build("deit", depth=7)
+    with compress(deit, "deit") as compression:
+        deit(images())
+    assert compression.plan == Plan.paper("deit")
+
+
+class Held:
+    def __init__(self, model):
+        self.model = model
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((None, "deit"), "the model is a NoneType; pass a torch.nn.Module$"),
+        (("vit", "deit"), "the model is a str; pass a torch.nn.Module$"),
+        ((DataLoader([0]), "deit"), "the model is a DataLoader; pass a torch.nn.Module$"),
+        ((Held(Encoder()), "deit"), "a Held; pass a torch.nn.Module, such as the one it holds as"),
+        ((Encoder(), None), "the plan is None; pass a Plan, its name such as 'deit'"),
+        ((Encoder(), "dait"), "unknown plan 'dait'"),
+        ((Encoder(), "deit", "spec"), "the spec is 'spec'; expected an EncoderSpec or a ResNetSp"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_what_is_no_model_no_plan_and_no_spec_is_one_clear_line(arguments, message):
+    with pytest.raises(InputError, match=message):
+        compress(*arguments)
 
 
 class Padding(Encoder):

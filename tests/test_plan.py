@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -25,6 +25,7 @@ from repshift import (
     ToMe,
 )
 from repshift.method import from_label
+from repshift.plan_given import as_plan
 from repshift.reductions import Reduction
 from repshift.registry import registered
 from repshift.scores import Score
@@ -280,6 +281,41 @@ def test_a_label_that_cannot_be_read_is_refused(label, message):
 def test_an_unknown_paper_plan_is_refused():
     with pytest.raises(InputError, match="unknown plan 'vit'; the papers' are deit, umt-retrieval"):
         Plan.paper("vit")
+
+
+def test_a_saved_plan_is_loaded_with_how_it_was_found(tmp_path):
+    path = tmp_path / "plans" / "plan.json"
+    plan = Plan({3: 0.2}, Reverse(Shift()), input_size=64).found({"seed": 3})
+    plan.save(path)
+    again = Plan.load(str(path))
+    assert (again, again.provenance) == (plan, {"seed": 3})
+    again.save(path)
+    assert json.loads(path.read_text())["provenance"] == {"seed": 3}
+    assert plan == Plan({3: 0.2}, Reverse(Shift()), input_size=64)
+    assert plan.identity == Plan({3: 0.2}, Reverse(Shift()), input_size=64).identity
+    changed = replace(again, drop={0: 1})
+    assert changed.provenance is None  # it was not found so
+    path.write_text('{"drop": 3}')
+    with pytest.raises(InputError, match=r'plan.json: a plan is a JSON object with "drop"'):
+        Plan.load(path)
+    with pytest.raises(InputError, match="none.json cannot be read: No such file"):
+        Plan.load(tmp_path / "none.json")
+
+
+def test_what_can_be_passed_as_a_plan(tmp_path):
+    plan = Plan({0: 0.2, 3: 20})
+    plan.save(tmp_path / "plan.json")
+    for one in (plan, {0: 0.2, 3: 20}, "0:0.2,3:20", str(tmp_path / "plan.json")):
+        assert as_plan(one) == plan
+    assert as_plan(tmp_path / "plan.json") == plan
+    assert as_plan("deit") == Plan.paper("deit")
+
+
+@pytest.mark.parametrize("given", [None, 3, 0.2, [0.2], Shift()])
+@pytest.mark.usefixtures("unchecked")
+def test_what_cannot_be_passed_as_a_plan(given):
+    with pytest.raises(InputError, match="pass a Plan, its name such as 'deit', its file, or"):
+        as_plan(given)
 
 
 def test_a_plan_cannot_be_changed():

@@ -12,7 +12,7 @@ import tyro
 import repshift
 import vision_language_models
 from repshift.cli import commands
-from repshift.cli.options import read_plan
+from repshift.plan_given import as_plan
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -55,7 +55,7 @@ def test_commands_are_read(command, arguments):
     read = tyro.cli(commands()[command], args=shlex.split(arguments.partition("#")[0]))
     plans = getattr(read, "plan", None) or ()
     for plan in (plans,) if isinstance(plans, str) else plans:
-        assert plan == "plan.json" or read_plan(plan)
+        assert plan == "plan.json" or as_plan(plan)
 
 
 def test_paths_and_scripts_exist():

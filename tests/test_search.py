@@ -248,6 +248,7 @@ def test_provenance_tells_where_the_plan_comes_from(small):
     assert found.to_json() == again.to_json()
     assert Plan.from_json(found.to_json()) == found.plan
     facts = json.loads(found.to_json())["provenance"]
+    assert found.plan.provenance == found.provenance
     assert facts["model"] == "digits"
     assert facts["target"] == {"flops": 0.7}
     assert (facts["images"], facts["seed"], facts["threads"]) == (8, 0, 1)
@@ -512,3 +513,13 @@ def test_the_plot_shows_what_was_tried(tmp_path):
     facts = {"target": {"flops": 0.8}, "objective": "kl", "model": "m"}
     plot_tried(SearchResult(plan, tried, facts), tmp_path / "plan.png")
     assert (tmp_path / "plan.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("given", [None, [1, 2], "images"])
+@pytest.mark.usefixtures("unchecked")
+def test_what_are_no_images_is_one_clear_line(small, given):
+    model, _ = small
+    with pytest.raises(InputError, match="images is a .*; expected a tensor"):
+        search_plan(model, given, flops=0.8)
+    with pytest.raises(InputError, match="the model is a NoneType; pass a torch.nn.Module"):
+        search_plan(None, images(), flops=0.8)

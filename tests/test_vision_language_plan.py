@@ -67,6 +67,15 @@ def test_what_cannot_be_read_is_named(text, reason, unchecked):
     assert reason in str(error.value)
 
 
+def test_a_saved_plan_is_loaded(tmp_path):
+    plan = VisionLanguagePlan(prompt=Keep(0.25, merge=True), decoder=Plan({2: 0.3}, Shift("block")))
+    plan.save(tmp_path / "plan.json")
+    assert VisionLanguagePlan.load(tmp_path / "plan.json") == plan
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(InputError, match="plan.json: the plan is not JSON"):
+        VisionLanguagePlan.load(tmp_path / "plan.json")
+
+
 @pytest.mark.parametrize("amount", [0, 0.0, 1.5, -1, True, float("nan")])
 def test_amounts(amount, unchecked):
     with pytest.raises(InputError, match="Keep takes"):

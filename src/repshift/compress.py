@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, overload
 
-from repshift.adapters import EncoderSpec, describe
+from repshift.adapters import EncoderSpec, check_model, describe
 from repshift.compression import Compression
 from repshift.errors import InputError
 from repshift.plan_fit import check_plan, check_stages, detach_earlier
+from repshift.plan_given import as_plan
 from repshift.resnet.compression import ResNetCompression
 from repshift.resnet.spec import ResNetSpec
 from repshift.vision_language.compression import VisionLanguageCompression
@@ -17,7 +18,7 @@ from repshift.vision_language.plan import VisionLanguagePlan
 if TYPE_CHECKING:
     from torch import nn
 
-    from repshift.plan import Plan
+    from repshift.plan_given import PlanLike
 
 
 @overload
@@ -25,24 +26,26 @@ def compress(
     model: nn.Module, plan: VisionLanguagePlan, spec: None = None
 ) -> VisionLanguageCompression: ...
 @overload
-def compress(model: nn.Module, plan: Plan, spec: ResNetSpec) -> ResNetCompression: ...
+def compress(model: nn.Module, plan: PlanLike, spec: ResNetSpec) -> ResNetCompression: ...
 @overload
-def compress(model: nn.Module, plan: Plan, spec: EncoderSpec | None = None) -> Compression: ...
+def compress(model: nn.Module, plan: PlanLike, spec: EncoderSpec | None = None) -> Compression: ...
 def compress(
     model: nn.Module,
-    plan: Plan | VisionLanguagePlan,
+    plan: PlanLike | VisionLanguagePlan,
     spec: EncoderSpec | ResNetSpec | None = None,
 ) -> Compression | ResNetCompression | VisionLanguageCompression:
     """Make ``model`` drop tokens as ``plan`` says, from the next call on.
 
-    Nothing is copied or trained and no weight changes; a plan attached before is replaced. Undo it
-    with ``detach()`` or use the result in a ``with`` block. Several threads may call the model.
+    Nothing is copied or trained and no weight changes. Another call changes the plan: what was
+    attached before is taken off. Undo it with ``detach()`` or use the result in a ``with`` block.
+    Several threads may call the model.
 
     Args:
         model: One of timm, transformers, torchvision, open_clip, or your own with a ``spec``.
-        plan: What to drop. A ResNet loses rows and columns of its feature maps, by a plan whose
-            reduction is ``RowsAndColumns`` or ``PerRowAndColumn``; a vision-language model loses
-            visual tokens by a ``VisionLanguagePlan``.
+        plan: What to drop: a ``Plan``, its name (``"deit"``), its schedule (``"0:0.2,3:20"``), its
+            file, or a dict of what is dropped by block. A ResNet loses rows and columns of its
+            feature maps, by a plan whose reduction is ``RowsAndColumns`` or ``PerRowAndColumn``; a
+            vision-language model loses visual tokens by a ``VisionLanguagePlan``.
         spec: Names the parts of a model of your own; those of the libraries are recognised.
 
     Returns:
@@ -51,6 +54,7 @@ def compress(
     Raises:
         InputError: If tokens of the model cannot be dropped or the plan does not fit it.
     """
+    check_model(model)
     if isinstance(plan, VisionLanguagePlan):
         if spec is not None:
             raise InputError("a vision-language model takes no spec; leave it out")
@@ -62,8 +66,11 @@ def compress(
             f"{type(model).__name__} is a vision-language model; pass a VisionLanguagePlan, such "
             "as VisionLanguagePlan(prompt=Keep(0.25))"
         )
+    plan = as_plan(plan)
     if spec is None:
         spec = describe(model)
+    if not isinstance(spec, EncoderSpec | ResNetSpec):
+        raise InputError(f"the spec is {spec!r}; expected an EncoderSpec or a ResNetSpec")
     if isinstance(spec, ResNetSpec):
         check_stages(plan, spec)
     else:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
+from repshift.adapters import check_model
 from repshift.errors import InputError
 from repshift.numbers import whole
 
@@ -38,6 +39,7 @@ def resized(model: nn.Module, size: int) -> nn.Module:
     Raises:
         InputError: If the model does not run at another size, or not at this one.
     """
+    check_model(model)
     size = whole(size, "the size of the images", 1)
     parameters = inspect.signature(type(model).forward).parameters
     timm_resizes = getattr(model, "set_input_size", None)

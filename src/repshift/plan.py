@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repshift.errors import InputError
-from repshift.numbers import as_real, finite, whole
+from repshift.files import read_text, write_text
+from repshift.numbers import finite, whole
 from repshift.plan_text import code_of, read_json, read_label, read_schedule, to_form
 from repshift.presets import RESNET, SHIFT, VID_TLDR
 from repshift.reductions import Prune, Reduction, ToMe, VidTLDR
 from repshift.resnet.reductions import RowsAndColumns
-from repshift.schedules import block_macs, fewest, inflected, late, spread
+from repshift.schedules import block_macs, fewest_for, inflected, late, spread
 from repshift.scores import AttentionEntropy, Score, Shift
 from repshift.sequence.amounts import Count, Level, amounts_of
 
@@ -38,12 +40,15 @@ class Plan:
             ``PerRowAndColumn``.
         input_size: Pixels of a side of the images that the plan is for; None: those of the model.
             ``repshift.resized`` makes the model that takes them.
+        provenance: How the plan was found, as its file says; it changes nothing, and what is
+            derived from the plan has none.
     """
 
     drop: Mapping[int, float | int | Level]
     score: Score = None  # type: ignore[assignment]  # the reduction's own
     reduction: Reduction = field(default_factory=Prune)
     input_size: int | None = None
+    provenance: Any = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         amounts = amounts_of(self.drop)
@@ -220,8 +225,6 @@ class Plan:
         >>> Plan.for_flops(0.75, depth=12, patches=196, width=384).schedule
         '0:2,1:4,2:6,3:8,4:10,5:12,6:14,7:15,8:18,9:20,10:22'
         """
-        if (given := as_real(share)) is None or not 0 < given <= 1:
-            raise InputError(f"the share of the FLOPs is {share!r}; expected above 0, at most 1")
         patches, width = whole(patches, "patches", 1), whole(width, "width", 1)
         prefix, mlp_ratio = whole(prefix, "prefix", 0), finite(mlp_ratio, "mlp_ratio")
 
@@ -232,14 +235,7 @@ class Plan:
             counts = plan(leaving).entering(depth, patches)
             return sum(block_macs(prefix + count, width, mlp_ratio) for count in counts)
 
-        dense = cost(0)
-        leaving = fewest(lambda n: cost(n) <= share * dense, patches - 1)
-        if leaving is None:
-            raise InputError(
-                f"no late plan of power {power} costs {share} of the dense FLOPs: with one patch "
-                f"left it is {cost(patches - 1) / dense:.2f}; take a larger share or a lower power"
-            )
-        return plan(leaving)
+        return plan(fewest_for(share, cost, patches - 1, power))
 
     def entering(self, depth: int, patches: int) -> list[int]:
         """Patch tokens that enter each of ``depth`` blocks, where ``patches`` enter the first."""
@@ -250,7 +246,12 @@ class Plan:
 
     def to_json(self) -> str:
         """JSON text that ``from_json`` reads back to an equal plan."""
-        return json.dumps(self._form(), indent=2)
+        known = {} if self.provenance is None else {"provenance": self.provenance}
+        return json.dumps(self._form() | known, indent=2)
+
+    def save(self, path: Path | str) -> None:
+        """Write the JSON file, whole or not at all, that ``load`` and every command read."""
+        write_text(Path(path), self.to_json())
 
     @property
     def identity(self) -> str:
@@ -266,12 +267,24 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
-        """Read a plan; all but ``drop`` may be left out.
+        """Read a plan; all but ``drop`` may be left out."""
+        parts, provenance = read_json(text)
+        return cls(**parts).found(provenance)
 
-        ``provenance`` may tell how the plan was found (``repshift search`` writes it); it changes
-        nothing.
-        """
-        return cls(**read_json(text))
+    @classmethod
+    def load(cls, path: Path | str) -> Plan:
+        """Read a plan's file, as ``save`` and ``repshift search`` write it."""
+        text = read_text(Path(path), "a plan's JSON")
+        try:
+            return cls.from_json(text)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
+
+    def found(self, provenance: Any) -> Plan:
+        """The same plan, with how it was found."""
+        plan = replace(self)
+        object.__setattr__(plan, "provenance", provenance)
+        return plan
 
     @classmethod
     def from_method(cls, label: str, drop: Mapping[int, float | int | Level]) -> Plan:

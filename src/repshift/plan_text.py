@@ -42,8 +42,8 @@ def to_form(
     }
 
 
-def read_json(text: str) -> dict[str, Any]:
-    """The arguments of a plan from its JSON."""
+def read_json(text: str) -> tuple[dict[str, Any], Any]:
+    """The arguments of a plan from its JSON, and its provenance."""
     _check_text(text, "JSON text")
     try:
         form = json.loads(text, object_pairs_hook=_unique)
@@ -76,7 +76,7 @@ def read_json(text: str) -> dict[str, Any]:
         parts["reduction"] = from_dict(registered(Reduction), _renamed(form["reduction"]))
     if "input_size" in form:
         parts["input_size"] = form["input_size"]
-    return parts
+    return parts, form.get("provenance")
 
 
 def read_label(label: str) -> dict[str, Any]:

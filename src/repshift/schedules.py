@@ -45,7 +45,7 @@ def inflected(depth: int, r: float | int, inflection: float | int = 0) -> list[i
             [-1, 1].
     """
     depth = whole(depth, "the depth of a schedule, its number of blocks,", 1)
-    r = whole(int(r) if isinstance(r, float) and math.isfinite(r) and r == int(r) else r, "r", 0)
+    r = whole(int(r) if isinstance(r, float) and r % 1 == 0 else r, "r", 0)
     slope = as_real(inflection)
     if slope is None or not -1 <= slope <= 1:
         raise InputError(
@@ -84,6 +84,25 @@ def fewest(enough: Callable[[int], bool], most: int) -> int | None:
     """
     count = bisect_left(range(most + 1), True, key=enough)
     return count if count <= most else None
+
+
+def fewest_for(
+    share: float | int, cost: Callable[[int], float], most: int, power: float | int
+) -> int:
+    """How few tokens must leave, by a late schedule, that ``cost`` is ``share`` of the dense one.
+
+    ``InputError`` if ``most`` are too few.
+    """
+    if (given := as_real(share)) is None or not 0 < given <= 1:
+        raise InputError(f"the share of the FLOPs is {share!r}; expected above 0, at most 1")
+    dense = cost(0)
+    leaving = fewest(lambda count: cost(count) <= given * dense, most)
+    if leaving is None:
+        raise InputError(
+            f"no late plan of power {power} costs {share} of the dense FLOPs: with one patch "
+            f"left it is {cost(most) / dense:.2f}; take a larger share or a lower power"
+        )
+    return leaving
 
 
 def block_macs(tokens: int, width: int, mlp_ratio: float | int = 4) -> float:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
 
 from repshift.adapters.spec import EncoderSpec, Pooling
 from repshift.errors import InputError
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from repshift.resnet.spec import ResNetSpec
 
 __all__ = ["EncoderSpec", "Pooling", "describe", "register_adapter"]
@@ -44,6 +44,7 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
     Raises:
         InputError: No adapter knows the model, or it cannot drop tokens; with the reason.
     """
+    check_model(model)
     for kind in type(model).__mro__:
         matching = [name for name in (*LIBRARIES, *_REGISTERED) if _defined_in(kind, name)]
         if matching:
@@ -54,6 +55,16 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
         "compress that part; if its blocks take and return [B, N, C], pass "
         "spec=EncoderSpec(blocks=..., norm2=..., prefix_tokens=...)"
     )
+
+
+def check_model(model: Any) -> None:
+    """``InputError`` with what to pass instead if it is no module."""
+    if not isinstance(model, nn.Module):
+        inner = isinstance(getattr(model, "model", None), nn.Module)
+        raise InputError(
+            f"the model is a {type(model).__name__}; pass a torch.nn.Module"
+            + (", such as the one it holds as .model" if inner else "")
+        )
 
 
 def _defined_in(kind: type, prefix: str) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from repshift.errors import InputError
 from repshift.plan import Plan
+from repshift.plan_given import as_plan
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,26 +28,9 @@ MOST = 2**31 - 1  # what PyTorch's kernels count up to
 MOST_WORKERS = 256  # processes that decode; each takes some hundred megabytes
 
 
-def read_plan(text: str) -> Plan:
-    """A plan from a JSON file, a schedule ``0:0.2,3:0.2`` or one of the paper's names."""
-    path = Path(text)
-    if path.suffix == ".json" or os.path.isfile(path):
-        try:
-            return Plan.from_json(path.read_text(encoding="utf-8-sig"))
-        except FileNotFoundError:
-            raise InputError(f"the plan file {path} does not exist") from None
-        except OSError as error:
-            raise InputError(f"the plan file {path} cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            raise InputError(f"the plan file {path} cannot be read: {error}") from None
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
-    return Plan.from_schedule(text) if ":" in text else Plan.paper(text)
-
-
 def read_plans(texts: Sequence[str]) -> list[tuple[str, Plan]]:
     """``--plan``: several plans, each once, with what they were called."""
-    return _distinct("--plan", [(text, read_plan(text)) for text in texts])
+    return _distinct("--plan", [(text, as_plan(text)) for text in texts])
 
 
 def read_methods(labels: Sequence[str]) -> list[Plan]:

@@ -39,8 +39,9 @@ class Show:
         from repshift.evaluation.tasks.variants import fitted
         from repshift.evaluation.zoo.load import load_model
         from repshift.files import replacing
+        from repshift.plan_given import as_plan
 
-        plan = None if self.plan is None else options.read_plan(self.plan)
+        plan = None if self.plan is None else as_plan(self.plan)
         if self.method is not None:
             options.read_method(self.method)
         out = self.out or Path(f"{self.image.stem}-tokens.png")
@@ -50,9 +51,7 @@ class Show:
         loaded = load_model(self.model, self.checkpoint)
         images = loaded.prepare(image).unsqueeze(0)
         spec = describe(loaded.model)
-        plan = options.with_method(
-            fitted(plan or options.read_plan(loaded.plan), spec), self.method
-        )
+        plan = options.with_method(fitted(plan or as_plan(loaded.plan), spec), self.method)
         [figure] = pictures(loaded, spec, plan, images, [self.image.name])
         with replacing(out) as temporary:
             save(figure, temporary, 130)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -11,12 +11,13 @@ import torch
 from repshift.adapters import describe
 from repshift.compress import compress
 from repshift.errors import InputError
+from repshift.plan_given import PlanLike, as_plan
 from repshift.resnet.spec import ResNetSpec
 from repshift.sequence.amounts import Level
 from repshift.sequence.levels import levels
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from typing import Any
 
     from jaxtyping import Float
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 def adapt(
     model: nn.Module,
-    plan: Plan,
+    plan: PlanLike,
     images: Float[Tensor, "N ..."] | Sequence[Mapping[str, Any]],
     *,
     batch_size: int = 16,
@@ -42,8 +43,14 @@ def adapt(
 
     Raises ``InputError`` if ``plan`` has levels already, or does not fit the model.
     """
+    plan = as_plan(plan)
     if plan.adaptive:
         raise InputError("adapt takes a plan of shares and counts; this one has levels already")
+    if not isinstance(images, torch.Tensor | Sequence):
+        raise InputError(
+            f"images is a {type(images).__name__}; expected a tensor [N, C, H, W], or a list of "
+            "what each call is given by name"
+        )
     if not len(images):
         raise InputError("adapt needs an image or more, got none")
     known = spec or describe(model)

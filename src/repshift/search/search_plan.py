@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, replace
 from functools import partial
@@ -54,12 +53,15 @@ class SearchResult:
     """A found plan: ``plan``, what was tried on the way, and where it comes from.
 
     ``provenance`` holds model, data digest, seed, settings, versions, and the promised and measured
-    figures.
+    figures; the plan carries it into its file.
     """
 
     plan: Plan
     tried: list[Trial]
     provenance: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "plan", self.plan.found(self.provenance))
 
     def summary(self) -> str:
         """The result in two or three lines."""
@@ -92,8 +94,7 @@ class SearchResult:
 
     def to_json(self) -> str:
         """A plan's file with its provenance; ``Plan.from_json`` reads it."""
-        form = json.loads(self.plan.to_json()) | {"provenance": self.provenance}
-        return json.dumps(form, indent=2)
+        return self.plan.to_json()
 
 
 def search_plan(
@@ -143,6 +144,8 @@ def search_plan(
     from repshift.search.cost_model import FlopsCost, TimeCost
 
     target = check_target(flops, speedup, fidelity)
+    if not isinstance(images, torch.Tensor):
+        raise InputError(f"images is a {type(images).__name__}; expected a tensor [N, C, H, W]")
     if len(images) < 2:
         raise InputError(f"the search needs 2 images or more, got {len(images)}")
     resizable = spec is None  # of a model of the user's own, only that size is known

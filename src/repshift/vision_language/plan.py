@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from repshift.errors import InputError
+from repshift.files import read_text, write_text
 from repshift.method import from_dict
 from repshift.plan import Plan
 from repshift.plan_text import code_of
@@ -127,6 +129,19 @@ class VisionLanguagePlan:
     def to_json(self) -> str:
         """JSON text that ``from_json`` reads back to an equal plan."""
         return json.dumps(self._form(), indent=2)
+
+    def save(self, path: Path | str) -> None:
+        """Write the JSON file, whole or not at all, that ``load`` reads."""
+        write_text(Path(path), self.to_json())
+
+    @classmethod
+    def load(cls, path: Path | str) -> VisionLanguagePlan:
+        """Read a plan's file, as ``save`` writes it."""
+        text = read_text(Path(path), "a plan's JSON")
+        try:
+            return cls.from_json(text)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from None
 
     @property
     def identity(self) -> str:
