@@ -28,10 +28,11 @@ def plot_pareto(bench: Bench, path: Path) -> None:
     axes = figure.subplots()
     for method in dict.fromkeys(row.method for row in rows):
         same = sorted((r for r in rows if r.method == method), key=lambda r: r.speedup_vs_fused)
-        style: dict[str, Any] = {"marker": "o" if same[0].plan else "s"}
+        style: dict[str, Any] = {"marker": "o" if same[0].plan and method != LABEL else "s"}
         if method == LABEL:
             whole = [row for row in rows if row.method in (DENSE.label, DENSE_FUSED.label)]
-            same, style = [*whole, *same], {"marker": "s", "color": "black", "linewidth": 2}
+            same = [*whole, *same]
+            style |= {"color": "black", "linewidth": 2}
         axes.plot(
             [row.speedup_vs_fused for row in same],
             [bench.percent(row) for row in same],
