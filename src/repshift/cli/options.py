@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 
@@ -13,7 +13,7 @@ from repshift.errors import InputError
 from repshift.plan import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
     from torch import Tensor
@@ -23,6 +23,7 @@ Imports = Annotated[
     tuple[str, ...], tyro.conf.arg(name="import", metavar="MODULE"), tyro.conf.UseAppendAction
 ]
 
+AnyPlan = TypeVar("AnyPlan")
 DEEPEST = 32  # a score of a score of a score ...
 MOST = 2**31 - 1  # what PyTorch's kernels count up to
 MOST_WORKERS = 256  # processes that decode; each takes some hundred megabytes
@@ -32,17 +33,22 @@ def read_plan(text: str) -> Plan:
     """A plan from a JSON file, a schedule ``0:0.2,3:0.2`` or one of the paper's names."""
     path = Path(text)
     if path.suffix == ".json" or os.path.isfile(path):
-        try:
-            return Plan.from_json(path.read_text(encoding="utf-8-sig"))
-        except FileNotFoundError:
-            raise InputError(f"the plan file {path} does not exist") from None
-        except OSError as error:
-            raise InputError(f"the plan file {path} cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError as error:
-            raise InputError(f"the plan file {path} cannot be read: {error}") from None
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+        return read_plan_file(path, Plan.from_json)
     return Plan.from_schedule(text) if ":" in text else Plan.paper(text)
+
+
+def read_plan_file(path: Path, read: Callable[[str], AnyPlan]) -> AnyPlan:
+    """What ``read`` makes of a plan's JSON file."""
+    try:
+        return read(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise InputError(f"the plan file {path} does not exist") from None
+    except OSError as error:
+        raise InputError(f"the plan file {path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"the plan file {path} cannot be read: {error}") from None
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def read_plans(texts: Sequence[str]) -> list[tuple[str, Plan]]:
