@@ -91,9 +91,17 @@ def test_all_three_places_go_together(family):
         model(**batch)
         counts = compression.counts
         kept = [compression.kept[image] for image in range(len(counts))]
-    for count, own in zip(counts, kept, strict=True):
-        assert count["image"] > count["prompt"] > count["layer 0"]
-        assert len(own) == count["layer 0"]
+        places = ("image", "tower", "prompt", "layer 0")
+        after = {place: compression.kept_after(place) for place in places}
+        with pytest.raises(InputError, match="its places are image, tower, prompt, layer 0"):
+            compression.kept_after("layer 1")
+    for image, count in enumerate(counts):
+        assert tuple(count) == places
+        assert count["image"] > count["tower"] > count["prompt"] > count["layer 0"]
+        cells = [set(after[place][image].tolist()) for place in places]
+        assert [len(own) for own in cells] == list(count.values())
+        assert cells[0] > cells[1] > cells[2] > cells[3]
+        assert kept[image].tolist() == after["layer 0"][image].tolist()
 
 
 def test_a_tower_that_cannot_drop_is_refused_and_leaves_nothing_behind():

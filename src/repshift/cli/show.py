@@ -10,20 +10,27 @@ import tyro
 
 from repshift.cli import options
 from repshift.cli.outputs import check_outputs, check_suffix
+from repshift.errors import InputError
 
 
 @dataclass
 class Show:
-    """Draw one image: what the score sees, and which tokens stay after each reduction."""
+    """Draw one image: what the score sees, and which tokens stay after each reduction.
+
+    With --prompt, what a vision-language model reads of it after each place of its plan.
+    """
 
     image: Annotated[Path, tyro.conf.Positional]
     """The image file."""
     model: str = "digits-vit"
-    """An offline model or timm:NAME."""
+    """An offline model or timm:NAME; with --prompt hf:NAME_OR_FOLDER."""
     plan: str | None = None
-    """A plan's name, a schedule such as 0:0.2,3:0.2, or a JSON file; the paper's if left out."""
+    """A plan's name, a schedule such as 0:0.2,3:0.2, or a JSON file; the paper's if left out.
+    With --prompt a JSON file of tower, prompt and decoder; a quarter of the tokens if left out."""
     method: str | None = None
     """The method's label, such as tome or 'shift(mlp, l2) + merge'; the plan's own if left out."""
+    prompt: str | None = None
+    """A question about the image, for a vision-language model."""
     imports: options.Imports = ()
     """A module or a .py file with scores or reductions of your own, imported first; repeatable."""
     checkpoint: Path | None = None
@@ -41,6 +48,9 @@ class Show:
         from repshift.files import replacing
         from repshift.plan_given import as_plan
 
+        if self.prompt is not None:
+            self._read(self.prompt)
+            return
         plan = None if self.plan is None else as_plan(self.plan)
         if self.method is not None:
             options.read_method(self.method)
@@ -56,3 +66,38 @@ class Show:
         with replacing(out) as temporary:
             save(figure, temporary, 130)
         print(out)
+
+    def _read(self, prompt: str) -> None:
+        import torch
+
+        from repshift.compress import compress
+        from repshift.evaluation.data.images import read_image
+        from repshift.evaluation.report.names import save
+        from repshift.evaluation.report.prompt_picture import prompt_picture
+        from repshift.evaluation.zoo.vision_language import load_vision_language
+        from repshift.files import replacing
+        from repshift.vision_language.plan import Keep, VisionLanguagePlan
+
+        for flag, value in (("--method", self.method), ("--checkpoint", self.checkpoint)):
+            if value is not None:
+                raise InputError(f"{flag} does not go with --prompt; leave it out")
+        plan = VisionLanguagePlan(prompt=Keep(0.25))
+        if self.plan is not None:
+            plan = VisionLanguagePlan.load(self.plan)
+        out = self.out or Path(f"{self.image.stem}-tokens.png")
+        check_suffix("--out", self.out, ".png")
+        check_outputs(self, [("--out", out)])
+        image = read_image(self.image)
+        loaded = load_vision_language(self.model)
+        inputs = loaded.inputs(image, prompt)
+        with compress(loaded.model, plan) as compression, torch.inference_mode():
+            loaded.model(**inputs)
+            figure = prompt_picture(compression, loaded.picture(image), self.image.name)
+        with replacing(out) as temporary:
+            save(figure, temporary, 130)
+        print(out)
+        for number, count in enumerate(compression.counts):
+            left = ", ".join(f"{place} {tokens}" for place, tokens in count.items())
+            print(f"tokens of image {number}: {left}")
+        kept, dense = compression.cache_bytes
+        print(f"key-value memory: {kept / 1e6:.3g} MB of {dense / 1e6:.3g}")

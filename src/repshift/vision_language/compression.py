@@ -62,7 +62,15 @@ class VisionLanguageCompression(VisionLanguageEngine):
     def kept(self) -> Kept:
         """By image, which cells of its grid reached the end: ``kept[0]``, ``kept.mask(0)``."""
         record = self._last()
-        return Kept(record.layout, record.packed)
+        return Kept(record.layout, next(reversed(record.left.values()), None))
+
+    def kept_after(self, place: str) -> Kept:
+        """By image, which cells were left after a place, named as in ``counts``."""
+        record = self._last()
+        if place not in record.left:
+            places = ", ".join(record.left) or "none, since it had no image"
+            raise InputError(f"nothing left the last prompt at {place!r}; its places are {places}")
+        return Kept(record.layout, record.left[place])
 
     @property
     def columns(self) -> Int[Tensor, "B K"]:

@@ -90,6 +90,7 @@ class Decision:
         count: How many rows enter the first layer.
         stages: By the first layer that works on it, what was decided.
         visual: The visual tokens that are left; None where no image is read.
+        left: By place, which of all visual tokens of the prompt were left.
     """
 
     past: Conversation | None
@@ -106,7 +107,7 @@ class Decision:
     ahead: Int[Tensor, " B"] | None = None
     visual: Visual | None = None
     pending: tuple[int, Choice] | None = None
-    counts: dict[str, list[int]] = field(default_factory=dict)
+    left: dict[str, Int[Tensor, " T"]] = field(default_factory=dict)
     _views: dict[tuple[int, int], Held] = field(default_factory=dict)
 
     def stage(self, layer: int) -> Stage:
@@ -193,5 +194,5 @@ class Decision:
         elif self.real is not None:
             self.real = None
         self.dropping = True
-        self.counts["prompt" if layer == 0 else f"layer {layer - 1}"] = choice.lengths
+        self.left["prompt" if layer == 0 else f"layer {layer - 1}"] = self.visual.packed
         return index

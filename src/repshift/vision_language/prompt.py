@@ -118,9 +118,9 @@ class PromptSite:
         rotary = rotary.amax(0) if rotary.ndim == 3 else rotary
         decision.ahead = rotary.expand(batch, -1).amax(1) + 1 - dense - count
         decision.visual = Visual.first(layout, embeds.device)
-        decision.counts["image"] = layout.lengths
+        decision.left["image"] = torch.arange(sum(layout.lengths))
         if layout.alive is not None:
-            decision.counts["tower"] = decision.visual.lengths
+            decision.left["tower"] = decision.visual.packed
         return decision, self._drop(decision, call, embeds, positions, given, cache)
 
     def _drop(

@@ -30,8 +30,7 @@ class Record:
 
     Attributes:
         layout: The visual tokens; None in a prompt without.
-        places: By place, how many tokens of each segment are left.
-        packed: Which of all visual tokens reached the end.
+        left: By place, which of all visual tokens were left.
         columns: For each row of the output, its place in the dense prompt, -1 where it only fills
             the batch up.
         sizes: From how many tokens each row of the output was merged; None: from one.
@@ -43,8 +42,7 @@ class Record:
     """
 
     layout: Layout | None = None
-    places: dict[str, list[int]] = field(default_factory=dict)
-    packed: Int[Tensor, " T"] | None = None
+    left: dict[str, Int[Tensor, " T"]] = field(default_factory=dict)
     columns: Int[Tensor, "B K"] | None = None
     sizes: Float[Tensor, "B K"] | None = None
     widths: list[int] = field(default_factory=list)
@@ -69,7 +67,7 @@ class Record:
         columns = columns if rows is None else columns.gather(1, rows)
         closed = decision.last().closed
         columns = columns if closed is None else columns.masked_fill(closed, -1)
-        record = cls(visual.layout, dict(decision.counts), visual.packed.cpu(), columns)
+        record = cls(visual.layout, dict(decision.left), columns)
         record.sizes = decision.last().size
         record.conversation = None if past is None else weakref.ref(past)
         record.dense = decision.dense + decision.tokens
@@ -95,12 +93,13 @@ class Record:
         """By image and place, how many tokens were left."""
         if self.layout is None:
             return []
-        images = 1 + max(segment.image for segment in self.layout.segments)
-        counts: list[dict[str, int]] = [dict.fromkeys(self.places, 0) for _ in range(images)]
-        for place, lengths in self.places.items():
-            for segment, length in zip(self.layout.segments, lengths, strict=True):
-                counts[segment.image][place] += length
-        return counts
+        owners = torch.tensor([segment.image for segment in self.layout.segments])
+        owners = owners.repeat_interleave(torch.tensor(self.layout.lengths))
+        images = 1 + int(owners.max())
+        by_place = [
+            owners[left.cpu()].bincount(minlength=images).tolist() for left in self.left.values()
+        ]
+        return [dict(zip(self.left, row, strict=True)) for row in zip(*by_place, strict=True)]
 
     @property
     def bytes(self) -> CacheBytes:
@@ -111,14 +110,14 @@ class Record:
 
 
 class Kept:
-    """By image, the cells of its grid that reached the end; counted over its frames or parts."""
+    """By image, the cells of its grid that are left; counted over its frames or parts."""
 
-    def __init__(self, layout: Layout | None, packed: Int[Tensor, " T"] | None) -> None:
+    def __init__(self, layout: Layout | None, left: Int[Tensor, " T"] | None) -> None:
         self._masks: list[list[Bool[Tensor, "h w"]]] = []
-        if layout is None or packed is None:
+        if layout is None or left is None:
             return
         marks = torch.zeros(sum(layout.lengths), dtype=torch.bool)
-        marks[packed] = True
+        marks[left.cpu()] = True
         for segment, part in zip(layout.segments, marks.split(layout.lengths), strict=True):
             if segment.image == len(self._masks):
                 self._masks.append([])

@@ -87,12 +87,12 @@ def token_pictures(
             if isinstance(plan.reduction, Merging):
                 left = _blend(photo, groups[block][row], loaded.grid)
             else:
-                left = _paint(photo, kept[block][row], patches, loaded.grid)
+                left = paint(photo, kept[block][row], patches, loaded.grid)
             panels.append((f"{lengths[block][row]} tokens after block {block}", left, {}))
         for output, maps in (("dense output", dense), ("restored output", restored)):
             if maps is not None:
                 panels.append((output, maps[row], {"cmap": "gray", "vmin": 0, "vmax": 1}))
-        figures.append(_strip(panels))
+        figures.append(strip(panels))
     return figures
 
 
@@ -125,9 +125,9 @@ def grid_pictures(
             kept = done.kept_after(stage)[row].flatten().cpu()
             rows, columns = done.grids[stage]
             patches = torch.arange(dense.grids[stage][0] * dense.grids[stage][1])
-            left = _paint(photo, kept, patches, dense.grids[stage])
+            left = paint(photo, kept, patches, dense.grids[stage])
             panels.append((f"{rows} x {columns} after stage {stage}", left, {}))
-        figures.append(_strip(panels))
+        figures.append(strip(panels))
     return figures
 
 
@@ -150,7 +150,7 @@ def _groups(done: Compression, block: int) -> Int[Tensor, "B N"]:
     return done.restore(numbers[..., None], block)[..., 0].cpu()
 
 
-def _paint(
+def paint(
     photo: Float[Tensor, "H W 3"],
     kept: Int[Tensor, " K"],
     patches: Int[Tensor, " P"],
@@ -179,7 +179,8 @@ def _enlarge(patches: Shaped[Tensor, "h w c"], photo: Tensor) -> Shaped[Tensor, 
     return patches[rows][:, columns]
 
 
-def _strip(panels: list[tuple[str, Tensor, dict[str, object]]]) -> Figure:
+def strip(panels: list[tuple[str, Tensor, dict[str, object]]]) -> Figure:
+    """Panels side by side, each with a title, its pixels and how they are drawn."""
     figure = Figure(figsize=(2.6 * len(panels), 2.9), layout="constrained")
     for axes, (name, pixels, style) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True

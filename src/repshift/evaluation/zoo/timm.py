@@ -27,7 +27,7 @@ def load_timm(name: str, checkpoint: Path | None, random_weights: bool) -> nn.Mo
         raise InputError(
             f"--random-weights and --checkpoint {checkpoint} exclude each other; leave one out"
         )
-    _fail_fast_offline()
+    fail_fast_offline()
     import timm
 
     if not timm.is_model(name):
@@ -81,7 +81,7 @@ def _image_size(model: Any, filed: Tensor | None) -> int | None:
     return round(patches**0.5) * model.patch_embed.patch_size[0] if patches > 0 else None
 
 
-def _fail_fast_offline() -> None:
+def fail_fast_offline() -> None:
     """Where the hub has no address, use its cache alone instead of a minute of retries.
 
     The hub's client reads this setting when it is imported, so it stands before that.
