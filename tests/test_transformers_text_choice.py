@@ -60,17 +60,17 @@ class Blindfold:
         self.at = SimpleNamespace()
         self.fused, self.softmax = F.scaled_dot_product_attention, F.softmax
         monkeypatch.setattr(F, "scaled_dot_product_attention", self.attend)
-        if family == "mpnet":
-            monkeypatch.setattr(F, "softmax", self.attend_eagerly)
+        monkeypatch.setattr(F, "softmax", self.attend_eagerly)  # where attention is not fused
         path, is_branch = MIDDLES.get(family, ("attention", False))
         self.is_branch = is_branch
         for index, block in enumerate(describe(model).blocks):
-            block.register_forward_pre_hook(self.enter)
+            block.register_forward_pre_hook(self.enter, with_kwargs=True)
             block.get_submodule(path).register_forward_hook(self.pass_attention)
             block.register_forward_hook(lambda _, __, out, index=index: self.leave(index, out))
 
-    def enter(self, block, args):
-        self.at = SimpleNamespace(entry=args[0], asks=self.real & ~self.dropped)
+    def enter(self, block, args, kwargs):
+        entry = (*args, *kwargs.values())[0]
+        self.at = SimpleNamespace(entry=entry, asks=self.real & ~self.dropped)
 
     def hidden(self, like):
         none = torch.zeros(len(self.dropped), 1, 1, self.dropped.shape[1], dtype=like.dtype)
@@ -78,8 +78,10 @@ class Blindfold:
 
     def attend(self, q, k, v, attn_mask=None, **others):
         mask = self.hidden(q)
+        if attn_mask is not None and attn_mask.dtype == torch.bool:
+            attn_mask = torch.zeros_like(mask).masked_fill(~attn_mask, -math.inf)
         if attn_mask is not None:
-            mask = mask + torch.zeros_like(mask).masked_fill(~attn_mask, -math.inf)
+            mask = mask + attn_mask
         repeated = k.repeat_interleave(q.shape[1] // k.shape[1], 1)
         logits = q @ repeated.transpose(-2, -1) * q.shape[-1] ** -0.5 + mask
         self.at.attention = logits.softmax(-1)

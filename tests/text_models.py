@@ -31,25 +31,29 @@ DISTIL = {
     "pad_token_id": 1,
 }
 FAMILIES = {
-    "bert": (hf.BertModel, hf.BertConfig, SIZE),
-    "roberta": (hf.RobertaModel, hf.RobertaConfig, SIZE),
-    "xlm-roberta": (hf.XLMRobertaModel, hf.XLMRobertaConfig, SIZE),
-    "camembert": (hf.CamembertModel, hf.CamembertConfig, SIZE),
-    "data2vec": (hf.Data2VecTextModel, hf.Data2VecTextConfig, SIZE),
-    "electra": (hf.ElectraModel, hf.ElectraConfig, {**SIZE, "embedding_size": 16}),
-    "ernie": (hf.ErnieModel, hf.ErnieConfig, SIZE),
-    "roberta pre-norm": (hf.RobertaPreLayerNormModel, hf.RobertaPreLayerNormConfig, SIZE),
-    "distilbert": (hf.DistilBertModel, hf.DistilBertConfig, DISTIL),
-    "mpnet": (hf.MPNetModel, hf.MPNetConfig, SIZE),
-    "nomic": (hf.NomicBertModel, hf.NomicBertConfig, SIZE),
-    "jina": (hf.JinaEmbeddingsV3Model, hf.JinaEmbeddingsV3Config, SIZE),
-    "modernbert": (hf.ModernBertModel, hf.ModernBertConfig, MODERN),
+    "bert": ("BertModel", "BertConfig", SIZE),
+    "roberta": ("RobertaModel", "RobertaConfig", SIZE),
+    "xlm-roberta": ("XLMRobertaModel", "XLMRobertaConfig", SIZE),
+    "camembert": ("CamembertModel", "CamembertConfig", SIZE),
+    "data2vec": ("Data2VecTextModel", "Data2VecTextConfig", SIZE),
+    "electra": ("ElectraModel", "ElectraConfig", {**SIZE, "embedding_size": 16}),
+    "ernie": ("ErnieModel", "ErnieConfig", SIZE),
+    "roberta pre-norm": ("RobertaPreLayerNormModel", "RobertaPreLayerNormConfig", SIZE),
+    "distilbert": ("DistilBertModel", "DistilBertConfig", DISTIL),
+    "mpnet": ("MPNetModel", "MPNetConfig", SIZE),
+    "nomic": ("NomicBertModel", "NomicBertConfig", SIZE),
+    "jina": ("JinaEmbeddingsV3Model", "JinaEmbeddingsV3Config", SIZE),
+    "modernbert": ("ModernBertModel", "ModernBertConfig", MODERN),
     "eurobert": (
-        hf.EuroBertModel,
-        hf.EuroBertConfig,
+        "EuroBertModel",
+        "EuroBertConfig",
         {**SIZE, **SPECIAL, "num_key_value_heads": 1},
     ),
 }
+# The release that brought a family, as it stands here.
+SINCE = {"nomic": (5, 5), "jina": (5, 4), "eurobert": (5, 5)}
+RELEASE = tuple(map(int, hf.__version__.split(".")[:2]))
+FAMILIES = {name: row for name, row in FAMILIES.items() if SINCE.get(name, (0, 0)) <= RELEASE}
 # What a block makes of its attention: the part whose output is the stream x' after it, or ends in
 # the branch that is still to be added to the stream.
 MIDDLES = {
@@ -62,13 +66,12 @@ MIDDLES = {
 
 
 def build(family, dtype=torch.float64, head=None, attention=None, **settings):
-    model, config, own = FAMILIES[family]
-    if head is not None:
-        model = getattr(hf, model.__name__.removesuffix("Model") + head)
+    name, config, own = FAMILIES[family]
+    model = getattr(hf, name if head is None else name.removesuffix("Model") + head)
     if attention is not None:
         settings["attn_implementation"] = attention
     torch.manual_seed(0)
-    made = model._from_config(config(**{**own, **settings})).eval()
+    made = model._from_config(getattr(hf, config)(**{**own, **settings})).eval()
     with torch.no_grad():
         for parameter in made.parameters():
             scale = parameter[0].numel() ** -0.5 if parameter.ndim == 2 else 0.3

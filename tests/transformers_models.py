@@ -67,6 +67,16 @@ FAMILIES = {
         {**IMAGE, "image_size": [40, 40], "patch_size": [8, 8]},
     ),
 }
+# The release that brought a family, or its fused attention; all others are older than what we take.
+SINCE = {
+    "altclip": (5, 6),
+    "chinese clip": (5, 6),
+    "pixio": (5, 0),
+    "sapiens2": (5, 10),
+    "tipsv2": (5, 14),
+}
+RELEASE = tuple(map(int, transformers.__version__.split(".")[:2]))
+FAMILIES = {name: row for name, row in FAMILIES.items() if SINCE.get(name, (0, 0)) <= RELEASE}
 # Heads that read the prefix tokens, and heads that average all tokens.
 HEADS = {
     "vit": ("ViTForImageClassification", *FAMILIES["vit"][1:]),
@@ -165,7 +175,7 @@ REFUSED = {
         "CLIPModel",
         "CLIPConfig",
         {"vision_config": IMAGE, "text_config": {**SIZE, "intermediate_size": 64}},
-        r"CLIPVisionModel: compress model\.vision_model",
+        r"CLIPVision(Model|Transformer): compress model\.vision_model",
     ),
     "unknown": (
         "ConvNextModel",

@@ -6,9 +6,11 @@ treats its tokens in another way is refused, never compressed wrongly.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
-from timm.layers import Attention, AttentionPoolLatent, AttentionRope, DiffAttention
+from timm.layers import AttentionPoolLatent
 from timm.models import eva, resnet
 from timm.models import vision_transformer as vit
 from timm.models._features import FeatureDictNet, FeatureListNet
@@ -22,19 +24,35 @@ from repshift.resnet.stages import stages_of
 from repshift.runtime.carriers import AttentionMask, Rotary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-# Where a block reads the stream x' between attention and MLP.
-_NORM2: dict[type[nn.Module], Callable[[Any], nn.Module | None]] = {
-    vit.Block: lambda block: block.norm2,
-    vit.ResPostBlock: lambda block: block.mlp,
-    vit.ParallelThingsBlock: lambda block: block.ffns[0],
-    vit.ParallelScalingBlock: lambda block: None,
-    vit.DiffParallelScalingBlock: lambda block: None,
-    eva.EvaBlock: lambda block: block.norm2,
-    eva.EvaBlockPostNorm: lambda block: block.mlp,
+
+def _there(names: Iterable[str]) -> dict[str, type[nn.Module]]:
+    """The classes of that name; a release from before one was added lacks it."""
+    found = {}
+    for name in names:
+        with suppress(AttributeError):
+            found[name] = resolve_name(name)
+    return found
+
+
+# Where a block reads the stream x' between attention and MLP; None where it has no such stream.
+_NORM2 = {
+    "timm.models.vision_transformer:Block": "norm2",
+    "timm.models.vision_transformer:ResPostBlock": "mlp",
+    "timm.models.vision_transformer:ParallelThingsBlock": "ffns.0",
+    "timm.models.vision_transformer:ParallelScalingBlock": None,
+    "timm.models.vision_transformer:DiffParallelScalingBlock": None,  # from 1.0.23
+    "timm.models.eva:EvaBlock": "norm2",
+    "timm.models.eva:EvaBlockPostNorm": "mlp",
 }
-_ATTENTION = (Attention, AttentionRope, DiffAttention, eva.EvaAttention)
+_ATTENTION = (
+    "timm.layers:Attention",
+    "timm.layers:AttentionRope",
+    "timm.layers:DiffAttention",  # from 1.0.23
+    "timm.models.eva:EvaAttention",
+)
+_BLOCK_CLASSES, _ATTENTION_CLASSES = _there(_NORM2), _there(_ATTENTION)
 _STEPS = ("forward", "forward_features", "forward_head", "pool")
 _FAMILIES = (vit.VisionTransformer, VisionTransformerDistilled, eva.Eva)
 
@@ -78,9 +96,9 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
         return spec
     family = next((known for known in _FAMILIES if _runs_as(model, known)), None)
     blocks: Sequence[nn.Module] = list(getattr(model, "blocks", ()))
-    kinds = [_first(block, _NORM2) for block in blocks]
+    kinds = [_first(block, _BLOCK_CLASSES) for block in blocks]
     layers = [layer for block in blocks for layer in _layers(block)]
-    read = None not in [*kinds, *(_first(layer, _ATTENTION) for layer in layers)]
+    read = None not in [*kinds, *(_first(layer, _ATTENTION_CLASSES) for layer in layers)]
     if family is None or not blocks or not read:
         reason = _REFUSED.get(name, "repshift has not read the forward of this variant")
         raise InputError(
@@ -94,7 +112,7 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
         raise InputError(f"timm's {name} cannot be compressed: its pooling has fixed positions")
     return EncoderSpec(
         blocks=blocks,
-        norm2=[_NORM2[kind](block) for block, kind in zip(blocks, kinds, strict=True) if kind],
+        norm2=[_norm2(block, kind) for block, kind in zip(blocks, kinds, strict=True) if kind],
         prefix_tokens=int(model.num_prefix_tokens),  # type: ignore[arg-type]
         class_token=getattr(model, "cls_token", None) is not None,
         carriers={"rope": Rotary(), "attn_mask": AttentionMask()},
@@ -110,9 +128,14 @@ def _same(module: nn.Module, known: type[nn.Module], method: str) -> bool:
     return getattr(type(module), method, None) is getattr(known, method, module)
 
 
-def _first(module: nn.Module, known: Iterable[type[nn.Module]]) -> type[nn.Module] | None:
-    """The class among ``known`` whose forward the module runs."""
-    return next((kind for kind in known if _same(module, kind, "forward")), None)
+def _first(module: nn.Module, known: Mapping[str, type[nn.Module]]) -> str | None:
+    """The name among ``known`` of the class whose forward the module runs."""
+    return next((name for name, kind in known.items() if _same(module, kind, "forward")), None)
+
+
+def _norm2(block: nn.Module, kind: str) -> nn.Module | None:
+    path = _NORM2[kind]
+    return None if path is None else block.get_submodule(path)
 
 
 def _runs_as(model: nn.Module, known: type[nn.Module]) -> bool:

@@ -28,15 +28,21 @@ def parameters_of(module: nn.Module) -> tuple[str, ...]:
 
 def bind(names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """All arguments by the ``names`` of the parameters, however they came."""
-    return {**dict(zip(names, args, strict=False)), **kwargs}
+    return {**_placed(names, args), **kwargs}
 
 
 def rebind(
     names: Sequence[str], args: tuple[Any, ...], kwargs: Mapping[str, Any], new: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The same arguments, in place or by name as they came, but for the ``new`` ones."""
-    placed = tuple(new.pop(name, arg) for name, arg in zip(names, args, strict=False))
-    return placed + args[len(names) :], {**kwargs, **new}
+    placed = {name: new.pop(name, arg) for name, arg in _placed(names, args).items()}
+    return (*placed.values(), *args[len(names) :]), {**kwargs, **new}
+
+
+def _placed(names: Sequence[str], args: tuple[Any, ...]) -> dict[str, Any]:
+    """Those that came in place; the compiler of PyTorch 2.8 zips equal lengths alone."""
+    count = min(len(names), len(args))
+    return dict(zip(names[:count], args[:count], strict=True))
 
 
 def gather_arguments(

@@ -115,7 +115,7 @@ class AttentionRecorder(TorchFunctionMode):
 
     def _attend_projecting(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """nn.MultiheadAttention: projections and attention in one function, tokens [N, B, C]."""
-        given = dict(zip(_PROJECTING, args, strict=False)) | kwargs
+        given = dict(zip(_PROJECTING[: len(args)], args, strict=True)) | kwargs
         key, heads = given["key"], given["num_heads"]
         weight, bias = given["in_proj_weight"], given["in_proj_bias"]
         count, batch, width = key.shape

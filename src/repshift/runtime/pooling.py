@@ -78,13 +78,14 @@ class WeightedMean:
     def _means(self) -> Means | None:
         return getattr(self.engine._local, "means", None)
 
-    def _take_means(self, _: nn.Module, args: tuple[Any, ...], features: Tensor) -> None:
+    def _take_means(self, _: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         trace, local = self.engine._trace, self.engine._local
         weights = trace.weights() if trace and trace.counts else None
         local.means = None
         if weights is None or self.pooling is None:
             return
-        features = features[:, self.pooling.skipped :]
+        tokens: Tensor = output[0] if isinstance(output, tuple) else output  # as a block's output
+        features = tokens[:, self.pooling.skipped :]
         weights = weights.to(features.device)[:, self.pooling.skipped :, None]
         weighted = ((features * weights).sum(1) / weights.sum(1)).to(features.dtype)
         features = features.detach()

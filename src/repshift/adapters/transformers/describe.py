@@ -8,6 +8,7 @@ transformers.
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from repshift.adapters.spec import EncoderSpec, Pooling
@@ -58,7 +59,7 @@ def describe(model: nn.Module) -> EncoderSpec:
     flash = "flash" in (inner.config._attn_implementation or "")
     mask = PaddingMask() if flash else AttentionMask()
     holder, mean = (model, head.mean) if head and head.mean else (inner, encoder.mean)
-    reader = getattr(inner, encoder.reader, None) if encoder.reader else None
+    reader = _reader(inner, encoder)
     return EncoderSpec(
         blocks=blocks,
         norm2=[_at(block, row.norm2) for block, row in zip(blocks, layers, strict=True)],
@@ -82,19 +83,33 @@ def runs(module: nn.Module) -> str:
     return name if (forward.__module__ or "").startswith("transformers.models.") else ""
 
 
-def _at(module: nn.Module, path: str) -> Any:
-    try:
-        return module.get_submodule(path)
-    except AttributeError:
-        name = type(module).__name__
-        raise InputError(
-            f"transformers' {name} has no {path}; repshift has read it in transformers 5.23"
-        ) from None
+def _find(module: nn.Module, paths: str) -> tuple[str, Any]:
+    """The first of the paths, separated by ``|``, that the module has, and what is there."""
+    for path in paths.split("|"):
+        with suppress(AttributeError):
+            return path, module.get_submodule(path)
+    name = type(module).__name__
+    raise InputError(
+        f"transformers' {name} has no {paths.replace('|', ' or ')}; repshift has read it in "
+        "transformers 4.56 to 5.24"
+    )
 
 
-def _read(model: nn.Module, inner: nn.Module, path: str) -> tuple[list[nn.Module], list[Layer]]:
-    """The blocks at ``path``, each with its row; all that runs around their parts must be known."""
-    blocks: list[nn.Module] = list(_at(inner, path))
+def _at(module: nn.Module, paths: str) -> Any:
+    return _find(module, paths)[1]
+
+
+def _reader(inner: nn.Module, encoder: Encoder) -> nn.Module | None:
+    """The pooling by attention; None where there is none, as in a model that was built without."""
+    with suppress(InputError):
+        return _at(inner, encoder.reader) if encoder.reader else None
+    return None
+
+
+def _read(model: nn.Module, inner: nn.Module, paths: str) -> tuple[list[nn.Module], list[Layer]]:
+    """The blocks at ``paths``, each with its row; what runs around their parts must be known."""
+    path, found = _find(inner, paths)
+    blocks: list[nn.Module] = list(found)
     layers = [LAYERS[runs(block)] for block in blocks if runs(block) in LAYERS]
     attention = [_at(block, row.attention) for block, row in zip(blocks, layers, strict=False)]
     looping = _at(inner, path.rpartition(".")[0])
@@ -121,7 +136,8 @@ def _by_settings(encoder: Encoder, config: Any, headed: bool) -> str | None:
             'the first one, "cls" or "bos"'
         )
     kernel = config._attn_implementation or ""
-    if "flash" in kernel and "sliding_attention" in (getattr(config, "layer_types", None) or ()):
+    windows = "sliding_attention" in (getattr(config, "layer_types", None) or ())
+    if "flash" in kernel and (windows or getattr(config, "local_attention", 0)):
         return (
             "flash attention counts its sliding windows over the tokens that are left; load it "
             'with attn_implementation="sdpa"'

@@ -1,11 +1,15 @@
-"""What was read of transformers 5.23: one row a class, with attribute paths as strings."""
+"""What was read of transformers 4.56 to 5.24: one row a class, with attribute paths as strings.
+
+Where a part has moved from release to release, its paths stand in one string, the newest first:
+``"layers|encoder.layer"``; the first that the model has is taken.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from repshift.runtime.carriers import Carrier, PositionIds, Rotary
+from repshift.runtime.carriers import AttentionMask, Carrier, PositionIds, Rotary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,22 +62,25 @@ class Head:
     mean: Mean | None = None
 
 
-_VIT = Layer("layernorm_after", "mlp", "attention")
+# Before 5.9 the residual is added inside ``output``, after its dropout.
+_VIT = Layer("layernorm_after", "mlp|output.dropout", "attention")
 _CLIP = Layer("layer_norm2", "mlp", "self_attn")
 _BERT = Layer("intermediate", "", "attention")
 _ROPE = {"position_embeddings": Rotary()}
 _DINO = Layer("norm2", "mlp", "attention")
 _TURNED = {"position_embeddings": Rotary("bnr")}
+# Its rotary table is made inside each block, of the positions.
+_BEFORE_5 = {"position_ids": Carrier("bn"), "sliding_window_mask": AttentionMask()}
 _TURNED_BERT = Layer("mlp", "", "self_attn", _TURNED)
 LAYERS = {
     "ViTLayer": _VIT,
     "DeiTLayer": _VIT,
     "ViTMSNLayer": _VIT,
     "IJepaLayer": _VIT,
-    "PixioLayer": _VIT,
+    "PixioLayer": Layer("layernorm_after|norm2", "mlp", "attention"),
     "ASTLayer": _VIT,
     "VivitLayer": _VIT,
-    "BeitLayer": _VIT,
+    "BeitLayer": Layer("layernorm_after", "mlp|output", "attention"),
     # The residual is added inside ``output``, after its dropout.
     "VideoMAELayer": Layer("layernorm_after", "output.dropout", "attention"),
     "Data2VecVisionLayer": Layer("layernorm_after", "output", "attention"),
@@ -104,9 +111,10 @@ LAYERS = {
     "RobertaPreLayerNormLayer": Layer("intermediate", "output.dropout", "attention"),
     "NomicBertLayer": _TURNED_BERT,
     "JinaEmbeddingsV3Layer": _TURNED_BERT,
-    "TransformerBlock": Layer("ffn", "", "attention"),  # of DistilBERT
+    # Of DistilBERT; before 5.0 its mask has another name.
+    "TransformerBlock": Layer("ffn", "", "attention", {"attn_mask": AttentionMask()}),
     "MPNetLayer": Layer("intermediate", "", "attention", {"position_bias": Carrier("bhnn")}),
-    "ModernBertEncoderLayer": Layer("mlp_norm", "mlp", "attn", _TURNED),
+    "ModernBertEncoderLayer": Layer("mlp_norm", "mlp", "attn", _TURNED | _BEFORE_5),
     "EuroBertDecoderLayer": Layer("post_attention_layernorm", "mlp", "self_attn", _TURNED),
 }
 
@@ -120,24 +128,34 @@ def _pools(config: Any) -> bool:
 
 
 _BEIT = Mean("layernorm", "pooler.layernorm", 1, _pools)
+_LAYERS = "layers|encoder.layer"  # moved in 5.9
+# Until 5.6 these models held a transformer, which held the blocks.
+_CLIP_TOWER = Encoder("encoder.layers|vision_model.encoder.layers")
+_SIGLIP_TOWER = Encoder(
+    "encoder.layers|vision_model.encoder.layers", 0, reader="head|vision_model.head"
+)
 ENCODERS = {
-    "ViTModel": Encoder("layers"),
-    "ViTMSNModel": Encoder("layers"),
-    "DeiTModel": Encoder("layers", 2),
-    "ASTModel": Encoder("layers", 2),
-    "IJepaModel": Encoder("layers", 0),
-    "PixioModel": Encoder("layers", lambda config: config.n_cls_tokens),
-    "BeitModel": Encoder("layers", 1, mean=_BEIT),
+    "ViTModel": Encoder(_LAYERS),
+    "ViTMSNModel": Encoder(_LAYERS),
+    "DeiTModel": Encoder(_LAYERS, 2),
+    "ASTModel": Encoder(_LAYERS, 2),
+    "IJepaModel": Encoder(_LAYERS, 0),
+    "PixioModel": Encoder(_LAYERS, lambda config: config.n_cls_tokens),
+    "BeitModel": Encoder(_LAYERS, 1, mean=_BEIT),
     "Data2VecVisionModel": Encoder("encoder.layer", 1, mean=_BEIT),
-    "VivitModel": Encoder("layers"),
+    "VivitModel": Encoder(_LAYERS),
     "VideoMAEModel": Encoder("encoder.layer", 0),
     "VJEPA2Encoder": Encoder("layer", 0),
-    "CLIPVisionModel": Encoder("encoder.layers"),
-    "MetaClip2VisionModel": Encoder("encoder.layers"),
-    "AltCLIPVisionModel": Encoder("encoder.layers"),
-    "ChineseCLIPVisionModel": Encoder("encoder.layers"),
-    "SiglipVisionModel": Encoder("encoder.layers", 0, reader="head"),
-    "Siglip2VisionModel": Encoder("encoder.layers", 0, reader="head"),
+    **{
+        f"{name}Vision{kind}": _CLIP_TOWER
+        for name in ("CLIP", "MetaClip2", "AltCLIP", "ChineseCLIP")
+        for kind in ("Model", "Transformer")
+    },
+    **{
+        f"{name}Vision{kind}": _SIGLIP_TOWER
+        for name in ("Siglip", "Siglip2")
+        for kind in ("Model", "Transformer")
+    },
     "Aimv2VisionModel": Encoder("encoder.layers", 0, reader="head"),
     "Idefics3VisionTransformer": Encoder("encoder.layers", 0),
     "SmolVLMVisionTransformer": Encoder("encoder.layers", 0),
@@ -145,8 +163,8 @@ ENCODERS = {
     "Dinov2Model": Encoder("encoder.layer"),
     "Dinov2WithRegistersModel": Encoder("encoder.layer", _registers),
     "Tipsv2VisionModel": Encoder("encoder.layer", _registers),
-    "DINOv3ViTModel": Encoder("model.layer", _registers),
-    "Sapiens2Model": Encoder("model.layer", _registers),
+    "DINOv3ViTModel": Encoder("model.layer|layer", _registers),
+    "Sapiens2Model": Encoder("model.layer|layer", _registers),
     # Texts: [CLS] first, [SEP] last.
     "BertModel": Encoder("encoder.layer", suffix=1),
     "RobertaModel": Encoder("encoder.layer", suffix=1),
