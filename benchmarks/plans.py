@@ -13,13 +13,11 @@ was.
 
 import argparse
 import json
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
-from matplotlib.figure import Figure
-from tqdm import tqdm
 
+from plan_speeds import draw, speed_cells, speedups
 from repshift import (
     ClassAttention,
     ColumnAttention,
@@ -36,17 +34,15 @@ from repshift import (
     search_plan,
 )
 from repshift.evaluation.report.progress import search_bar
-from repshift.files import replacing, write_text
+from repshift.evaluation.tasks.smaller_input import LABEL as SMALLER
+from repshift.files import write_text
 from repshift.measure.environment import environment, in_words
-from repshift.measure.speed import interleave, speedup
-from repshift.runtime.attention import EagerAttention
 from repshift.search.candidates import Search, closed_forms
 from repshift.search.cost_model import FlopsCost
 from repshift.search.fidelity_meter import FidelityMeter
 from repshift.search.memo import Memo
+from rivals import rate, rival_at
 from subjects import SUBJECTS, add_arguments, open_subject
-
-TIMED = 8  # images in a batch whose speed is measured
 
 
 class Bench:
@@ -130,49 +126,14 @@ def contenders(bench, budget, found, seeds, further):
 def rows_at(bench, budget, found, seeds, rounds, further):
     """Label, schedule, what is known of it, and its speeds on fused and eager attention."""
     plans = {"dense": [Plan({})], **dict(contenders(bench, budget, found, seeds, further))}
-    speeds = speedups(bench, {label: same[0] for label, same in plans.items()}, rounds)
+    rival = rival_at(bench, budget)
+    speeds = speedups(bench, {label: same[0] for label, same in plans.items()}, rival, rounds)
+    if rival is not None:
+        yield SMALLER, rival.label, rate(bench, rival), speeds.get(SMALLER)
     for label, same in plans.items():
         speed = speeds.get(label)
         label += f", mean of {len(same)} seeds" if len(same) > 1 else ""
         yield label, same[0].schedule, mean([bench.rate(plan) for plan in same]), speed
-
-
-def speedups(bench, plans, rounds):
-    """Images a second over those of the dense model on fused attention, timed in turn.
-
-    By label: on fused attention, and on eager, where ToMe and the dense model were published.
-    """
-    if not rounds:
-        return {}
-
-    def measured():
-        images = bench.meter.batches[0][:TIMED]
-        ways = {
-            label: lambda plan=plan: compress(bench.model, plan, bench.spec)
-            for label, plan in plans.items()
-        }
-        ways["dense"] = nullcontext
-        for label in eager:
-            ways[label, "eager"] = lambda plan=plans[label]: on_eager(bench, plan)
-        with tqdm(total=rounds * len(ways), desc="speed, in turn", leave=False) as bar:
-            times = interleave(
-                ways, lambda: bench.model(images), rounds=rounds, seconds=0.5, progress=bar.update
-            )
-        return [
-            [speedup(times[w], times["dense"]) for w in (way, (way, "eager")) if w in times]
-            for way in plans
-        ]
-
-    eager = [label for label in plans if label == "dense" or label.startswith("ToMe")]
-    names = ", ".join(f"{plan.method} at {plan.schedule}" for plan in plans.values())
-    rates = bench.memo(f"speed in turn, eager too: {names}", measured)
-    return dict(zip(plans, rates, strict=True))
-
-
-@contextmanager
-def on_eager(bench, plan):
-    with EagerAttention(), compress(bench.model, plan, bench.spec):
-        yield
 
 
 def budget_table(bench, budget, rows):
@@ -189,37 +150,6 @@ def budget_table(bench, budget, rows):
             f"{100 * fidelity:.1f} % | {loss:z.4f} |" + speed_cells(speed)
         )
     return lines
-
-
-def speed_cells(rates):
-    """The cells of the speeds on fused attention and on eager."""
-    if rates is None:
-        return ""
-    fused, *eager = (f"{rate:.2f}x" for rate in rates)
-    return f" {fused} | {' '.join(eager)} |"
-
-
-def draw(bench, tables, path):
-    """Quality against measured speed, a line for each way to choose plans (PNG)."""
-    lines = {}
-    for rows in tables:
-        for label, _, (_, quality, *_), speed in rows:
-            lines.setdefault(label.partition(":")[0], []).append((speed[0], quality))
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    axes = figure.subplots()
-    for label, points in lines.items():
-        strong = {"linewidth": 3, "color": "black"} if label == "found" else {}
-        axes.plot(*zip(*sorted(set(points)), strict=True), marker="o", label=label, **strong)
-    axes.set(
-        xlabel=f"speed-up over dense on fused attention, batch {TIMED}, "
-        f"threads {torch.get_num_threads()}",
-        ylabel=bench.names[0],
-        title=bench.subject.name,
-    )
-    axes.grid(alpha=0.3)
-    figure.legend(loc="outside right upper", fontsize=8)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=110)
 
 
 def single_blocks(bench, batches):

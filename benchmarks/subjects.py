@@ -15,6 +15,7 @@ from repshift import EncoderSpec, InputError, Plan, compress
 from repshift.adapters import describe
 from repshift.evaluation.data.batches import draw
 from repshift.evaluation.data.pixels import normalise
+from repshift.evaluation.tasks.smaller_input import thin
 from repshift.evaluation.zoo.load import load_model, open_source
 from repshift.evaluation.zoo.saliency_vit import load_saliency_vit
 from repshift.measure.fidelity import accuracy
@@ -25,6 +26,7 @@ class Subject:
     """A model that gives logits or features [B, K], and its inputs.
 
     ``quality`` rates the outputs for all test inputs under a plan, in the unit its name says.
+    ``fewer`` makes inputs of so many ``parts`` (frames, tokens), None where images may be smaller.
     """
 
     name: str
@@ -35,6 +37,8 @@ class Subject:
     quality_name: str
     quality: Callable[[Tensor, Plan], float]
     logits: bool = True
+    fewer: Callable[[int, Tensor], Tensor] | None = None
+    parts: str = ""
 
     @property
     def objective(self):
@@ -53,7 +57,7 @@ class Read(nn.Module):
 
 
 def labelled(name, checkpoint, searched, test, samples, count):
-    """A classifier of images in directories, or one with samples of its own; top-1 accuracy."""
+    """A model of images in directories, or one with samples of its own; top-1 accuracy."""
     loaded = load_model(name, checkpoint)
     spec = describe(loaded.model)
     if test is None:
@@ -66,7 +70,7 @@ def labelled(name, checkpoint, searched, test, samples, count):
         shown, labels = drawn.images, drawn.labels
     return Subject(
         loaded.name, loaded.model, spec, seen, shown, "accuracy, %",
-        lambda output, plan: 100 * accuracy(output, labels),
+        lambda output, plan: 100 * accuracy(output, labels), loaded.classes > 0,
     )  # fmt: skip
 
 
@@ -133,7 +137,7 @@ def clips(samples, count):
 
     return Subject(
         "clips-umt", Read(model, vectors).eval(), describe(model), videos(unseen), videos(scenes),
-        "mean R@1", recall, logits=False,
+        "mean R@1", recall, logits=False, fewer=thin, parts="frames",
     )  # fmt: skip
 
 
@@ -160,10 +164,14 @@ def sentences(samples, count):
         # The mean token, as it is used; the texts are of one length.
         return F.normalize(model.encoder(input_ids=ids).last_hidden_state.mean(1), dim=-1)
 
+    def shorter(count, ids):
+        # All texts end with the same token.
+        return torch.cat((ids[:, : count - 1], ids[:, -1:]), dim=1)
+
     return Subject(
         "minilm", Read(model, embeddings).eval(), describe(model.encoder),
         ids[:samples], ids[samples:],
-        "found, %", found, logits=False,
+        "found, %", found, logits=False, fewer=shorter, parts="tokens",
     )  # fmt: skip
 
 

@@ -1,0 +1,220 @@
+"""What helps at half of the FLOPs and below, against the dense model on a smaller input.
+
+    python benchmarks/low_budgets.py --checkpoint W --search DIR --test DIR --out docs/results/low
+
+Schedules, what merged tokens are, ways to match them, and smaller images that lose tokens too. A
+row says the loss (KL, or 1 - cosine of features) and what share it is of the smaller input's at the
+same FLOPs, between the two sizes nearest to them. ``--subject`` takes another model (see
+``plans.py``). What is not in the package is written here. A stopped run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch.nn import functional as F
+
+from repshift import Merge, Plan, Redundancy, Shift, ToMe
+from repshift.files import write_text
+from repshift.measure.environment import environment, in_words
+from repshift.reductions.prune import nearest
+from repshift.search.candidates import Search, closed_forms
+from repshift.search.cost_model import FlopsCost
+from repshift.search.fidelity_meter import FidelityMeter
+from repshift.search.memo import Memo
+from repshift.search.sizes import Sized, smaller_sizes
+from repshift.sequence.token_map import Step, gather
+from subjects import SUBJECTS, add_arguments, open_subject
+
+KEPT = Merge(length="kept")
+
+
+def likeness(metric, prefix):
+    """Cosines of all pairs, -inf of a token with itself and with the prefix."""
+    direction = F.normalize(metric.float(), dim=-1)
+    cosine = direction @ direction.transpose(1, 2)
+    cosine[:, :prefix] = cosine[:, :, :prefix] = -torch.inf
+    cosine.diagonal(dim1=1, dim2=2).fill_(-torch.inf)
+    return cosine
+
+
+def without(gone, drop):
+    """Indices of what stays and of the ``drop`` that are gone, in order."""
+    order = gone.long().argsort(dim=1, stable=True)
+    return order[:, : gone.shape[1] - drop], order[:, gone.shape[1] - drop :]
+
+
+@dataclass(frozen=True)
+class AmongAll(Merge):
+    """The most alike pair of all tokens loses one of them, which joins its nearest; again."""
+
+    name: ClassVar[str] = "among-all"
+    needs: ClassVar = frozenset({"keys"})
+    scored: ClassVar[bool] = False
+    of: str = "keys"
+
+    def __call__(self, snapshot, scores, drop):
+        metric = snapshot.keys.mean(1) if self.of == "keys" else snapshot.tokens
+        cosine = likeness(metric, snapshot.prefix)
+        rows, count = torch.arange(len(cosine)), cosine.shape[1]
+        gone = torch.zeros(cosine.shape[:2], dtype=torch.bool)
+        for _ in range(drop):
+            best = cosine.flatten(1).argmax(1)
+            left, stayed = best // count, best % count
+            gone[rows, left] = True
+            cosine[rows, left] = cosine[rows, :, left] = -torch.inf
+            cosine[rows, stayed] = -torch.inf  # a target stays
+        kept, dropped = without(gone, drop)
+        target = nearest(snapshot, kept, dropped)
+        return Step(kept, dropped, target, torch.ones(dropped.shape), keep_length=True)
+
+
+@dataclass(frozen=True)
+class Ward(Merge):
+    """Ward's clustering of the tokens' directions."""
+
+    name: ClassVar[str] = "ward"
+    scored: ClassVar[bool] = False
+
+    def __call__(self, snapshot, scores, drop):
+        cost = 1 - likeness(snapshot.tokens, snapshot.prefix)  # inf where nothing may be joined
+        batch, count = cost.shape[:2]
+        rows, size = torch.arange(batch), torch.ones(batch, count)
+        head = torch.arange(count).expand(batch, -1)
+        for _ in range(drop):
+            best = cost.flatten(1).argmin(1)
+            one, other = best // count, best % count
+            n, m = size[rows, one, None], size[rows, other, None]
+            joined = (n + size) * cost[rows, one] + (m + size) * cost[rows, other]
+            joined = (joined - size * cost[rows, one, other, None]) / (n + m + size)
+            joined[rows, one] = torch.inf
+            cost[rows, one] = cost[rows, :, one] = joined.nan_to_num(torch.inf, posinf=torch.inf)
+            cost[rows, other] = cost[rows, :, other] = torch.inf
+            size[rows, one] += size[rows, other]
+            head = head.where(head != other[:, None], one[:, None])
+        kept, dropped = without(head != torch.arange(count), drop)
+        target = torch.searchsorted(kept.contiguous(), head.gather(1, dropped))
+        return Step(kept, dropped, target, torch.ones(dropped.shape), keep_length=True)
+
+
+@dataclass(frozen=True)
+class ByShift(Merge):
+    """What joins another counts by its shift, where that is the smaller one."""
+
+    name: ClassVar[str] = "by-shift"
+    needs: ClassVar = Shift().required()
+
+    def __call__(self, snapshot, scores, drop):
+        step = KEPT(snapshot, scores, drop)
+        shift = Shift(definition="update")(snapshot)[..., None]
+        theirs = gather(gather(shift, step.kept), step.target)
+        share = (gather(shift, step.dropped) / theirs).clamp(0.2, 1)[..., 0]
+        return replace(step, share=share)
+
+
+class Lab:
+    """A subject at all sizes of its images."""
+
+    def __init__(self, subject, batch, dtype, memo):
+        model, self.memo = subject.model.to(dtype), memo
+        images = subject.test
+        images = images.to(dtype) if images.is_floating_point() else images
+        self.dense = FidelityMeter(model, subject.spec, images, subject.objective, batch)
+        self.cost = FlopsCost(model, subject.spec, images[:1], memo)
+        self.sizes = {one.side: one for one in smaller_sizes(model, images)}
+        self.images, self.batch = images, batch
+        self.at = cache(self._at)
+
+    def _at(self, side):
+        if side is None:
+            return Search(self.dense, self.cost, self.memo)
+        sized: Sized = self.sizes[side]
+        meter = sized.meter(self.images, self.dense, self.batch)
+        return Search(meter, sized.cost(self.cost), self.memo)
+
+    def rate(self, plan):
+        """The share of the FLOPs, and the loss."""
+        trial = self.at(plan.input_size).rate(plan)
+        return self.cost_of(plan), trial.loss
+
+    def cost_of(self, plan):
+        return self.at(plan.input_size).cost.measure(plan)
+
+    def rival_at(self, share):
+        """The loss of the dense model on a smaller input at a share, between its neighbours."""
+        plans = [Plan({}), *(Plan({}, input_size=side) for side in self.sizes)]
+        below = next(at for at, plan in enumerate(plans) if self.cost_of(plan) <= share)
+        (above, less), (under, more) = map(self.rate, plans[below - 1 : below + 1])
+        return less + (more - less) * (above - share) / (above - under)
+
+
+def ideas(depth, sides):
+    """Label, shape, score, reduction and size."""
+    _, constant, late, early, second = closed_forms(depth)
+    keys, mlp = Redundancy("keys"), Redundancy("mlp")
+    steeper = [part**2 for part in early]
+    first_half = [float(block < depth // 2) for block in range(depth)]
+    yield "**schedule**, merging by redundancy of keys: constant", constant, keys, Merge(), None
+    for label, shape in (
+        ("late", late), ("every second", second), ("early", early), ("early, steeper", steeper),
+        ("the first half of the blocks", first_half),
+    ):  # fmt: skip
+        yield label, shape, keys, Merge(), None
+    yield "**early**: ToMe", early, keys, ToMe(), None
+    yield "merging by redundancy of updates", early, mlp, Merge(), None
+    yield "**length kept**: keys", early, keys, KEPT, None
+    yield "updates", early, mlp, KEPT, None
+    yield "keys, constant", constant, keys, KEPT, None
+    yield "keys, no attention by size", early, keys, Merge("plain", "kept"), None
+    yield "**matching**, length kept: among all, by keys", early, keys, AmongAll(), None
+    yield "among all, by tokens", early, keys, AmongAll(of="tokens"), None
+    yield "Ward's clustering", early, keys, Ward(), None
+    yield "keys, merged by their shift", early, keys, ByShift(), None
+    for side in sides:
+        yield f"**{side} pixels**: keys, constant", constant, keys, Merge(), side
+        yield "keys, early", early, keys, Merge(), side
+        yield "keys, early, length kept", early, keys, KEPT, side
+        yield "updates, early, length kept", early, mlp, KEPT, side
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--subject", choices=SUBJECTS, default="timm")
+    add_arguments(parser)
+    parser.add_argument("--out", type=Path, default=Path("runs/low-budgets"))
+    parser.add_argument("--budgets", nargs="*", type=float, default=[0.5, 0.4])
+    parser.add_argument("--sides", nargs="*", type=int, default=[196, 182])
+    parser.add_argument("--images", type=int, default=500)
+    parser.add_argument("--batch", type=int, default=25)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    arguments = parser.parse_args()
+    subject = open_subject(arguments.subject, parser, arguments, 1, arguments.images)
+    dtype = getattr(torch, arguments.dtype)
+    facts = {"model": subject.name, "inputs": len(subject.test)}
+    facts |= environment(torch.device("cpu"), dtype, "timm")
+    lab = Lab(subject, arguments.batch, dtype, Memo(arguments.out.with_suffix(".json"), facts))
+    text = [in_words(facts)]
+    heads = "".join(f" at {100 * b:g} % of the FLOPs | of the rival's |" for b in arguments.budgets)
+    text += ["", f"| idea |{heads}", "|---|" + "---:|---:|" * len(arguments.budgets)]
+    for label, shape, score, reduction, side in ideas(len(subject.spec.blocks), arguments.sides):
+        cells = ""
+        for budget in arguments.budgets:
+            method = Plan({}, score, reduction, side)
+            plan = lab.at(side).fit(method, shape, budget)
+            if plan is None:
+                cells += " not reached | |"
+                continue
+            share, loss = lab.rate(plan)
+            cells += f" {loss:.4f} | {loss / lab.rival_at(share):.2f} |"
+        text.append(f"| {label} |{cells}")
+        write_text(arguments.out.with_suffix(".md"), "\n".join([*text, ""]))
+        print(text[-1], flush=True)
+
+
+if __name__ == "__main__":
+    main()
