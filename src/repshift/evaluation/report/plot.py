@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
@@ -28,7 +28,7 @@ def plot_pareto(bench: Bench, path: Path) -> None:
     axes = figure.subplots()
     for method in dict.fromkeys(row.method for row in rows):
         same = sorted((r for r in rows if r.method == method), key=lambda r: r.speedup_vs_fused)
-        style = {"marker": "o" if same[0].plan else "s"}
+        style: dict[str, Any] = {"marker": "o" if same[0].plan else "s"}
         if method == LABEL:
             whole = [row for row in rows if row.method in (DENSE.label, DENSE_FUSED.label)]
             same, style = [*whole, *same], {"marker": "s", "color": "black", "linewidth": 2}
