@@ -29,7 +29,6 @@ METHODS = (
     "shift(mlp, l2, update)",
     "redundancy(keys)",
     "redundancy(keys) + merge",
-    "redundancy(mlp) + merge",
     "redundancy(keys) + merge(proportional, kept)",
     "redundancy(mlp) + merge(proportional, kept)",
     "shift(mlp, l2) + vid-tldr",
