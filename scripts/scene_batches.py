@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from repshift.evaluation.zoo.clips.scene import TEXTURES
 from repshift.evaluation.zoo.scenes.language import KINDS, ask_crowd, ask_film, ask_pair, ask_scene
 from repshift.evaluation.zoo.scenes.model import WORDS
 from repshift.evaluation.zoo.scenes.prompt import ASK, ids, seen
@@ -21,13 +22,15 @@ from repshift.evaluation.zoo.scenes.scene import (
     FILM_EDGE,
     FRAMES,
     SHAPES,
+    Label,
+    Scene,
     draw_crowd,
     draw_film,
     draw_scene,
 )
 
-SCENES, CROWDS, FILMS, PAIRS = 16, 6, 5, 5  # of a step
-EARLY = 14, 6, 3, 3  # of them asked before what is seen: one question each
+SCENES, CROWDS, SHEETS, FILMS, PAIRS = 16, 3, 3, 5, 5  # of a step
+EARLY = 14, 3, 5, 4  # of them asked before what is seen: one question each
 LENGTH, VISUAL = 176, 128  # of a row: tokens, and those of them that are seen
 SIDE, FILM_SIDE = EDGE // CELL, FILM_EDGE // CELL
 TOLD = (len(SHAPES) + 1, len(COLOURS) + 1, 11, 11, 11)  # what a cell shows: 0 is nothing
@@ -118,7 +121,7 @@ class Row:
 def targets(scenes, question):
     """The cells that each word of the answer should be read from, first and last."""
     if question.kind == "label":
-        label, side = scenes[0].label, EDGE // CELL
+        label, side = scenes[0].labels[0], EDGE // CELL
         row = (label.y + CARD[1] // 2) // CELL
         for at in range(3):
             cells = np.zeros((side, side), bool)
@@ -147,6 +150,18 @@ def where(scene, thing) -> np.ndarray:
     return frames.ravel()
 
 
+def draw_sheet(generator) -> Scene:
+    """Fifteen labels of which nothing is asked, for the tower to learn their digits by."""
+    labels = [
+        Label("".join(map(str, generator.integers(0, 10, 3))), 72 * column + x, 43 * row + y)
+        for row in range(5)
+        for column in range(3)
+        for x, y in [generator.integers(3, 13, 2).tolist()]
+    ]
+    texture, seed = str(generator.choice(TEXTURES)), int(generator.integers(2**31))
+    return Scene((), texture, seed, labels=tuple(labels))
+
+
 def turns(film) -> np.ndarray:
     """The turn of what each cell of each frame shows."""
     out = np.zeros(FRAMES * FILM_SIDE**2, np.int64)
@@ -162,10 +177,10 @@ def told(scene) -> np.ndarray:
     for thing in scene.things:
         said = SHAPES.index(thing.shape) + 1, COLOURS.index(thing.colour) + 1
         out[where(scene, thing).reshape(out.shape[:3]), :2] = said
-    if scene.label is not None:
-        row = (scene.label.y + CARD[1] // 2) // CELL
-        for at, digit in enumerate(scene.label.digits):
-            out[0, row, (scene.label.x + 11 + 18 * at) // CELL, 2 + at] = int(digit) + 1
+    for label in scene.labels:
+        row = (label.y + CARD[1] // 2) // CELL
+        for at, digit in enumerate(label.digits):
+            out[0, row, (label.x + 11 + 18 * at) // CELL, 2 + at] = int(digit) + 1
     return out.reshape(scene.frames, side * side, len(TOLD))
 
 
@@ -175,7 +190,7 @@ def batch(step: int, early: bool = True):
     scenes = [draw_scene(draw) for _ in range(SCENES)]
     crowds = [draw_crowd(draw) for _ in range(CROWDS)]
     films = [draw_film(draw) for _ in range(FILMS)]
-    images = [*scenes, *crowds]
+    images = [*scenes, *crowds, *(draw_sheet(draw) for _ in range(SHEETS))]
     rows, size = [], SIDE**2
 
     def cells(number):

@@ -64,7 +64,7 @@ def test_answers_are_those_of_the_scene(items):
                 word = next(w for w in (*COLOURS, *SHAPES) if question.words[2].startswith(w))
                 assert int(answer[0]) == sum(word in pair for pair in pairs)
             case "label":
-                assert "".join(answer) == scene.label.digits
+                assert "".join(answer) == scene.labels[0].digits
             case "place":
                 (thing,) = (one for one in scene.things if [one.colour, one.shape] == asked)
                 assert answer == (f"row{thing.y // 28}", f"column{thing.x // 28}")
@@ -94,7 +94,7 @@ def test_what_is_drawn_is_there(items):
             assert red > green + 80
         if thing.colour == "blue":
             assert blue > red + 80
-    corner = image[:, scene.label.y + 2, scene.label.x + CARD[0] - 3]
+    corner = image[:, scene.labels[0].y + 2, scene.labels[0].x + CARD[0] - 3]
     assert corner.min() > 190
 
 

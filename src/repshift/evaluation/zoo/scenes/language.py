@@ -34,7 +34,6 @@ class Question:
 
 def ask_scene(scene: Scene, generator: Generator) -> list[Question]:
     """Nine questions: two each of existence, attribute and place, one of the others."""
-    assert scene.label is not None
     assert scene.counted is not None
     assert scene.shared is not None
     word, many = scene.counted
@@ -43,7 +42,7 @@ def ask_scene(scene: Scene, generator: Generator) -> list[Question]:
     asked += [_place(thing) for thing in _some(scene.things, 2, generator)]
     counted = _with(scene.things, word)
     asked.append(_question("count", f"how many {_things(word)} are there", str(many), counted))
-    asked.append(_question("label", "what does the label say", " ".join(scene.label.digits)))
+    asked.append(_question("label", "what does the label say", " ".join(scene.labels[0].digits)))
     (told, answer), (own, other) = scene.shared, ("colour", "shape")
     if told in COLOURS:
         own, other = other, own

@@ -39,8 +39,8 @@ def render(scene: Scene) -> UInt8[ndarray, "T 3 edge edge"]:
         rows, columns = (slice(at - reach, at + reach + 1) for at in (thing.y, thing.x))
         part = frames[thing.start : thing.end, :, rows, columns]
         part += alpha * (paint[:, None, None].astype(np.float32) - part)
-    if scene.label is not None:
-        _write(frames[0], scene.label, generator)
+    for label in scene.labels:
+        _write(frames[0], label, generator)
     frames += generator.integers(-_NOISE, _NOISE, frames.shape, dtype=np.int8, endpoint=True)
     return np.clip(frames + 0.5, 0, 255).astype(np.uint8)
 

@@ -70,7 +70,7 @@ class Scene:
     things: tuple[Thing, ...]
     texture: str
     seed: int
-    label: Label | None = None
+    labels: tuple[Label, ...] = ()
     counted: tuple[str, int] | None = None
     shared: tuple[str, str] | None = None
     named: tuple[str, ...] = ()
@@ -108,7 +108,7 @@ def draw_scene(generator: Generator) -> Scene:
     return Scene(
         _things(words, places, radii),
         *_ground(generator),
-        label=Label("".join(map(str, generator.integers(0, 10, 3))), left, top),
+        labels=(Label("".join(map(str, generator.integers(0, 10, 3))), left, top),),
         counted=(a[1], many),
         shared=(b[0], b[1]),
         named=tuple(generator.permutation(single).tolist()),
