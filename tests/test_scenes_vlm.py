@@ -31,7 +31,7 @@ def items():
 
 @pytest.fixture(scope="module")
 def bench(items):
-    blind = Row("no visual tokens", 0, blind=True)
+    blind = Row("no visual tokens", 0.0, blind=True)
     eager = Row("dense, eager", kernel="eager")
     half = Row("greedy", 0.5, (VisionLanguagePlan(prompt=Keep(0.5)),))
     return bench_scenes(items, [Row(DENSE), eager, blind, half])

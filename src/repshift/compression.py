@@ -106,7 +106,11 @@ class Compression(Engine):
 
     def kept_after(self, block: int) -> Int[Tensor, "B K"]:
         """Index in the dense sequence of each token that ``block`` handed on."""
-        trace, block = self._last_trace(), self._index(block)
+        return self._kept_after(self._index(block))
+
+    def _kept_after(self, block: int) -> Int[Tensor, "B K"]:
+        """The same; of -1 what the first block is given."""
+        trace = self._last_trace()
         kept = trace.placed((trace.map_after(block) or trace.identity()).kept)
         padding = trace.segments_after(block).padding
         return kept if padding is None else kept.masked_fill(padding.to(kept.device), -1)

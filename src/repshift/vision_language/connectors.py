@@ -95,7 +95,7 @@ def token_marks(compression: Compression, last: int, watched: int) -> Float[Tens
     kept = compression.kept_after(last).to(trace.device)
     marks[..., 0] = marks[..., 0].scatter(1, kept.where(kept >= 0, dense), 1.0)
     if (scores := trace.watched.get(watched)) is not None:
-        seen = compression.kept_after(watched - 1).to(trace.device)
+        seen = compression._kept_after(watched - 1).to(trace.device)
         scores = scores.to(marks).masked_fill(scores.to(trace.device).isneginf(), 0)
         marks[..., 1] = marks[..., 1].scatter(1, seen.where(seen >= 0, dense), scores)
     marks = marks[:, spec.prefix_tokens : dense]

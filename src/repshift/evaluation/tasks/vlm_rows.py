@@ -88,7 +88,7 @@ def rows(shares: tuple[float, ...] = SHARES) -> list[Row]:
     first = [
         Row(DENSE),
         Row("dense, eager", kernel="eager"),
-        Row("no visual tokens", 0, blind=True),
+        Row("no visual tokens", 0.0, blind=True),
     ]
     return [*first, *(row for share in shares for row in _at(share)), *horizon(min(shares))]
 
