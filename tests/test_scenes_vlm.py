@@ -98,7 +98,7 @@ def test_training_computes_what_the_model_does():
                 "places": full(row.places, LENGTH, (0, 0, 0)).permute(2, 0, 1),
                 "columns": full(row.columns, VISUAL, LENGTH),
                 "cells": full(row.cells, VISUAL, 0),
-                "looks": torch.tensor([(0, token) for token, _, _ in row.looks]).view(-1, 2),
+                "looks": torch.tensor([(0, token) for token, _, _ in row.looks]).long().view(-1, 2),
                 "first": torch.zeros(len(row.looks), VISUAL),
                 "last": torch.zeros(len(row.looks), VISUAL),
             }

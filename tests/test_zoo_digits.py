@@ -72,7 +72,7 @@ def test_a_bad_weight_file_is_named(monkeypatch, tmp_path, name, damage):
 
 def test_without_scikit_learn_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(InputError, match=r"pip install repshift\[demo\]"):
+    with pytest.raises(InputError, match=r"pip install repshift\[bench\]"):
         digits.held_out_digits()
 
 
