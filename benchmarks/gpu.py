@@ -3,7 +3,7 @@
 python benchmarks/gpu.py --out docs/results/gpu
 
 In parts, each in a process of its own with a time limit, so that a crash or a slow part costs only
-itself: at most eight minutes in all on an H100. Speed is taken in half precision (bfloat16) by CUDA
+itself: at most ten minutes in all on an H100. Speed is taken in half precision (bfloat16) by CUDA
 events, all methods in turn, on random weights and inputs, since it depends on neither. Every case
 is kept as soon as it is measured, in OUT.json and OUT.md; the same command goes on where a stopped
 run was. What the parts print is in OUT.log. ``--tiny --device cpu`` shows in seconds that all runs.
@@ -31,6 +31,7 @@ LIMITS = {
     "images": 110,
     "video": 65,
     "others": 60,
+    "vision_language": 90,
     "profile": 20,
     "compiled": 70,
 }

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
-PARTS = ("correctness", "images", "video", "others", "profile", "compiled")
+PARTS = ("correctness", "images", "video", "others", "vision_language", "profile", "compiled")
 
 
 def suite(out, *options):

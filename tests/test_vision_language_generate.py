@@ -7,8 +7,8 @@ import pytest
 import torch
 from transformers import DynamicCache
 
-from repshift import Keep, Plan, Random, Redundancy, Shift, VisionLanguagePlan, compress
-from vision_language_models import FAMILIES, QWEN, build, inputs, words
+from repshift import Keep, Merge, Plan, Random, Redundancy, Shift, VisionLanguagePlan, compress
+from vision_language_models import FAMILIES, IMAGE, QWEN, build, inputs, words
 
 ALL = VisionLanguagePlan(prompt=Keep(1.0), decoder=Plan({1: 0.0}))
 HALF = VisionLanguagePlan(prompt=Keep(0.5, Random()))
@@ -134,6 +134,77 @@ def test_lookup_decoding_crops_what_was_guessed(family):
             **batch, max_new_tokens=12, do_sample=False, prompt_lookup_num_tokens=3
         )
     assert torch.equal(plain, guessed)
+
+
+# Not those that transformers refuses (qwen3.5), nor where the dense model too writes other words
+# with a draft, since the first guesses are seen by the prompt (paligemma).
+DRAFTED = [name for name in FAMILIES if name not in ("qwen3.5", "paligemma")]
+
+
+@pytest.mark.parametrize("family", DRAFTED)
+def test_a_draft_model_guesses_words(family):
+    """Its first guesses are read with the prompt, and cropped off it."""
+    model = build(family)
+    draft = copy.deepcopy(model)
+    for weight in draft.parameters():
+        weight.data += 0.02 * weight.data.abs().mean() * torch.randn_like(weight)
+    batch = inputs(model, family, (1,))
+    settings = {"max_new_tokens": 8, "do_sample": False}
+    with compress(model, BOTH) as compression:
+        plain = model.generate(**batch, **settings)
+        size = compression.cache_bytes
+        guessed = model.generate(**batch, **settings, assistant_model=draft)
+        assert compression.cache_bytes.dense - size.dense in (0, size.dense // plain.shape[1])
+        with compress(draft, BOTH):
+            both = model.generate(**batch, **settings, assistant_model=draft)
+    assert torch.equal(plain, guessed)
+    assert torch.equal(plain, both)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2.5-vl"])
+def test_a_cache_cropped_into_the_question_goes_on_from_there(family):
+    model = build(family)
+    batch = inputs(model, family, (1, 2))
+    plan = VisionLanguagePlan(
+        prompt=Keep(0.5, Random(), merge=True), decoder=Plan({1: 0.5}, Random(), Merge())
+    )
+    more = torch.tensor([[7, 8, 9], [5, 6, 7]])
+    mask = torch.cat((batch["attention_mask"], torch.ones(2, 1).long()), dim=1)
+    short = {
+        key: rows[:, :-3] if rows.shape == batch["input_ids"].shape else rows
+        for key, rows in batch.items()
+    }
+
+    def go_on(cache):
+        assert cache.get_seq_length() == short["input_ids"].shape[1]
+        outputs = []
+        for step in range(3):
+            seen = mask[:, : short["input_ids"].shape[1] + step + 1]
+            step = more[:, step : step + 1]
+            outputs.append(model(input_ids=step, attention_mask=seen, cache=cache).logits)
+        return torch.cat(outputs)
+
+    with compress(model, plan), torch.no_grad():
+        expected = go_on(_cache(model(**short)))
+        cache = _cache(model(**batch))
+        model(input_ids=more[:, :1], attention_mask=mask, cache=cache)
+        cache.crop(-4)
+        torch.testing.assert_close(go_on(cache), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llava", "qwen2.5-vl", "gemma3"])
+def test_several_answers_to_a_prompt(family):
+    model = build(family)
+    batch = inputs(model, family, (1, 2))
+    settings = {"max_new_tokens": 4, "num_return_sequences": 2, "suppress_tokens": [IMAGE]}
+    with compress(model, BOTH):
+        for own in ({"do_sample": True}, {"do_sample": False, "num_beams": 3}):
+            found = []
+            for cached in (True, False):
+                torch.manual_seed(5)
+                found.append(model.generate(**batch, **settings, **own, use_cache=cached))
+            assert found[0].shape[0] == 4
+            assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

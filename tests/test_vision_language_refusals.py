@@ -1,10 +1,24 @@
 """What cannot be right is refused, never wrong in silence."""
 
+import copy
+import pickle
+
 import pytest
 import torch
 from transformers import DynamicCache, StaticCache
 
-from repshift import InputError, Keep, Plan, Random, Shift, VisionLanguagePlan, compress
+from repshift import (
+    Greedy,
+    InputError,
+    Keep,
+    LastQuery,
+    Plan,
+    Random,
+    Relevance,
+    Shift,
+    VisionLanguagePlan,
+    compress,
+)
 from vision_language_models import build, inputs, words
 from vision_language_oracle import language_of
 
@@ -81,9 +95,46 @@ def test_a_cache_cropped_into_the_prompt_repeated_and_of_another_batch():
         torch.testing.assert_close(
             model(input_ids=word, cache=cache).logits, once, atol=1e-6, rtol=1e-5
         )
-        cache.crop(-4)
-        with pytest.raises(InputError, match="cropped into the prompt"):
+        width = cache.layers[0].keys.shape[-2]
+        with pytest.raises(InputError, match="up to the 7 behind the last image"):
+            cache.crop(-9)
+        assert cache.layers[0].keys.shape[-2] == width
+        for layer in cache.layers:
+            layer.crop(-4)
+        with pytest.raises(InputError, match=r"crop it by cache\.crop"):
             model(input_ids=word, cache=cache)
+
+
+def test_a_cache_is_copied_and_never_pickled():
+    model = build("llava")
+    with compress(model, DECODER), torch.no_grad():
+        cache = model(**inputs(model, "llava", (1,))).cache
+        with pytest.raises(InputError, match="cannot be pickled"):
+            pickle.dumps(cache)
+        branch, same = copy.deepcopy(cache), copy.copy(cache)
+        written = [
+            [model(input_ids=torch.tensor([[word]]), cache=one).logits for word in (11, 12)]
+            for one in (cache, branch)
+        ]
+        assert torch.equal(torch.cat(written[0]), torch.cat(written[1]))
+        assert same.get_seq_length() == cache.get_seq_length()
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        VisionLanguagePlan(prompt=Keep(0.5, Greedy(Relevance()))),
+        VisionLanguagePlan(decoder=Plan({1: 0.5}, LastQuery())),
+    ],
+    ids=["prompt", "decoder"],
+)
+def test_guesses_behind_a_prompt_are_not_its_words(plan):
+    model = build("llava")
+    batch = inputs(model, "llava", (1,))
+    with compress(model, plan), torch.no_grad():
+        model(**batch, logits_to_keep=1)
+        with pytest.raises(InputError, match="may be guesses"):
+            model.generate(**batch, max_new_tokens=4, assistant_model=build("llava"))
 
 
 def test_rows_of_a_padded_batch_may_be_reordered():

@@ -104,7 +104,7 @@ class Hook:
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Hook | Inactive:
-        return _copied(self, memo) if id(self.attachment._model) in memo else Inactive()
+        return copied(self, memo) if id(self.attachment._model) in memo else Inactive()
 
 
 class Inactive:
@@ -154,7 +154,7 @@ class ReplacedMethod:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ReplacedMethod | partial[Any]:
         if id(self.attachment._model) in memo:
-            return _copied(self, memo)
+            return copied(self, memo)
         if self.earlier is not None:
             return copy.deepcopy(self.earlier, memo)
         part = memo[id(self.module)]
@@ -195,7 +195,7 @@ def _plainly(forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[st
     return forward(*args, **kwargs)
 
 
-def _copied(thing: Any, memo: dict[int, Any]) -> Any:
+def copied(thing: Any, memo: dict[int, Any]) -> Any:
     """What ``copy.deepcopy`` makes of an object without a ``__deepcopy__`` of its own."""
     twin = memo[id(thing)] = object.__new__(type(thing))
     vars(twin).update(copy.deepcopy(vars(thing), memo))

@@ -110,11 +110,21 @@ class VisionLanguageCompression(VisionLanguageEngine):
             yield from LayerSite(self, index).attach()
 
     def _ask(self, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        if kwargs.get("labels") is None:
+        kept = kwargs.get("logits_to_keep")
+        guessed = isinstance(kept, int) and kept > 1 and self.plan.reads_words
+        if kwargs.get("labels") is None and not guessed:
             return
         ids, config = kwargs.get("input_ids", args[0] if args else None), self.parts.core.config
         tokens = [getattr(config, name) for _, name in self.parts.family.tokens]
-        if ids is None or any(bool((ids == token).any()) for token in tokens):
+        if ids is not None and not any(bool((ids == token).any()) for token in tokens):
+            return
+        if guessed:
+            raise InputError(
+                f"the last {kept} tokens may be guesses (assisted or lookup decoding), and this "
+                "plan's score reads the words of the prompt; leave logits_to_keep and "
+                "assistant_model out, or use a score that does not, such as shift(block)"
+            )
+        if kwargs.get("labels") is not None:
             raise InputError(
                 "labels stand for all tokens of the dense prompt, and fewer come out; call the "
                 "model without labels, and compare its logits with labels gathered by "

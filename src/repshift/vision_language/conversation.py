@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from repshift.errors import InputError
+from repshift.runtime.attachment import copied
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
@@ -33,8 +36,15 @@ class Held:
 
     def select(self, rows: Int[Tensor, " S"]) -> Held:
         """The same of other rows of the batch."""
+        return self._each(lambda part: part[rows.to(part.device)])
+
+    def without(self, count: int) -> Held:
+        """The same without the last ``count`` columns."""
+        return self._each(lambda part: part[:, :-count])
+
+    def _each(self, act: Callable[[Tensor], Tensor]) -> Held:
         parts = (self.at, self.closed, self.size)
-        return Held(*(None if part is None else part[rows.to(part.device)] for part in parts))
+        return Held(*(None if part is None else act(part) for part in parts))
 
 
 @dataclass
@@ -46,6 +56,7 @@ class Conversation:
         kept: For each column that the first layer holds of the prompt, its place in the dense one.
         seen: How many tokens the dense cache would hold of it.
         ahead: By row, how far the next position is ahead of the number of tokens.
+        text: How many tokens of the prompt stand behind its last image.
         held: By the first layer from which it counts, what layers hold.
         inside: Whether the model runs, which counts what the layers hold.
     """
@@ -54,6 +65,7 @@ class Conversation:
     kept: Int[Tensor, "B P"]
     seen: int
     ahead: Int[Tensor, " B"]
+    text: int
     held: dict[int, Held] = field(default_factory=dict)
     inside: bool = False
 
@@ -67,15 +79,28 @@ class Conversation:
         own = prompt if at is None else at.shape[1]
         if cached < own:
             raise InputError(
-                f"the cache holds {cached} columns, fewer than the {own} of its prompt: it was "
-                "cropped into the prompt, where the layers hold different tokens; crop generated "
-                "tokens alone"
+                f"the cache holds {cached} columns, fewer than the {own} of its prompt, of which "
+                "its layers hold different tokens; crop it by cache.crop"
             )
         return prompt + cached - own
 
     def dense(self, width: int) -> int:
         """How many tokens were read when the first layer holds ``width`` columns."""
         return self.seen + width - self.kept.shape[1]
+
+    def crop(self, count: int) -> None:
+        """Forget the last ``count`` tokens of the prompt, which all layers hold."""
+        places = torch.arange(self.seen - count, self.seen, device=self.kept.device)
+        inside = count > self.text or not bool((self.kept[:, -count:] == places).all())
+        if inside:
+            raise InputError(
+                f"the cache cannot be cropped by {count} tokens into its prompt, of which layers "
+                f"hold different tokens up to the {self.text} behind the last image; crop those, "
+                "or begin with a new cache"
+            )
+        self.kept, self.seen = self.kept[:, :-count], self.seen - count
+        self.text -= count
+        self.held = {first: held.without(count) for first, held in self.held.items()}
 
     def select(self, rows: Int[Tensor, " S"]) -> None:
         """Follow a change of the rows of the batch."""
@@ -122,6 +147,13 @@ class Shortened:
         at = next(at for at, layer in enumerate(self.layers) if hasattr(layer, "get_seq_length"))
         return self.repshift.width(at, self.layers[at].get_seq_length())
 
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last tokens, of the prompt those behind its last image."""
+        written = self._width() - self.repshift.kept.shape[1]
+        if (count := abs(tokens_to_remove) - written) > 0:
+            self.repshift.crop(count)
+        cast("Any", super()).crop(tokens_to_remove)
+
     def reorder_cache(self, beam_idx: Int[Tensor, " B"]) -> None:
         """Follow the beams."""
         cast("Any", super()).reorder_cache(beam_idx)
@@ -143,6 +175,20 @@ class Shortened:
         cast("Any", super()).reset()
         self.__class__ = type(self).__mro__[2]
         del self.repshift
+
+    def __copy__(self) -> Shortened:
+        twin = object.__new__(type(self))
+        vars(twin).update(vars(self))
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Shortened:
+        return cast("Shortened", copied(self, memo))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise InputError(
+            "a cache from which tokens were dropped cannot be pickled or saved, since it goes on "
+            "under its own compression alone; keep the prompt, and read it again"
+        )
 
 
 _KINDS: dict[type, type] = {}

@@ -172,7 +172,11 @@ class Decision:
         kept = self._every(0, self.tokens) if self.kept is None else self.kept
         kept = torch.cat((old, self._every(start, self.dense), kept + self.dense), dim=1)
         assert self.ahead is not None
-        return Conversation(weakref.ref(owner), kept, self.dense + self.tokens, self.ahead, held)
+        assert self.visual is not None
+        layout = self.visual.layout
+        text = layout.width - 1 - int((layout.places % layout.width).max())
+        seen = self.dense + self.tokens
+        return Conversation(weakref.ref(owner), kept, seen, self.ahead, text, held)
 
     def _every(self, start: int, stop: int) -> Int[Tensor, "B K"]:
         return torch.arange(start, stop, device=self.device).expand(self.batch, -1)

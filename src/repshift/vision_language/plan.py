@@ -126,6 +126,12 @@ class VisionLanguagePlan:
         if self.decoder is not None:
             _check_decoder(self.decoder)
 
+    @property
+    def reads_words(self) -> bool:
+        """Whether what is dropped depends on the text of a prompt."""
+        scores = [place.score for place in (self.prompt, self.decoder) if place is not None]
+        return any(score.required() & {"text", "last query"} for score in scores)
+
     def to_json(self) -> str:
         """JSON text that ``from_json`` reads back to an equal plan."""
         return json.dumps(self._form(), indent=2)
