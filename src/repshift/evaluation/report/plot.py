@@ -31,7 +31,8 @@ def plot_pareto(bench: Bench, path: Path) -> None:
         style: dict[str, Any] = {"marker": "o" if same[0].plan else "s"}
         if method == LABEL:
             whole = [row for row in rows if row.method in (DENSE.label, DENSE_FUSED.label)]
-            same, style = [*whole, *same], {"marker": "s", "color": "black", "linewidth": 2}
+            same = [*whole, *same]
+            style |= {"marker": "s", "color": "black", "linewidth": 2}
         axes.plot(
             [row.speedup_vs_fused for row in same],
             [bench.percent(row) for row in same],
