@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from repshift.evaluation.zoo.scenes.prompt import Prompts
     from repshift.vision_language.plan import VisionLanguagePlan
 
-BATCH = 50
+BATCH = 100
 ORDERS = ("after", "before")  # where the question stands: behind what is seen, or in front
 
 
@@ -137,8 +137,7 @@ def _ask(
         for number, (items, early) in enumerate(batches):
             if not _asked(row, items):
                 continue
-            asked = prompts(items, early, row.blind, row.smaller)
-            inputs = _given(model, row, asked, (order, number), features)
+            asked, inputs = _given(model, row, items, early, (order, number), features)
             words = asked.answers.shape[1]
             told = model.generate(
                 **inputs,
@@ -156,22 +155,28 @@ def _ask(
 
 
 def _given(
-    model: Any, row: Row, asked: Prompts, key: tuple[str, int], features: dict[Any, Any]
-) -> dict[str, Any]:
+    model: Any,
+    row: Row,
+    items: Sequence[Item],
+    early: bool,
+    key: tuple[str, int],
+    features: dict[tuple[str, int], Any],
+) -> tuple[Prompts, dict[str, Any]]:
     """The inputs; where the row leaves the tower alone, features that were computed once."""
+    known = key in features and not row.tower
+    asked = prompts(items, early, row.blind, row.smaller, pixels=not known)
     if row.blind or row.tower:
-        return asked.inputs
-    film = asked.items[0].scenes[0].frames > 1
+        return asked, asked.inputs
+    film = items[0].scenes[0].frames > 1
     modality, pixels = ("video", "pixel_values_videos") if film else ("image", "pixel_values")
     inputs = dict(asked.inputs)
-    given = inputs.pop(pixels)
-    if key not in features:
+    if not known:
         read = getattr(model.model, f"get_{modality}_features")
-        features[key] = read(given, inputs[f"{modality}_grid_thw"])
+        features[key] = read(inputs.pop(pixels), inputs[f"{modality}_grid_thw"])
     seen = features[key]
     if row.pooled:
-        seen = pooled(seen, asked.items[0].scenes[0].edge // CELL)
-    return inputs | {"mm_encoder_outputs": {modality: seen}}
+        seen = pooled(seen, items[0].scenes[0].edge // CELL)
+    return asked, inputs | {"mm_encoder_outputs": {modality: seen}}
 
 
 def _figures(

@@ -16,7 +16,7 @@ from repshift.input_size import resize_images
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from jaxtyping import Float, UInt8
+    from jaxtyping import Float, Shaped, UInt8
     from torch import Tensor
 
     from repshift.evaluation.zoo.scenes.held_out import Item
@@ -48,7 +48,7 @@ def ids(words: Iterable[str]) -> list[int]:
     return [WORDS[word] for word in words]
 
 
-def patches(images: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B N P"]:
+def patches(images: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B N P"]:
     """Pixels from -1 to 1, patch by patch in the order of Qwen-VL: those that merge together."""
     cut = images.unflatten(3, (-1, MERGE, PATCH)).unflatten(2, (-1, MERGE, PATCH))
     # B 3 rows merge patch columns merge patch
@@ -57,7 +57,11 @@ def patches(images: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B N P"]:
 
 
 def prompts(
-    items: Sequence[Item], early: bool = False, blind: bool = False, smaller: float = 1.0
+    items: Sequence[Item],
+    early: bool = False,
+    blind: bool = False,
+    smaller: float = 1.0,
+    pixels: bool = True,
 ) -> Prompts:
     """One batch of items of one kind whose questions have the same number of words.
 
@@ -66,14 +70,12 @@ def prompts(
         early: Whether the question stands before what is seen.
         blind: Whether nothing is seen: the marks stand, no token between them.
         smaller: By which images are made smaller first, to whole cells.
+        pixels: Whether the images are drawn; without, the features must be given to the model.
     """
-    frames = [np.concatenate([render(scene) for scene in item.scenes]) for item in items]
-    images = torch.from_numpy(np.concatenate(frames))
-    side = max(1, round(images.shape[-1] * smaller / CELL)) * CELL
-    if side != images.shape[-1]:
-        images = resize_images(images.float(), side).round().clamp(0, 255).to(torch.uint8)
-    film = items[0].scenes[0].frames > 1
-    shown = seen([0 if blind else side] * len(frames[0]), film)
+    scenes = items[0].scenes
+    film, count = scenes[0].frames > 1, sum(scene.frames for scene in scenes)
+    side = max(1, round(scenes[0].edge * smaller / CELL)) * CELL
+    shown = seen([0 if blind else side] * count, film)
     rows = []
     for item in items:
         words = item.question.words
@@ -81,12 +83,18 @@ def prompts(
     tokens = torch.tensor(rows)
     inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     if not blind:
-        grid = [len(frames[0]) if film else 1, side // PATCH, side // PATCH]
-        count = len(items) if film else len(images)
-        name = "video" if film else "image"
-        inputs |= {
-            "pixel_values_videos" if film else "pixel_values": patches(images).flatten(0, 1),
-            f"{name}_grid_thw": torch.tensor([grid] * count),
-            "mm_token_type_ids": (tokens == WORDS[f"<{name}>"]).long() * (2 if film else 1),
-        }
+        name, kind = ("video", 2) if film else ("image", 1)
+        grid = [count if film else 1, side // PATCH, side // PATCH]
+        inputs[f"{name}_grid_thw"] = torch.tensor([grid] * len(items) * (1 if film else count))
+        inputs["mm_token_type_ids"] = (tokens == WORDS[f"<{name}>"]).long() * kind
+        if pixels:
+            images = resize_images(_images(items).float(), side).round().clamp(0, 255)
+            inputs["pixel_values_videos" if film else "pixel_values"] = patches(images).flatten(
+                0, 1
+            )
     return Prompts(items, inputs, torch.tensor([ids(item.question.answer) for item in items]))
+
+
+def _images(items: Sequence[Item]) -> UInt8[Tensor, "B 3 H W"]:
+    drawn = [render(scene) for item in items for scene in item.scenes]
+    return torch.from_numpy(np.concatenate(drawn))
