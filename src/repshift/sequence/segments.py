@@ -38,7 +38,7 @@ class Segments:
         places = torch.arange(longest, device=lengths.device)
         return cls(len(lengths), longest, places >= lengths[:, None], packed=True)
 
-    @cached_property
+    @property  # cached, it could not be compiled by PyTorch 2.8 on Python 3.11
     def lengths(self) -> Int[Tensor, " S"]:
         """How many rows each segment has."""
         if self.padding is None:
