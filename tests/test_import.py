@@ -11,7 +11,8 @@ from repshift import interrupts
 
 def test_a_script_keeps_its_ctrl_c():
     code = (
-        "import signal, repshift\n"
+        "import signal, sys, repshift\n"
+        "assert 'repshift.evaluation' not in sys.modules\n"
         "assert signal.getsignal(signal.SIGINT) is signal.default_int_handler\n"
         "import repshift.compress, repshift.cli\n"
         "print(callable(repshift.compress), callable(repshift.search_plan))"

@@ -47,6 +47,13 @@ def test_any_score_goes_with_any_reduction():
         assert compression.counts[-1] == 197 - 39 - 31 - 40
 
 
+def test_a_bench_from_python(monkeypatch, capsys):
+    monkeypatch.setattr("repshift.evaluation.tasks.bench.ROUNDS", 2)
+    model = timm.create_model("deit_tiny_patch16_224", img_size=32, embed_dim=24).eval()
+    exec(SNIPPETS[3], {"model": model, "images": torch.randn(2, 3, 32, 32)})
+    assert len(capsys.readouterr().out.splitlines()) == 2 + 1 + 2 * 2
+
+
 @torch.no_grad()
 def test_a_model_of_ones_own_takes_a_few_more():
     class Own(nn.Module):
@@ -62,7 +69,7 @@ def test_a_model_of_ones_own_takes_a_few_more():
             return x
 
     names = {"model": Own().train()}
-    exec(SNIPPETS[3], names)
+    exec(SNIPPETS[4], names)
     assert names["model"](torch.randn(2, 21, 8)).shape == (2, 14, 8)
 
 

@@ -79,7 +79,7 @@ class Video:
 
         from repshift.adapters import EncoderSpec, describe
         from repshift.evaluation.data.frame_cache import FrameCache
-        from repshift.evaluation.report.results import ResultFiles, write_results
+        from repshift.evaluation.report.results import ResultFiles, show_results, write_results
         from repshift.evaluation.tasks.ranks import Ranks
         from repshift.evaluation.tasks.variants import check_fit
         from repshift.evaluation.tasks.videos import Videos
@@ -118,6 +118,7 @@ class Video:
         )  # fmt: skip
         if bench is not None:
             write_results(bench, files)
+            show_results(bench, files)
 
     def _annotations(self) -> list[Path]:
         from repshift.evaluation.data.annotations import LAYOUTS
