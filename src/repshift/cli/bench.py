@@ -40,9 +40,10 @@ class Bench:
     random_weights: bool = False
     """Untrained weights, where only speed matters."""
     json: Path | None = None
-    """Also write bench.json under this name."""
+    """Also write bench.json under this name (*.json)."""
     out: Path | None = None
-    """Directory of the results; runs/MODEL if left out."""
+    """Directory of bench.json, bench.csv, pareto.png and report.html; runs/digits-vit,
+    runs/timm-NAME if left out."""
 
     def run(self) -> None:
         import torch

@@ -64,9 +64,10 @@ class Video:
     threads: int | None = None
     """Threads of PyTorch; its own choice if left out."""
     json: Path | None = None
-    """Also write the results under this name."""
+    """Also write the JSON under this name (*.json)."""
     out: Path | None = None
-    """Directory of features, cache and results; runs/MODEL[-DATA] if left out."""
+    """Directory of the results (retrieval or answers .json, .csv, .png and .html), of features and
+    clips; runs/clips-umt, runs/umt-b16-DATA if left out."""
 
     def _run(
         self,

@@ -92,7 +92,7 @@ def token_pictures(
                 left = _blend(photo, groups[block][row], loaded.grid)
             else:
                 left = _paint(photo, kept[block][row], patches, loaded.grid)
-            panels.append((f"{lengths[block][row]} tokens after block {block}", left, {}))
+            panels.append((f"{lengths[block][row]} tokens kept after block {block}", left, {}))
         for output, maps in (("dense output", dense), ("restored output", restored)):
             if maps is not None:
                 panels.append((output, maps[row], {"cmap": "gray", "vmin": 0, "vmax": 1}))
@@ -130,7 +130,7 @@ def grid_pictures(
             rows, columns = done.grids[stage]
             patches = torch.arange(dense.grids[stage][0] * dense.grids[stage][1])
             left = _paint(photo, kept, patches, dense.grids[stage])
-            panels.append((f"{rows} x {columns} after stage {stage}", left, {}))
+            panels.append((f"{rows} x {columns} kept after stage {stage}", left, {}))
         figures.append(_strip(panels))
     return figures
 
