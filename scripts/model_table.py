@@ -113,7 +113,8 @@ def refusals():
             describe(make())
         except InputError as error:
             reason = str(error).partition("cannot be compressed: ")[2] or str(error)
-            reason = reason.partition(". Use a plain")[0].partition(". Use vit_b")[0]
+            for advice in (". Use a plain", ". Use vit_b", "; supported are"):
+                reason = reason.partition(advice)[0]
             yield f"| {library} | {name} | {reason.replace('|', ' ')} |"
 
 

@@ -6,6 +6,7 @@ import torch
 
 from bad_plans import LONG, METHODS, PLANS
 
+WITHOUT_MPS = [("--device mps", "--device mps cannot be used here: ")]
 WITHOUT_CUDA = [("--device cuda", "--device cuda cannot be used here")]
 COMPARING = ("bench --model digits-vit", "retrieve", "answer")
 PLANNED = (*COMPARING, "export digits-vit", "show photo.png --model digits-vit")
@@ -32,6 +33,7 @@ NUMBERS = [
             ("--device abacus", "--device abacus cannot be used here"),
             ("--device ''", "--device  cannot be used here"),
             ("--device meta", "--device meta cannot be used here"),
+            *([] if torch.backends.mps.is_available() else WITHOUT_MPS),
             ("--device cuda:99", "--device cuda:99 cannot be used here"),
             ("--device cuda:-2", "--device cuda:-2 cannot be used here"),
             ("--device cpu:x", "--device cpu:x cannot be used here"),

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+import repshift
 from repshift import Plan
 from repshift.cli import commands
 from repshift.evaluation.zoo.load import load_model, open_source
@@ -284,6 +285,20 @@ def test_an_interrupt_leaves_nothing(run, monkeypatch, photos, tmp_path):
     assert list(tmp_path.iterdir()) == [photos]
 
 
+def test_the_version_and_the_files_that_are_written_are_told(run):
+    assert run("--version") == (0, f"repshift {repshift.__version__}\n", "")
+    for command, names in {
+        "bench": ["bench.csv", "report.html", "runs/timm-NAME"],
+        "search": ["*.json", "*.png", "*.search.json"],
+        "show": ["PHOTO-tokens.png"],
+        "export": ["timm-NAME.onnx"],
+        "retrieve": [".csv, .png and .html", "runs/clips-umt"],
+    }.items():
+        status, out, _ = run(command, "--help")
+        told = " ".join(out.replace("│", " ").split())
+        assert (status, [name for name in names if name not in told]) == (0, [])
+
+
 def test_python_m_repshift_is_the_same_command():
     ran = subprocess.run(
         [sys.executable, "-m", "repshift", "bench", "--plan", "0:2.0"],
@@ -311,7 +326,7 @@ def test_bench_needs_nothing_that_only_the_tests_import(tmp_path, photos):
 def test_export_writes_one_checked_file(tmp_path):
     done = alone(tmp_path, "export", "digits-vit", "--plan", "0:0.3", "--method", "tome")
     assert [path.name for path in tmp_path.iterdir()] == ["digits-vit.onnx"]
-    assert "46 tokens at the end" in done.stdout
+    assert "46 tokens kept" in done.stdout
 
 
 @pytest.mark.parametrize(

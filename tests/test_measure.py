@@ -8,6 +8,7 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import timm
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import sdpa_flop_count
@@ -50,6 +51,15 @@ def test_flops_of_a_model_that_hands_a_parameter_to_a_module():
     flops, kernel = count_flops(lambda: model(photos))
     assert flops == 2 * count_flops(lambda: model(photos[:1]))[0] > 0
     assert kernel == "flash"
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_pytorchs_layer_as_one_operator_counts_as_its_parts_do(norm_first):
+    layer = nn.TransformerEncoderLayer(8, 2, 20, batch_first=True, norm_first=norm_first).eval()
+    tokens = torch.randn(3, 9, 8)
+    one, kernel = count_flops(lambda: layer(tokens))
+    layer.linear1.register_forward_hook(lambda *_: None)  # takes the one operator away
+    assert (one, kernel) == (count_flops(lambda: layer(tokens))[0], "multi-head")
 
 
 def test_flops_on_cpu_and_on_meta_agree_and_the_kernel_is_told():

@@ -189,7 +189,7 @@ REFUSED = {
     "open_clip CLIP": (lambda: small_resnet_clip(), "compress its vision tower"),
     "open_clip ResNet": (
         lambda: small_resnet_clip().visual,
-        "has not read the forward of this model",
+        "was not checked with this class",
     ),
     "open_clip, sequence first": (lambda: sequence_first(), r"take \[N, B, C\]"),
     "open_clip, average after its norm": (

@@ -467,6 +467,30 @@ def test_a_block_that_runs_twice_is_refused():
         spec_of(model)
 
 
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (Plan({0: 3}, reduction=ToMe()), r"does not name the MLPs; pass EncoderSpec\(..., mlp="),
+        (Plan({0: 0.2}, ClassAttention()), "the spec must say class_token=True"),
+    ],
+)
+def test_what_a_spec_leaves_out_is_named(plan, message):
+    model = Encoder()
+    with pytest.raises(InputError, match=message):
+        compress(model, plan, spec_of(model))
+    said = spec_of(model, mlp=[layer.mlp for layer in model.layers], class_token=True)
+    with compress(model, plan, said) as compression:
+        model(tokens())
+    assert compression.counts[0] < 8
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: nn.Sequential(nn.ReLU(), model)])
+def test_the_part_that_can_be_compressed_is_named(wrap):
+    wrapped = wrap(build("deit"))
+    with pytest.raises(InputError, match=r"a VisionTransformer: compress model\.(module|1)\."):
+        compress(wrapped, "0:0.2")
+
+
 def test_a_model_that_is_not_known_is_refused_with_the_way_out():
     with pytest.raises(InputError, match=r"Encoder is not a model repshift knows.*EncoderSpec\("):
         compress(Encoder(), Plan({0: 0.5}))

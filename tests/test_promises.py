@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import repshift
 from models import DEPTH, PATCHES, SAMPLE, build, images, plan_for, score_for
 from repshift import ColumnAttention, InputError, Plan, Random, compress
 
@@ -138,6 +139,16 @@ def test_attaching_twice_replaces(family):
         assert torch.equal(model(photos), alone)
     second.detach()
     assert trace(model) == before
+
+
+def test_a_compression_and_a_plan_say_what_they_are():
+    compression = compress(build("deit"), Plan({0: 0.2, 3: 20}))
+    said = "a VisionTransformer: shift(mlp, l2) at 0:0.2,3:20>"
+    assert repr(compression) == f"<Compression attached to {said}"
+    compression.detach()
+    assert repr(compression) == f"<Compression detached from {said}"
+    assert str(Plan({})) == "shift(mlp, l2) at no block"
+    assert eval(repr(Plan({0: 0.2})), vars(repshift)) == Plan({0: 0.2})
 
 
 @pytest.mark.parametrize("ended", ["left", "detached", "replaced"])

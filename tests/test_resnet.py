@@ -435,10 +435,10 @@ def test_an_override_is_refused():
             return super().forward(nn.functional.pad(x, (1, 1)))
 
     block = torchvision.models.resnet.BasicBlock
-    with pytest.raises(InputError, match=r"Padded cannot be compressed: repshift has not read"):
+    with pytest.raises(InputError, match=r"Padded cannot be compressed: repshift was not checked"):
         describe(Padded(block, [1, 1, 1, 1]))
     for name in ("res2net50_26w_4s", "resnest14d", "regnetx_002", "convnext_atto"):
-        with pytest.raises(InputError, match=r"cannot be compressed: repshift has not read"):
+        with pytest.raises(InputError, match=r"cannot be compressed: repshift was not checked"):
             describe(timm.create_model(name))
 
 

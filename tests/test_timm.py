@@ -49,7 +49,7 @@ TAKEN = {
     "vit_pe_spatial_tiny_patch16_512": (1, True),
 }
 WINDOWS, POOLED, RELATIVE = "inside fixed windows", "pools its tokens", "relative-position bias"
-UNREAD = "has not read the forward of this variant"
+UNREAD = "was not checked with this class or its parts"
 REFUSED = {
     "beit_base_patch16_224": RELATIVE,
     "beitv2_base_patch16_224": RELATIVE,

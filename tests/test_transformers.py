@@ -197,8 +197,13 @@ def test_an_override_is_refused(path):
     part.__class__ = type("Same", (known,), {})
     describe(model)
     part.__class__ = type(known.__name__, (known,), {"forward": lambda self, *args, **kwargs: 0})
-    with pytest.raises(InputError, match="has not read the forward"):
+    with pytest.raises(InputError, match="was not checked with"):
         describe(model)
+
+
+def test_what_is_not_supported_is_told_what_is():
+    with pytest.raises(InputError, match=r"; supported are ViTModel, .*pass spec=EncoderSpec\("):
+        describe(build(REFUSED["unknown"]))
 
 
 def test_another_version_of_a_class_is_refused():

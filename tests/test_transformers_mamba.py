@@ -116,7 +116,7 @@ def test_another_mixer_is_refused():
             return hidden_states.flip(1)
 
     model.layers[1].mixer.__class__ = Other
-    with pytest.raises(InputError, match="has not read the forward of one of its parts"):
+    with pytest.raises(InputError, match="was not checked with one of its parts"):
         compress(model, Plan({0: 2}, Shift("mixer")))
 
 

@@ -21,6 +21,7 @@ from repshift import (
     VisionLanguagePlan,
     compress,
 )
+from repshift.adapters import describe
 from vision_language_models import build
 
 PLANS = [
@@ -111,6 +112,9 @@ def test_models_and_plans_that_do_not_fit():
     llava = build("llava")
     with pytest.raises(InputError, match="pass a VisionLanguagePlan"):
         compress(llava, Plan({1: 0.3}))
+    for part in (llava, llava.model):
+        with pytest.raises(InputError, match=r"as a whole: compress\(model, VisionLanguagePlan\("):
+            describe(part)
     with pytest.raises(InputError, match="no vision-language model that repshift has read"):
         compress(llava.model.vision_tower, VisionLanguagePlan(prompt=Keep(0.5)))
     with pytest.raises(InputError, match="drops at block 8; this model has"):
@@ -121,5 +125,5 @@ def test_models_and_plans_that_do_not_fit():
             return super().forward(*args, **kwargs)
 
     llava.model.language_model.__class__ = Own
-    with pytest.raises(InputError, match="has not read the forward of its language model"):
+    with pytest.raises(InputError, match="was not checked with its language model"):
         compress(llava, VisionLanguagePlan(prompt=Keep(0.5)))

@@ -181,7 +181,7 @@ REFUSED = {
         "ConvNextModel",
         "ConvNextConfig",
         {"hidden_sizes": [8], "depths": [1], "num_stages": 1},
-        "not read",
+        "was not checked with this class; supported are",
     ),
 }
 

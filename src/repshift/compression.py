@@ -53,7 +53,8 @@ class Compression(Engine):
 
     @property
     def counts(self) -> list[int]:
-        """Tokens that each block handed on in the last forward, prefix tokens included.
+        """How many tokens each block kept in the last forward, the class token and other prefix
+        tokens included.
 
         With a level, those of the mean image, rounded; ``lengths`` has each.
         """
@@ -88,7 +89,7 @@ class Compression(Engine):
         return dict(self._last_trace().scores)
 
     def sizes_after(self, block: int) -> Float[Tensor, "B K"]:
-        """How many tokens were merged into each that ``block`` handed on."""
+        """How many tokens were merged into each that ``block`` kept."""
         sizes = self._last_trace().size_after(self._index(block))
         if sizes is None:
             return (self.kept_after(block) >= 0).float()
@@ -100,12 +101,12 @@ class Compression(Engine):
         return self.lengths_after(len(self.spec.blocks) - 1)
 
     def lengths_after(self, block: int) -> Int[Tensor, " B"]:
-        """How many tokens of each image, or frame of a packed stream, ``block`` handed on."""
+        """How many tokens of each image, or frame of a packed stream, ``block`` kept."""
         trace = self._last_trace()
         return trace.segments_after(self._index(block)).lengths.to(trace.device)
 
     def kept_after(self, block: int) -> Int[Tensor, "B K"]:
-        """Index in the dense sequence of each token that ``block`` handed on."""
+        """Index in the dense sequence of each token that ``block`` kept."""
         return self._kept_after(self._index(block))
 
     def _kept_after(self, block: int) -> Int[Tensor, "B K"]:
@@ -118,7 +119,7 @@ class Compression(Engine):
     def restore(
         self, features: Shaped[Tensor, "*kept C"], block: int | None = None
     ) -> Shaped[Tensor, "*dense C"]:
-        """Put the tokens that ``block`` (the last one) handed on back in their places.
+        """Put the tokens that ``block`` (the last one) kept back in their places.
 
         Each dropped token gets the features of the kept token that it was merged into, or that is
         most like it. Of a packed stream [T, C], in the order of the patches that the model was
@@ -136,7 +137,7 @@ class Compression(Engine):
         prefix = self.spec.prefix_tokens
         if prefix and features.shape[1] == way.kept.shape[1] - prefix:
             raise InputError(
-                f"restore got the {features.shape[1]} patches that block {block} handed on without "
+                f"restore got the {features.shape[1]} patches that block {block} kept without "
                 f"its {prefix} prefix tokens; put those in front (timm: return_prefix_tokens=True)"
             )
         restored = trace.ordered(way.to(features.device).restore(features))

@@ -67,6 +67,9 @@ class Plan:
         if self.adaptive and not self.reduction.scored:
             raise InputError(f"a level is one of scores, and {self.reduction} asks none")
 
+    def __str__(self) -> str:
+        return f"{self.method} at {self.schedule or 'no block'}"
+
     def __hash__(self) -> int:
         return hash((tuple(self.drop.items()), self.score, self.reduction, self.input_size))
 
@@ -190,9 +193,6 @@ class Plan:
             inflection: -1 from 2 r down to none, 0 the same in every block, 1 from none up to 2 r.
             score: For a ``reduction`` that asks one.
             reduction: What becomes of dropped tokens, ToMe if left out.
-
-        Returns:
-            The plan.
 
         Raises:
             InputError: If ``depth`` is below 1, ``r`` negative or not whole, or ``inflection``

@@ -55,7 +55,10 @@ def check_plan(plan: Plan, spec: EncoderSpec) -> None:
             "prompt; use another score, such as shift(mlp), or a VisionLanguagePlan"
         )
     if "class token" in needs and not spec.class_token:
-        raise InputError(f"{plan.score} needs a class token and this model has none")
+        raise InputError(
+            f"{plan.score} needs a class token and this model has none (where its first token is "
+            "one, the spec must say class_token=True); use another score"
+        )
     if "mixer" in needs and not spec.mixers:
         raise InputError(f"{plan.score} needs Mamba blocks, and those of this model are none")
     for block in plan.drop:
@@ -73,6 +76,12 @@ def check_plan(plan: Plan, spec: EncoderSpec) -> None:
             raise InputError(
                 f"{plan.score} needs the stream between attention and MLP, and block {block} runs "
                 "them side by side; use the site block"
+            )
+        if plan.before_mlp and not spec.mlp and not spec.mixers:
+            raise InputError(
+                f"{plan.reduction} acts between attention and MLP, and the spec does not name the "
+                "MLPs; pass EncoderSpec(..., mlp=[...]), the modules whose output is added to the "
+                "stream, or use merge or prune, which act after the block"
             )
         if plan.before_mlp and not (spec.mlp and spec.mlp[block] and spec.norm2[block]):
             raise InputError(

@@ -45,7 +45,7 @@ def inflected(depth: int, r: float | int, inflection: float | int = 0) -> list[i
             [-1, 1].
     """
     depth = whole(depth, "the depth of a schedule, its number of blocks,", 1)
-    r = whole(int(r) if isinstance(r, float) and r % 1 == 0 else r, "r", 0)
+    r = whole(int(r) if as_real(r) is not None and r % 1 == 0 else r, "r", 0)
     slope = as_real(inflection)
     if slope is None or not -1 <= slope <= 1:
         raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -45,14 +46,11 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
         InputError: No adapter knows the model, or it cannot drop tokens; with the reason.
     """
     check_model(model)
-    for kind in type(model).__mro__:
-        matching = [name for name in (*LIBRARIES, *_REGISTERED) if _defined_in(kind, name)]
-        if matching:
-            return _adapter(max(matching, key=len))(model)
+    if (adapter := _adapter_of(model)) is not None:
+        return adapter(model)
     raise InputError(
         f"{type(model).__module__}.{type(model).__name__} is not a model repshift knows; those of "
-        f"{', '.join(LIBRARIES)} are. If it holds one, "
-        "compress that part; if its blocks take and return [B, N, C], pass "
+        f"{', '.join(LIBRARIES)} are. {_held(model)}If its blocks take and return [B, N, C], pass "
         "spec=EncoderSpec(blocks=..., norm2=..., prefix_tokens=...)"
     )
 
@@ -69,6 +67,24 @@ def check_model(model: Any) -> None:
 
 def _defined_in(kind: type, prefix: str) -> bool:
     return f"{kind.__module__}.".startswith(f"{prefix}.")
+
+
+def _held(model: nn.Module) -> str:
+    """Which part of a model can be compressed, as a sentence; nothing if none can."""
+    for path, part in model.named_modules():
+        if (adapter := _adapter_of(part)) is not None:
+            with suppress(InputError):
+                adapter(part)
+                return f"It holds a {type(part).__name__}: compress model.{path}. "
+    return ""
+
+
+def _adapter_of(model: nn.Module) -> Callable[[nn.Module], EncoderSpec | ResNetSpec] | None:
+    for kind in type(model).__mro__:
+        matching = [name for name in (*LIBRARIES, *_REGISTERED) if _defined_in(kind, name)]
+        if matching:
+            return _adapter(max(matching, key=len))
+    return None
 
 
 def _adapter(prefix: str) -> Callable[[nn.Module], EncoderSpec | ResNetSpec]:

@@ -62,14 +62,14 @@ def _reason(model: Any) -> str | None:
     if not isinstance(model, clip.VisionTransformer) or any(
         getattr(type(model), step) is not getattr(clip.VisionTransformer, step) for step in steps
     ):
-        return "repshift has not read the forward of this model"
+        return "repshift was not checked with this class"
     blocks: Any = model.transformer.resblocks
     if type(model.transformer).forward is not clip.Transformer.forward or any(
         type(block).forward not in [kind.forward for kind in _BLOCKS]
         or type(block.attn).forward not in [kind.forward for kind in _ATTENTION]
         for block in blocks
     ):
-        return "repshift has not read the forward of its blocks"
+        return "repshift was not checked with the classes of its blocks"
     if not model.transformer.batch_first:
         return "its blocks take [N, B, C]; build it with batch_first=True"
     if model.attn_pool is None and model.pool_type == "avg" and not model.final_ln_after_pool:

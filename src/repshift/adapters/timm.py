@@ -100,7 +100,7 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
     layers = [layer for block in blocks for layer in _layers(block)]
     read = None not in [*kinds, *(_first(layer, _ATTENTION_CLASSES) for layer in layers)]
     if family is None or not blocks or not read:
-        reason = _REFUSED.get(name, "repshift has not read the forward of this variant")
+        reason = _REFUSED.get(name, "repshift was not checked with this class or its parts")
         raise InputError(
             f"timm's {name} cannot be compressed: {reason}. Use a plain ViT, such as "
             "deit_small_patch16_224, a rotary one, such as vit_small_patch16_dinov3, or a "

@@ -42,7 +42,7 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
     parts += [(block, vit.EncoderBlock) for block in blocks]
     parts += [(block.self_attention, nn.MultiheadAttention) for block in blocks]
     if not known or any(type(part).forward is not kind.forward for part, kind in parts):
-        reason = _REFUSED.get(name, "repshift has not read the forward of this model")
+        reason = _REFUSED.get(name, "repshift was not checked with this class")
         raise InputError(
             f"torchvision's {name} cannot be compressed: {reason}. Use vit_b_16 or resnet50 "
             "and their like; for a model whose blocks take and return [B, N, C] alone, pass "

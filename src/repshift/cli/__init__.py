@@ -6,6 +6,9 @@ Here nothing is imported that takes long: first Ctrl-C is handled (and before, b
 
 from __future__ import annotations
 
+import sys
+
+import repshift
 from repshift.cli.signals import ending_in_one_line
 
 
@@ -42,10 +45,13 @@ def _run() -> None:
     from repshift.cli.imports import import_module
     from repshift.cli.outputs import check_names
 
+    if sys.argv[1:] == ["--version"]:
+        print(f"repshift {repshift.__version__}")
+        return
     app = tyro.extras.SubcommandApp()
     for name, kind in commands().items():
         app.command(name=name)(kind)
-    chosen = app.cli(prog="repshift")
+    chosen = app.cli(prog="repshift", description="Fewer tokens, same weights. --version tells it.")
     check_names(chosen)
     for module in chosen.imports:
         import_module(module)

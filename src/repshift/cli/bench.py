@@ -47,9 +47,10 @@ class Bench:
     samples: int | None = None
     """Questions of each kind that scenes-vlm is asked; 300 if left out."""
     json: Path | None = None
-    """Also write bench.json under this name."""
+    """Also write bench.json under this name (*.json)."""
     out: Path | None = None
-    """Directory of the results; runs/MODEL if left out."""
+    """Directory of bench.json, bench.csv, pareto.png and report.html; runs/digits-vit,
+    runs/timm-NAME if left out."""
 
     def run(self) -> None:
         if self.model == "scenes-vlm":
@@ -59,20 +60,14 @@ class Bench:
             raise InputError("--samples is for scenes-vlm; pass --images DIR with fewer images")
         import torch
 
-        from repshift.adapters import describe
         from repshift.evaluation.data.images import find_images
-        from repshift.evaluation.report.pictures import pictures
-        from repshift.evaluation.report.results import ResultFiles, write_results
-        from repshift.evaluation.tasks.bench import run_bench
-        from repshift.evaluation.tasks.variants import check_fit, fitted, variants
+        from repshift.evaluation.report.results import ResultFiles, show_results
+        from repshift.evaluation.tasks.image_bench import bench_images
         from repshift.evaluation.zoo.load import load_model, open_source
 
-        given, methods = options.read_plans(self.plan), options.read_methods(self.methods)
+        plans, methods = options.read_plans(self.plan), options.read_methods(self.methods)
         out = self.out or Path("runs") / options.model_name(self.model)
-        files = ResultFiles(
-            out / "bench.json", out / "bench.csv", out / "pareto.png", out / "report.html",
-            self.json,
-        )  # fmt: skip
+        files = ResultFiles.below(out, self.json)
         check_suffix("--json", self.json, ".json")
         check_outputs(self, files.written)
         options.positive("--batch-size", self.batch_size)
@@ -81,29 +76,19 @@ class Bench:
         if self.images is not None:
             find_images(self.images)
         loaded = load_model(self.model, self.checkpoint, self.random_weights)
-        spec = describe(loaded.model)
-        given = given or options.read_plans([loaded.plan])
-        plans = [(text, fitted(plan, spec)) for text, plan in given]
-        rows = variants(spec, plans, methods)
         source = open_source(loaded, self.images, self.labels)
-        first = next(source.batches(1)).images
-        options.batch_fits(self.batch_size, first, device)
-        check_fit(rows, loaded.model, spec, first)
-        bench = run_bench(
+        options.batch_fits(self.batch_size, next(source.batches(1)).images, device)
+        bench = bench_images(
             loaded,
-            spec,
             source,
-            rows,
+            plans or options.read_plans([loaded.plan]),
+            methods,
             batch_size=self.batch_size,
             device=device,
             dtype=getattr(torch, self.dtype),
+            files=files,
         )
-        drawn = []
-        shown = next(source.batches(min(8, len(source))))
-        for name, plan in plans:
-            figures = pictures(loaded, spec, plan, shown.images, shown.names)
-            drawn += [(f"{plan.method}, plan {name}", figure) for figure in figures]
-        write_results(bench, files, drawn)
+        show_results(bench, files)
 
     def _run_scenes(self) -> None:
         from repshift.evaluation.report.scene_pictures import scene_pictures

@@ -29,7 +29,7 @@ class Export:
     random_weights: bool = False
     """Untrained weights, where only speed matters."""
     out: Path | None = None
-    """The ONNX file; NAME.onnx in the current directory if left out."""
+    """The ONNX file; digits-vit.onnx, timm-NAME.onnx in the current directory if left out."""
 
     def run(self) -> None:
         from repshift.adapters import describe
@@ -53,6 +53,6 @@ class Export:
         with compress(loaded.model, fitted(plan, spec), spec) as compression:
             done = export_onnx(loaded.model, images, out)
             print(
-                f"{out}: {done.size / 1e6:.1f} MB, {compression.counts[-1]} tokens at the end, "
+                f"{out}: {done.size / 1e6:.1f} MB, {compression.counts[-1]} tokens kept, "
                 f"differs from PyTorch by {done.difference:.0e} of the largest output"
             )

@@ -65,7 +65,7 @@ def device(name: str) -> torch.device:
         found = torch.device(name)
         torch.ones(1, device=found).item()
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].partition(". ")[0]  # PyTorch goes on for a page
         raise InputError(f"--device {name} cannot be used here: {reason}") from None
     return found
 

@@ -55,7 +55,8 @@ class Search:
     checkpoint: Path | None = None
     """Weights of a timm model (safetensors, or a torch file with a state dict)."""
     out: Path = Path("plan.json")
-    """The plan's file; the plot is written beside it, and while it runs the state of the search."""
+    """The plan's file, *.json. Beside it are the plot, *.png, and while it runs *.search.json, from
+    which a stopped search goes on."""
 
     def run(self) -> None:
         import torch

@@ -36,7 +36,7 @@ class Show:
     checkpoint: Path | None = None
     """Weights of a timm model."""
     out: Path | None = None
-    """The PNG file; NAME-tokens.png in the current directory if left out."""
+    """The PNG file; PHOTO-tokens.png in the current directory if left out, for PHOTO.jpg."""
 
     def run(self) -> None:
         from repshift.adapters import describe

@@ -64,9 +64,10 @@ class Video:
     threads: int | None = None
     """Threads of PyTorch; its own choice if left out."""
     json: Path | None = None
-    """Also write the results under this name."""
+    """Also write the JSON under this name (*.json)."""
     out: Path | None = None
-    """Directory of features, cache and results; runs/MODEL[-DATA] if left out."""
+    """Directory of the results (retrieval or answers .json, .csv, .png and .html), of features and
+    clips; runs/clips-umt, runs/umt-b16-DATA if left out."""
 
     def _run(
         self,
@@ -79,7 +80,7 @@ class Video:
 
         from repshift.adapters import EncoderSpec, describe
         from repshift.evaluation.data.frame_cache import FrameCache
-        from repshift.evaluation.report.results import ResultFiles, write_results
+        from repshift.evaluation.report.results import ResultFiles, show_results, write_results
         from repshift.evaluation.tasks.ranks import Ranks
         from repshift.evaluation.tasks.variants import check_fit
         from repshift.evaluation.tasks.videos import Videos
@@ -118,6 +119,7 @@ class Video:
         )  # fmt: skip
         if bench is not None:
             write_results(bench, files)
+            show_results(bench, files)
 
     def _annotations(self) -> list[Path]:
         from repshift.evaluation.data.annotations import LAYOUTS

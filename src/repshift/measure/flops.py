@@ -27,6 +27,13 @@ def _multihead_flops(query: Any, *_: Any, **__: Any) -> int:
     return 2 * batch * count * width * (4 * width + 2 * count)
 
 
+def _layer_flops(tokens: Any, *weights: Any, **_: Any) -> int:
+    """nn.TransformerEncoderLayer as one operator: self-attention, and two linear layers."""
+    batch, count, width = tokens
+    hidden = weights[13][0]
+    return _multihead_flops(tokens) + 4 * batch * count * width * hidden
+
+
 def _varlen_flops(
     query: Any, key: Any, value: Any, cu_seq_q: Any, cu_seq_k: Any, *_: Any, **__: Any
 ) -> int:
@@ -42,6 +49,7 @@ _varlen_flops._get_raw = True  # type: ignore[attr-defined]  # it reads the leng
 
 _ADDED = {
     aten._native_multi_head_attention: _multihead_flops,
+    aten._transformer_encoder_layer_fwd: _layer_flops,
     # torch's counter has no formula for the CPU kernel of fused attention: it counts nothing there.
     aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
     # These cost nothing here; where one runs, an attention map was formed.
@@ -50,6 +58,7 @@ _ADDED = {
 }
 _KERNELS = {
     aten._native_multi_head_attention: "multi-head",
+    aten._transformer_encoder_layer_fwd: "multi-head",
     aten._scaled_dot_product_flash_attention_for_cpu: "flash",
     aten._scaled_dot_product_flash_attention: "flash",
     aten._scaled_dot_product_efficient_attention: "efficient",
@@ -74,8 +83,9 @@ def count_flops(run: Callable[[], object]) -> tuple[float, str]:
 
     Matrix products, convolutions and attention count; norms and activations do not. Kernels are
     told by what ran: ``flash``, ``efficient``, ``cudnn``, ``multi-head`` (the one operator of
-    nn.MultiheadAttention, which forms the map on CPU), or ``eager`` where the map was formed. That
-    of sequences of different lengths is told as ``flash``, which it is.
+    nn.MultiheadAttention or nn.TransformerEncoderLayer, which forms the map on CPU), or ``eager``
+    where the map was formed. That of sequences of different lengths is told as ``flash``, which it
+    is.
     """
     counter = FlopCounterMode(display=False, custom_mapping=_ADDED)
     counter.mod_tracker = cast("Any", _Everywhere())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -10,7 +11,13 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
-from torch.utils.benchmark import Timer
+
+# Where CUDA's toolkit is installed without a GPU, what this imports warns of it.
+_warns = logging.getLogger("torch.utils.cpp_extension")
+_before, _warns.disabled = _warns.disabled, True
+from torch.utils.benchmark import Timer  # noqa: E402
+
+_warns.disabled = _before
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

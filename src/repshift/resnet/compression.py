@@ -37,24 +37,24 @@ class ResNetCompression(GridEngine):
 
     @property
     def grids(self) -> list[tuple[int, int]]:
-        """Rows and columns that left each stage in the last trace."""
+        """How many rows and columns each stage kept in the last forward."""
         return list(self._last_trace().grids)
 
     @property
     def counts(self) -> list[int]:
-        """Positions that left each stage in the last forward: rows times columns."""
+        """How many positions each stage kept in the last forward: rows times columns."""
         return [rows * columns for rows, columns in self.grids]
 
     @property
     def kept(self) -> Int[Tensor, "B h w"]:
-        """The place in the last stage's full grid, row by row, of each position of the last trace.
+        """The place in the last stage's full grid, row by row, of each position that was kept.
 
         Position i of a layer of stride 2 stands where position 2 i of its input stood.
         """
         return self.kept_after(len(self.spec.stages) - 1)
 
     def kept_after(self, stage: int) -> Int[Tensor, "B h w"]:
-        """The place in its full grid of each position that left ``stage`` in the last trace."""
+        """The place in its full grid of each position that ``stage`` kept in the last forward."""
         trace = self._last_trace()
         maps = trace.maps[self._index(stage)]
         rows, columns = (maps[0].height, maps[0].width) if maps else trace.grids[stage]

@@ -50,6 +50,12 @@ class Attachment:
             handle.remove()
         self._handles = []
 
+    def __repr__(self) -> str:
+        state = "attached to" if self._handles else "detached from"
+        plan = getattr(self, "plan", None)
+        said = "" if plan is None else f": {plan}"
+        return f"<{type(self).__name__} {state} a {type(self._model).__name__}{said}>"
+
     def __enter__(self: Self) -> Self:
         if not self._handles:
             raise InputError(

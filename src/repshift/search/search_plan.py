@@ -69,7 +69,7 @@ class SearchResult:
         [(target, value)] = facts["target"].items()
         unlike = "KL" if facts["objective"] == "kl" else "1 - cosine"
         lines = [
-            f"{self.plan.method} at {self.plan.schedule or 'no block'}"
+            str(self.plan)
             + (f" on images of {self.plan.input_size} pixels" if self.plan.input_size else "")
             + f", {100 * facts['flops']:.1f} % of the dense FLOPs",
             f"on images that the search did not see: fidelity {kept['fidelity']:.4f}, {unlike} "

@@ -55,7 +55,7 @@ class VisionLanguageCompression(VisionLanguageEngine):
 
     @property
     def counts(self) -> list[dict[str, int]]:
-        """By image, how many tokens were left at each place: ``image``, ``prompt``, ``layer 2``."""
+        """By image, how many tokens each place kept: ``image``, ``prompt``, ``layer 2``."""
         return self._last().counts
 
     @property

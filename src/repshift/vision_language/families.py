@@ -107,7 +107,7 @@ def parts_of(model: nn.Module) -> Parts:
     if not read:
         kinds = {type(language).__name__, *(type(one).__name__ for one in layers)}
         raise InputError(
-            f"{name} cannot be compressed: repshift has not read the forward of its language "
+            f"{name} cannot be compressed: repshift was not checked with its language "
             f"model ({', '.join(sorted(kinds))}); those of {', '.join(LANGUAGE_MODELS)} are known"
         )
     assert layer is not None

@@ -25,7 +25,12 @@ if TYPE_CHECKING:
 
     from repshift.adapters.transformers.table import Encoder, Layer, Mean
 
-_UNREAD = "repshift has not read the forward of"
+_UNREAD = "repshift was not checked with"
+_SUPPORTED = (
+    "supported are ViTModel, CLIPVisionModel, Dinov2Model, BertModel and many more, with their "
+    "classifiers (docs/models.md); for a model whose blocks take and return [B, N, C] alone, pass "
+    "spec=EncoderSpec(blocks=..., norm2=..., prefix_tokens=...)"
+)
 
 
 def describe(model: nn.Module) -> EncoderSpec:
@@ -166,6 +171,12 @@ def _cannot(model: nn.Module, reason: str) -> str:
 
 
 def _refusal(model: nn.Module) -> str:
+    if _reads_image_tokens(model):
+        return _cannot(
+            model,
+            "it is a vision-language model, which is compressed as a whole: "
+            "compress(model, VisionLanguagePlan(prompt=Keep(0.25)))",
+        )
     name = type(model).__name__
     reasons = [reason for start, reason in REFUSED.items() if name.startswith(start)]
     reasons += [reason for end, reason in ENDINGS.items() if name.endswith(end)]
@@ -178,4 +189,12 @@ def _refusal(model: nn.Module) -> str:
             f". It holds a {type(part).__name__}: compress model.{path}, if what reads its tokens "
             "takes any number of them"
         )
+    elif not reasons:
+        text += f"; {_SUPPORTED}"
     return text
+
+
+def _reads_image_tokens(model: Any) -> bool:
+    """Whether some words of its prompt stand for images."""
+    names = ("image_token_id", "image_token_index")
+    return any(hasattr(getattr(model, "config", None), name) for name in names)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -11,7 +12,7 @@ from repshift.errors import InputError
 from repshift.evaluation.data.images import read_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from jaxtyping import Float, Int
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 class Batch:
     """Images ready for the model, their labels where known, and what to call them."""
 
-    images: Float[Tensor, "B C H W"]
+    images: Float[Tensor, "B ..."]
     labels: Int[Tensor, " B"] | None
     names: list[str]
 
@@ -32,13 +33,17 @@ class Batch:
 class MemorySource:
     """Images that are tensors already."""
 
-    images: Float[Tensor, "N C H W"]
+    images: Float[Tensor, "N ..."]
     labels: Int[Tensor, " N"] | None
     skipped: list[str] = field(default_factory=list)
     classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def parts(self, size: int) -> int:
+        """How many batches of ``size`` there are."""
+        return -(-len(self) // size)
 
     def batches(self, size: int) -> Iterator[Batch]:
         """All images, ``size`` at a time."""
@@ -65,6 +70,10 @@ class FileSource:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def parts(self, size: int) -> int:
+        """How many batches of ``size`` there are at most."""
+        return -(-len(self) // size)
+
     def batches(self, size: int) -> Iterator[Batch]:
         """The usable images, at most ``size`` at a time; ``InputError`` at the end if none was."""
         self.skipped.clear()
@@ -85,7 +94,42 @@ class FileSource:
             )
 
 
+@dataclass
+class LoaderSource:
+    """Batches that a DataLoader, or a list, makes of images, or of pairs (images, labels)."""
+
+    loader: Iterable[Any]
+    labelled: bool = True
+    skipped: list[str] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
+
+    def parts(self, size: int) -> int | None:
+        """How many batches there are, where that is known."""
+        return len(self.loader) if isinstance(self.loader, Sized) else None
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """The batches as they come, whatever their ``size``; ``InputError`` if there is none."""
+        seen = 0
+        for given in self.loader:
+            images, labels = given if _is_pair(given) else (given, None)
+            if not isinstance(images, torch.Tensor):
+                raise InputError(
+                    f"a batch is a {type(given).__name__}; expected images [B, C, H, W], or a pair "
+                    "(images, labels)"
+                )
+            names = [f"image {seen + number}" for number in range(len(images))]
+            seen += len(images)
+            yield Batch(images, labels if self.labelled else None, names)
+        if not seen:
+            raise InputError("there are no images")
+
+
+def _is_pair(given: object) -> bool:
+    return isinstance(given, tuple | list) and len(given) == 2
+
+
 Source = MemorySource | FileSource
+AnySource = Source | LoaderSource
 
 
 def draw(source: Source, count: int, seed: int) -> Batch:

@@ -30,7 +30,7 @@ th:first-child, td:first-child { text-align: left }
 """
 PICTURES = """
 <h2>What the score sees and what stays</h2>
-<p>The photo, the score of every token at the first reduction (brighter stays), and the tokens left
+<p>The photo, the score of every token at the first reduction (brighter stays), and the tokens kept
 after each reduction.</p>
 """
 

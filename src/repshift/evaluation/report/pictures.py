@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from matplotlib.figure import Figure
@@ -36,13 +36,16 @@ def pictures(
     images: Float[Tensor, "B C H W"],
     names: Sequence[str],
 ) -> list[Figure]:
-    """``token_pictures``, or of a ResNet ``grid_pictures``, at the size that the plan is for."""
+    """``token_pictures``, or of a ResNet ``grid_pictures``, at the size that the plan is for.
+
+    None of images whose patches stand on no known grid.
+    """
     if plan.input_size is not None:
         loaded = loaded.at(plan.input_size)
         spec, images = describe(loaded.model), resize_images(images, plan.input_size)
     if isinstance(spec, ResNetSpec):
         return grid_pictures(loaded, spec, plan, images, names)
-    return token_pictures(loaded, spec, plan, images, names)
+    return token_pictures(loaded, spec, plan, images, names) if all(loaded.grid) else []
 
 
 def token_pictures(
@@ -61,20 +64,21 @@ def token_pictures(
     """
     model = loaded.model
 
-    def draw(tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B H W"] | None:
+    def draw(tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B H W"]:
+        assert loaded.decode is not None
         # The encoder may have been moved to another device or precision; its decoder was not.
-        return loaded.decode(tokens.float().cpu()) if loaded.decode else None
+        return loaded.decode(tokens.float().cpu())
 
     blocks = plan.acting
     patches = _patches(spec, loaded.grid)
     with torch.inference_mode():
-        dense = draw(_tokens(model, images))
+        dense = draw(_run(loaded, images)) if loaded.decode else None
         with compress(model, plan, spec) as done:
-            tokens = _tokens(model, images)
+            tokens = _run(loaded, images)
             kept = {block: done.kept_after(block).cpu() for block in blocks}
             lengths = {block: done.lengths_after(block).tolist() for block in blocks}
             groups = {block: _groups(done, block)[:, patches] for block in blocks}
-            restored = draw(done.restore(tokens))
+            restored = draw(done.restore(tokens)) if loaded.decode else None
             scores = done.scores
     figures = []
     for row, name in enumerate(names):
@@ -88,7 +92,7 @@ def token_pictures(
                 left = _blend(photo, groups[block][row], loaded.grid)
             else:
                 left = paint(photo, kept[block][row], patches, loaded.grid)
-            panels.append((f"{lengths[block][row]} tokens after block {block}", left, {}))
+            panels.append((f"{lengths[block][row]} tokens kept after block {block}", left, {}))
         for output, maps in (("dense output", dense), ("restored output", restored)):
             if maps is not None:
                 panels.append((output, maps[row], {"cmap": "gray", "vmin": 0, "vmax": 1}))
@@ -110,9 +114,9 @@ def grid_pictures(
     """
     with torch.inference_mode():
         with compress(loaded.model, Plan({}), spec) as dense:
-            _tokens(loaded.model, images)
+            _run(loaded, images)
         with compress(loaded.model, plan, spec) as done:
-            _tokens(loaded.model, images)
+            _run(loaded, images)
     stages = [stage for stage in plan.drop if stage in done.scores]
     figures = []
     for row, name in enumerate(names):
@@ -126,14 +130,16 @@ def grid_pictures(
             rows, columns = done.grids[stage]
             patches = torch.arange(dense.grids[stage][0] * dense.grids[stage][1])
             left = paint(photo, kept, patches, dense.grids[stage])
-            panels.append((f"{rows} x {columns} after stage {stage}", left, {}))
+            panels.append((f"{rows} x {columns} kept after stage {stage}", left, {}))
         figures.append(strip(panels))
     return figures
 
 
-def _tokens(model: torch.nn.Module, images: Tensor) -> Tensor:
-    reference = next(model.parameters())
-    return model.forward_features(images.to(reference.device, reference.dtype))  # type: ignore
+def _run(loaded: LoadedModel, images: Tensor) -> Any:
+    """The tokens where something is drawn from them; else what the model gives."""
+    model: Any = loaded.model
+    given = images.to(next(model.parameters()))
+    return model.forward_features(given) if loaded.decode else model(given)
 
 
 def _patches(spec: EncoderSpec, grid: tuple[int, int]) -> Int[Tensor, " P"]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from repshift.evaluation.report.page import write_page
 from repshift.evaluation.report.plot import plot_pareto
 from repshift.evaluation.report.table import print_table, to_csv
-from repshift.files import replacing_all
+from repshift.files import check_writable, replacing_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,11 +30,22 @@ class ResultFiles:
     page: Path
     copy: Path | None = None
 
+    @classmethod
+    def below(cls, folder: Path, copy: Path | None = None) -> ResultFiles:
+        """Those of a bench of images."""
+        figures, table = folder / "bench.json", folder / "bench.csv"
+        return cls(figures, table, folder / "pareto.png", folder / "report.html", copy)
+
     @property
     def written(self) -> list[tuple[str, Path]]:
         """The files, each beside the option by which a command names it."""
         own = [("--out", path) for path in (self.figures, self.table, self.plot, self.page)]
         return own if self.copy is None else [*own, ("--json", self.copy)]
+
+    def check(self) -> None:
+        """``InputError`` if one of them cannot be written."""
+        for _, path in self.written:
+            check_writable(path)
 
 
 def write_results(
@@ -42,7 +53,7 @@ def write_results(
     files: ResultFiles,
     pictures: Sequence[tuple[str, Figure]] = (),
 ) -> None:
-    """Write all ``files`` or none; print the table. ``pictures`` have a heading each."""
+    """Write all ``files`` or none. ``pictures`` have a heading each."""
     text = json.dumps(bench.to_dict(), indent=2)
     names = [path for _, path in files.written]
     with replacing_all(names) as [figures, table, plot, page, *copies]:
@@ -51,5 +62,9 @@ def write_results(
         table.write_text(to_csv(bench.rows), encoding="utf-8")
         plot_pareto(bench, plot)
         write_page(bench, plot, pictures, page)
+
+
+def show_results(bench: Bench, files: ResultFiles) -> None:
+    """Print the table, and where the rest is."""
     print_table(bench)
     print(f"report: {files.page}")

@@ -21,6 +21,7 @@ from repshift.evaluation.tasks.variants import (
 )
 from repshift.measure.environment import environment
 from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
+from repshift.search.fidelity_meter import read_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from repshift.adapters.spec import EncoderSpec
-    from repshift.evaluation.data.batches import Source
+    from repshift.evaluation.data.batches import AnySource
     from repshift.evaluation.zoo.load import LoadedModel
     from repshift.resnet.spec import ResNetSpec
 
@@ -108,7 +109,7 @@ class Bench(Generic[AnyRow]):
 def run_bench(
     loaded: LoadedModel,
     spec: EncoderSpec | ResNetSpec,
-    source: Source,
+    source: AnySource,
     rows: Sequence[Variant],
     *,
     batch_size: int,
@@ -120,16 +121,18 @@ def run_bench(
     The dense model on smaller images joins them, at the FLOPs of each plan.
     """
 
-    def place(images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+    def place(images: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
         return images.to(device, dtype)
 
     model = loaded.model.to(device, dtype)
     sample = place(next(source.batches(1)).images)
-    rival, reason = smaller_images(model, spec, compared_plans(rows), sample)
+    rival, reason = [], "its inputs are no images"
+    if sample.ndim == 4:
+        rival, reason = smaller_images(model, spec, compared_plans(rows), sample)
     rows = [_at_its_size(row, model) for row in with_rival(rows, rival)]
     quality, first, count = _judge(loaded, spec, source, rows, batch_size, place)
     repeats = -(-batch_size // len(first))
-    images = place(first.repeat(repeats, 1, 1, 1)[:batch_size])
+    images = place(first.repeat(repeats, *[1] * (first.ndim - 1))[:batch_size])
 
     costs = measure_costs(model, spec, rows, images, rounds=ROUNDS)
     kind, labelled = quality[rows[0]].kind, quality[rows[0]].accuracy is not None
@@ -184,19 +187,18 @@ def _folders(classes: Sequence[str]) -> str:
 def _judge(
     loaded: LoadedModel,
     spec: EncoderSpec | ResNetSpec,
-    source: Source,
+    source: AnySource,
     rows: Sequence[Variant],
     batch_size: int,
     place: Callable[[Tensor], Tensor],
-) -> tuple[dict[Variant, Quality], Float[Tensor, "B C H W"], int]:
+) -> tuple[dict[Variant, Quality], Float[Tensor, "B ..."], int]:
     """Run every variant over every image; also the first batch and the number of images."""
     model = loaded.model
     runs = [(row, number) for row in rows for number in range(max(1, len(row.plans)))]
     outputs: dict[tuple[Variant, int], list[Tensor]] = {run: [] for run in runs}
     labels: list[Tensor] = []
     first = None
-    batches = source.batches(batch_size)
-    total = -(-len(source) // batch_size)
+    batches, total = source.batches(batch_size), source.parts(batch_size)
     with torch.inference_mode():
         for batch in tqdm(batches, total=total, desc="fidelity", leave=False):
             first = batch.images if first is None else first
@@ -205,7 +207,7 @@ def _judge(
             for row, number in runs:
                 with row.attached(model, spec, number):
                     own = row.model or model
-                    outputs[row, number].append(own(row.given(images)).float().cpu())
+                    outputs[row, number].append(read_out(own(row.given(images))).float().cpu())
     assert first is not None
     whole = {run: torch.cat(parts) for run, parts in outputs.items()}
     dense = whole[baseline(rows), 0]
