@@ -208,7 +208,7 @@ def test_a_block_that_was_not_read_is_refused():
 
     model = build("bert")
     model.encoder.layer[1].__class__ = Louder
-    with pytest.raises(InputError, match="not read the forward of one of its parts"):
+    with pytest.raises(InputError, match="not checked with one of its parts"):
         describe(model)
 
 

@@ -7,3 +7,9 @@ class InputError(ValueError):
     The message says what was passed, what was expected and what to do. The command line prints it
     alone, without a traceback, and exits with status 2.
     """
+
+
+def quoted(text: str, most: int = 300) -> str:
+    """What was passed, as an error shows it: in quotes, the middle of a long text left out."""
+    half = most // 2
+    return repr(text if len(text) <= most else f"{text[:half]}...{text[-half:]}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from repshift.errors import InputError
+from repshift.errors import InputError, quoted
 from repshift.files import read_text, write_text
 from repshift.numbers import finite, whole
 from repshift.plan_text import code_of, read_json, read_label, read_schedule, to_form
@@ -143,8 +143,8 @@ class Plan:
             return cls(RESNET, reduction=RowsAndColumns())
         if name not in SHIFT:
             raise InputError(
-                f"unknown plan {name!r}; the papers' are {', '.join(SHIFT)}, resnet, and vid-tldr/ "
-                "with data set and size, such as vid-tldr/msrvtt-b16"
+                f"unknown plan {quoted(name)}; the papers' are {', '.join(SHIFT)}, resnet, and "
+                "vid-tldr/ with data set and size, such as vid-tldr/msrvtt-b16"
             )
         return cls(SHIFT[name], Shift("mixer") if name == "vim" else Shift())
 

@@ -6,7 +6,7 @@ import json
 import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from repshift.errors import InputError
+from repshift.errors import InputError, quoted
 from repshift.measure.digest import code_digest
 from repshift.method import Method, from_dict, from_label, split
 from repshift.reductions import Reduction
@@ -104,8 +104,8 @@ def read_schedule(text: str) -> dict[int, float | int | Level]:
             value = _number(level[1] if level else amount.strip())
         except ValueError:
             raise InputError(
-                f"cannot read {item!r} of the plan {text!r}; write block:share or block:count, "
-                "such as 0:0.2,3:0.2,6:20 (or block:level(share))"
+                f"cannot read {quoted(item, 100)} of the plan {quoted(text)}; write block:share or "
+                "block:count, such as 0:0.2,3:0.2,6:20 (or block:level(share))"
             ) from None
         drop.append((_block(block.strip()), Level(float(value)) if level else value))
     return _unique(drop)
