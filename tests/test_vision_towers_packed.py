@@ -382,5 +382,5 @@ def test_what_is_no_whole_call_is_refused():
             )
     tower.blocks[1].forward = lambda *_: None
     tower.blocks[1].__class__ = type("Other", (type(tower.blocks[1]),), {"forward": lambda *_: 0})
-    with pytest.raises(InputError, match="not read the forward"):
+    with pytest.raises(InputError, match="not checked with one of its parts"):
         describe(tower)
