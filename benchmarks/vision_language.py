@@ -35,7 +35,7 @@ HEADS = "| images | method | visual tokens | prefill GFLOPs | tower ms | prefill
 IMAGE = 5  # the id of a placeholder; words have the ids behind it
 WORDS = 4  # written behind the prompt
 PHASES = ("tower", "prefill", "word", "first")
-LAYER = 2  # of the decoder: what leaves inside it leaves after this layer
+LAYER = 2  # of the decoder: tokens are dropped after it
 
 
 @dataclass(frozen=True)
