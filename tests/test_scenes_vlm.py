@@ -11,7 +11,8 @@ pytest.importorskip("transformers")
 
 from repshift import Keep, VisionLanguagePlan, compress
 from repshift.errors import InputError
-from repshift.evaluation.report.scenes import SceneFiles, write_scenes
+from repshift.evaluation.report.results import ResultFiles
+from repshift.evaluation.report.scenes import write_scenes
 from repshift.evaluation.tasks.vlm_bench import ORDERS, bench_scenes
 from repshift.evaluation.tasks.vlm_rows import DENSE, Row, counted_anew, pooled, rows
 from repshift.evaluation.zoo.scenes import model as zoo
@@ -61,7 +62,7 @@ def test_tokens_and_flops_are_those_of_the_plan(bench):
 
 
 def test_results_are_written(bench, tmp_path):
-    files = SceneFiles(*(tmp_path / name for name in ("a.json", "a.md", "a.png", "a.html")))
+    files = ResultFiles(*(tmp_path / name for name in ("a.json", "a.md", "a.png", "a.html")))
     write_scenes(bench, files, [])
     table = files.table.read_text()
     assert all(f" {kind} |" in table for kind in KINDS)

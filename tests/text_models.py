@@ -3,6 +3,8 @@
 import torch
 import transformers as hf
 
+from transformers_models import of_this_release
+
 SIZE = {
     "vocab_size": 60,
     "hidden_size": 32,
@@ -52,8 +54,7 @@ FAMILIES = {
 }
 # The release that brought a family, as it stands here.
 SINCE = {"nomic": (5, 5), "jina": (5, 4), "eurobert": (5, 5)}
-RELEASE = tuple(map(int, hf.__version__.split(".")[:2]))
-FAMILIES = {name: row for name, row in FAMILIES.items() if SINCE.get(name, (0, 0)) <= RELEASE}
+FAMILIES = of_this_release(FAMILIES, SINCE)
 # What a block makes of its attention: the part whose output is the stream x' after it, or ends in
 # the branch that is still to be added to the stream.
 MIDDLES = {

@@ -76,7 +76,13 @@ SINCE = {
     "tipsv2": (5, 14),
 }
 RELEASE = tuple(map(int, transformers.__version__.split(".")[:2]))
-FAMILIES = {name: row for name, row in FAMILIES.items() if SINCE.get(name, (0, 0)) <= RELEASE}
+
+
+def of_this_release(families, since):
+    return {name: row for name, row in families.items() if since.get(name, (0, 0)) <= RELEASE}
+
+
+FAMILIES = of_this_release(FAMILIES, SINCE)
 # Heads that read the prefix tokens, and heads that average all tokens.
 HEADS = {
     "vit": ("ViTForImageClassification", *FAMILIES["vit"][1:]),

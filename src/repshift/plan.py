@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repshift.errors import InputError, quoted
-from repshift.files import read_text, write_text
+from repshift.files import write_text
 from repshift.numbers import finite, whole
-from repshift.plan_text import code_of, read_json, read_label, read_schedule, to_form
+from repshift.plan_text import code_of, read_file, read_json, read_label, read_schedule, to_form
 from repshift.presets import RESNET, SHIFT, VID_TLDR
 from repshift.reductions import Prune, Reduction, ToMe, VidTLDR
 from repshift.resnet.reductions import RowsAndColumns
@@ -274,11 +274,7 @@ class Plan:
     @classmethod
     def load(cls, path: Path | str) -> Plan:
         """Read a plan's file, as ``save`` and ``repshift search`` write it."""
-        text = read_text(Path(path), "a plan's JSON")
-        try:
-            return cls.from_json(text)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+        return read_file(path, cls.from_json)
 
     def found(self, provenance: Any) -> Plan:
         """The same plan, with how it was found."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from repshift.errors import InputError, quoted
+from repshift.files import read_text
 from repshift.measure.digest import code_digest
 from repshift.method import Method, from_dict, from_label, split
 from repshift.reductions import Reduction
@@ -15,10 +17,10 @@ from repshift.scores import Score
 from repshift.sequence.amounts import Level
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 Key = TypeVar("Key", int, str)
-
+AnyPlan = TypeVar("AnyPlan")
 
 _DEEPEST = 32  # a score of a score of a score ...
 _WHOLE = re.compile("-?[0-9]+")
@@ -40,6 +42,15 @@ def to_form(
         "score": score.to_dict(),
         "reduction": reduction.to_dict(),
     }
+
+
+def read_file(path: Path | str, read: Callable[[str], AnyPlan]) -> AnyPlan:
+    """What ``read`` makes of a plan's JSON file; an ``InputError`` of it names the file."""
+    text = read_text(Path(path), "a plan's JSON")
+    try:
+        return read(text)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
 
 
 def read_json(text: str) -> tuple[dict[str, Any], Any]:

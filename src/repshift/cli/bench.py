@@ -91,8 +91,9 @@ class Bench:
         show_results(bench, files)
 
     def _run_scenes(self) -> None:
+        from repshift.evaluation.report.results import ResultFiles
         from repshift.evaluation.report.scene_pictures import scene_pictures
-        from repshift.evaluation.report.scenes import SceneFiles, write_scenes
+        from repshift.evaluation.report.scenes import write_scenes
         from repshift.evaluation.tasks.vlm_bench import bench_scenes
         from repshift.evaluation.tasks.vlm_rows import drawn, rows
         from repshift.evaluation.zoo.scenes.held_out import COUNT, held_out
@@ -106,7 +107,7 @@ class Bench:
         if count > COUNT:
             raise InputError(f"--samples is {count}; there are {COUNT} questions of each kind")
         out = self.out or Path("runs") / self.model
-        files = SceneFiles(
+        files = ResultFiles(
             out / "bench.json", out / "bench.md", out / "bench.png", out / "report.html", self.json
         )
         check_suffix("--json", self.json, ".json")

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from repshift.cli import options
 from repshift.cli.outputs import check_outputs, check_suffix
 from repshift.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+    # The picture of an image, and what is printed beside it.
+    Draw = Callable[[Image], tuple[Figure, list[str]]]
 
 
 @dataclass
@@ -39,43 +48,46 @@ class Show:
     """The PNG file; PHOTO-tokens.png in the current directory if left out, for PHOTO.jpg."""
 
     def run(self) -> None:
-        from repshift.adapters import describe
         from repshift.evaluation.data.images import read_image
         from repshift.evaluation.report.names import save
-        from repshift.evaluation.report.pictures import pictures
-        from repshift.evaluation.tasks.variants import fitted
-        from repshift.evaluation.zoo.load import load_model
         from repshift.files import replacing
-        from repshift.plan_given import as_plan
 
-        if self.prompt is not None:
-            self._read(self.prompt)
-            return
-        plan = None if self.plan is None else as_plan(self.plan)
-        if self.method is not None:
-            options.read_method(self.method)
+        draw = self._of_encoder() if self.prompt is None else self._of_prompt(self.prompt)
         out = self.out or Path(f"{self.image.stem}-tokens.png")
         check_suffix("--out", self.out, ".png")
         check_outputs(self, [("--out", out)])
-        image = read_image(self.image)
-        loaded = load_model(self.model, self.checkpoint)
-        images = loaded.prepare(image).unsqueeze(0)
-        spec = describe(loaded.model)
-        plan = options.with_method(fitted(plan or as_plan(loaded.plan), spec), self.method)
-        [figure] = pictures(loaded, spec, plan, images, [self.image.name])
+        figure, lines = draw(read_image(self.image))
         with replacing(out) as temporary:
             save(figure, temporary, 130)
-        print(out)
+        print(out, *lines, sep="\n")
 
-    def _read(self, prompt: str) -> None:
+    def _of_encoder(self) -> Draw:
+        from repshift.adapters import describe
+        from repshift.evaluation.report.pictures import pictures
+        from repshift.evaluation.tasks.variants import fitted
+        from repshift.evaluation.zoo.load import load_model
+        from repshift.plan_given import as_plan
+
+        given = None if self.plan is None else as_plan(self.plan)
+        if self.method is not None:
+            options.read_method(self.method)
+
+        def draw(image: Image) -> tuple[Figure, list[str]]:
+            loaded = load_model(self.model, self.checkpoint)
+            images = loaded.prepare(image).unsqueeze(0)
+            spec = describe(loaded.model)
+            plan = options.with_method(fitted(given or as_plan(loaded.plan), spec), self.method)
+            [figure] = pictures(loaded, spec, plan, images, [self.image.name])
+            return figure, []
+
+        return draw
+
+    def _of_prompt(self, prompt: str) -> Draw:
         import torch
 
         from repshift.compress import compress
-        from repshift.evaluation.data.images import read_image
-        from repshift.evaluation.report.names import save
         from repshift.evaluation.report.prompt_picture import prompt_picture
         from repshift.evaluation.zoo.vision_language import load_vision_language
-        from repshift.files import replacing
         from repshift.vision_language.plan import Keep, VisionLanguagePlan
 
         for flag, value in (("--method", self.method), ("--checkpoint", self.checkpoint)):
@@ -84,20 +96,19 @@ class Show:
         plan = VisionLanguagePlan(prompt=Keep(0.25))
         if self.plan is not None:
             plan = VisionLanguagePlan.load(self.plan)
-        out = self.out or Path(f"{self.image.stem}-tokens.png")
-        check_suffix("--out", self.out, ".png")
-        check_outputs(self, [("--out", out)])
-        image = read_image(self.image)
-        loaded = load_vision_language(self.model)
-        inputs = loaded.inputs(image, prompt)
-        with compress(loaded.model, plan) as compression, torch.inference_mode():
-            loaded.model(**inputs)
-            figure = prompt_picture(compression, loaded.picture(image), self.image.name)
-        with replacing(out) as temporary:
-            save(figure, temporary, 130)
-        print(out)
-        for number, count in enumerate(compression.counts):
-            left = ", ".join(f"{place} {tokens}" for place, tokens in count.items())
-            print(f"tokens of image {number}: {left}")
-        kept, dense = compression.cache_bytes
-        print(f"key-value memory: {kept / 1e6:.3g} MB of {dense / 1e6:.3g}")
+
+        def draw(image: Image) -> tuple[Figure, list[str]]:
+            loaded = load_vision_language(self.model)
+            inputs = loaded.inputs(image, prompt)
+            with compress(loaded.model, plan) as compression, torch.inference_mode():
+                loaded.model(**inputs)
+                figure = prompt_picture(compression, loaded.picture(image), self.image.name)
+            lines = []
+            for number, count in enumerate(compression.counts):
+                left = ", ".join(f"{place} {tokens}" for place, tokens in count.items())
+                lines.append(f"tokens of image {number}: {left}")
+            kept, dense = compression.cache_bytes
+            lines.append(f"key-value memory: {kept / 1e6:.3g} MB of {dense / 1e6:.3g}")
+            return figure, lines
+
+        return draw

@@ -47,9 +47,8 @@ def diverse_order(
     most = tokens if whole else int(left.max())
     while most > 0:
         ranked = descending(value)
-        panel = (
-            ranked[:, :size].sort(dim=1).values
-        )  # ascending, so that of equals the earlier leads
+        # Ascending, so that of equals the earlier leads.
+        panel = ranked[:, :size].sort(dim=1).values
         picks, seen = _pick(worth, value, direction, diversity, panel, most)
         good = torch.arange(picks.shape[1], device=left.device) < left
         if size == tokens:

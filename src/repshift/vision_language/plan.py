@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from repshift.errors import InputError
-from repshift.files import read_text, write_text
+from repshift.files import write_text
 from repshift.method import from_dict
 from repshift.plan import Plan
-from repshift.plan_text import code_of
+from repshift.plan_text import code_of, read_file
 from repshift.reductions import Merge, Prune, Reduction
 from repshift.registry import registered
 from repshift.scores import Greedy, Score
@@ -143,11 +143,7 @@ class VisionLanguagePlan:
     @classmethod
     def load(cls, path: Path | str) -> VisionLanguagePlan:
         """Read a plan's file, as ``save`` writes it."""
-        text = read_text(Path(path), "a plan's JSON")
-        try:
-            return cls.from_json(text)
-        except InputError as error:
-            raise InputError(f"{path}: {error}") from None
+        return read_file(path, cls.from_json)
 
     @property
     def identity(self) -> str:

@@ -39,10 +39,6 @@ def write_page(
     bench: Bench, plot: Path, pictures: Sequence[tuple[str, Figure]], path: Path
 ) -> None:
     """Write ``path``, one HTML file; ``plot`` is a PNG file, ``pictures`` have a heading each."""
-    shown = "".join(
-        f"<h3>{escape(plain(title))}</h3><img alt='{escape(plain(title))}' src='{embed(figure)}'>"
-        for title, figure in pictures
-    )
     skipped = "".join(f"<li>{escape(plain(line))}</li>" for line in bench.skipped)
     best = "".join(f"<li>{escape(plain(line))}</li>" for line in winners(bench))
     facts = escape(json.dumps(bench.environment, indent=2))
@@ -57,10 +53,18 @@ def write_page(
 <h2>Quality against speed</h2>
 <p>Best at each speed-up over {bench.reference}:</p><ul>{best}</ul>
 <img alt="Pareto plot" src="data:image/png;base64,{encoded}">
-{PICTURES + shown if pictures else ""}
+{PICTURES + headed(pictures) if pictures else ""}
 <h2>Environment</h2><pre>{facts}</pre></html>
 """,
         encoding="utf-8",
+    )
+
+
+def headed(pictures: Sequence[tuple[str, Figure]]) -> str:
+    """Each picture in HTML, under its heading."""
+    return "".join(
+        f"<h3>{escape(plain(title))}</h3><img alt='{escape(plain(title))}' src='{embed(figure)}'>"
+        for title, figure in pictures
     )
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from repshift.evaluation.report.names import legend, save, title
-from repshift.evaluation.report.page import STYLE, embed
+from repshift.evaluation.report.page import STYLE, embed, headed
 from repshift.evaluation.tasks.vlm_bench import ORDERS
 from repshift.evaluation.zoo.scenes.language import KINDS
 from repshift.files import replacing_all
@@ -18,33 +17,16 @@ from repshift.measure.environment import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
+    from repshift.evaluation.report.results import ResultFiles
     from repshift.evaluation.tasks.vlm_bench import Outcome, SceneBench
 
 WHERE = {"after": "The question stands after what is seen", "before": "The question stands first"}
 HEADS = ("method", "tokens", "GFLOPs", "agrees", "KL", "all", *KINDS)
 
 
-@dataclass(frozen=True)
-class SceneFiles:
-    """What the comparison leaves behind; ``copy`` is a further name for the JSON."""
-
-    figures: Path
-    table: Path
-    plot: Path
-    page: Path
-    copy: Path | None = None
-
-    @property
-    def written(self) -> list[tuple[str, Path]]:
-        """The files, each beside the option by which a command names it."""
-        own = [("--out", path) for path in (self.figures, self.table, self.plot, self.page)]
-        return own if self.copy is None else [*own, ("--json", self.copy)]
-
-
 def write_scenes(
-    bench: SceneBench, files: SceneFiles, pictures: Sequence[tuple[str, Figure]]
+    bench: SceneBench, files: ResultFiles, pictures: Sequence[tuple[str, Figure]]
 ) -> None:
     """Write all ``files`` or none; print the tables."""
     tables = markdown(bench)
@@ -97,7 +79,7 @@ def curves(bench: SceneBench) -> Figure:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         title(axes, kind, 10)
-    legend(next(figure.axes[at] for at in (0,)), 6)
+    legend(figure.axes[0], 6)
     figure.supxlabel("share of the visual tokens")
     figure.supylabel("accuracy, %")
     return figure
@@ -140,13 +122,9 @@ def _html(bench: SceneBench, plot: Figure, pictures: Sequence[tuple[str, Figure]
         + "</table></div>"
         for order in ORDERS
     )
-    shown = "".join(
-        f"<h3>{escape(name)}</h3><img alt='{escape(name)}' src='{embed(figure)}'>"
-        for name, figure in pictures
-    )
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>scenes-vlm</title>'
         f"<style>{STYLE}</style><h1>scenes-vlm</h1><p>{escape(in_words(bench.environment))}</p>"
         f"{tables}<h2>Accuracy against tokens</h2><img alt='curves' src='{embed(plot)}'>"
-        f"<h2>What is kept, and what is answered</h2>{shown}</html>\n"
+        f"<h2>What is kept, and what is answered</h2>{headed(pictures)}</html>\n"
     )
