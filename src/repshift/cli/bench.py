@@ -18,6 +18,8 @@ class Bench:
     """An offline model (saliency-vit-s14, digits-vit, digits-resnet, digits-vim) or timm:NAME."""
     images: Path | None = None
     """Directory of images; the model's own samples if left out."""
+    samples: int | None = None
+    """Images to use, drawn at random, always the same; all if left out."""
     labels: bool = False
     """Also measure accuracy: DIR/labels.csv (file,label), or one folder a class."""
     plan: tuple[str, ...] = ()
@@ -43,11 +45,12 @@ class Bench:
     """Also write bench.json under this name (*.json)."""
     out: Path | None = None
     """Directory of bench.json, bench.csv, pareto.png and report.html; runs/digits-vit,
-    runs/timm-NAME if left out."""
+    runs/timm-NAME if left out. While a bench runs, it holds outputs, too: a stopped one goes on."""
 
     def run(self) -> None:
         import torch
 
+        from repshift.evaluation.data.batches import sampled
         from repshift.evaluation.data.images import find_images
         from repshift.evaluation.report.results import ResultFiles, show_results
         from repshift.evaluation.tasks.image_bench import bench_images
@@ -59,12 +62,16 @@ class Bench:
         check_suffix("--json", self.json, ".json")
         check_outputs(self, files.written)
         options.positive("--batch-size", self.batch_size)
+        if self.samples is not None:
+            options.positive("--samples", self.samples)
         options.threads(self.threads)
         device = options.device(self.device)
         if self.images is not None:
             find_images(self.images)
         loaded = load_model(self.model, self.checkpoint, self.random_weights)
         source = open_source(loaded, self.images, self.labels)
+        if self.samples is not None:
+            source = sampled(source, self.samples, seed=0)
         options.batch_fits(self.batch_size, next(source.batches(1)).images, device)
         bench = bench_images(
             loaded,
