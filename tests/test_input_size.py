@@ -217,6 +217,6 @@ def test_every_command_feeds_what_the_plan_is_for(run, tmp_path):
     command = [sys.executable, "-m", "repshift", "export", "digits-vit", "--plan", "plan.json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "28 tokens at the end" in done.stdout
+    assert "28 tokens kept" in done.stdout
     found = onnxruntime.InferenceSession(tmp_path / "digits-vit.onnx").get_inputs()[0].shape
     assert found[2:] == [24, 24]
