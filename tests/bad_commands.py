@@ -51,6 +51,10 @@ NUMBERS = [
         ],
     ),
     *product(
+        ["bench --model digits-vit"],
+        [("--samples 0", "--samples is 0"), (f"--samples {2**70}", "--samples is")],
+    ),
+    *product(
         ["search --model digits-vit"],
         [
             ("", "one target, flops (a share such as 0.65), speedup"),

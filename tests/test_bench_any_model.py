@@ -1,6 +1,7 @@
 """``repshift.evaluation.bench``: what the command measures, of any model, from Python."""
 
 import json
+from importlib import import_module
 
 import pytest
 import torch
@@ -88,6 +89,46 @@ def test_features_of_a_model_of_ones_own():
     assert done.rows[2].kl is None
     assert 0 < done.rows[2].fidelity < 1
     assert "No row has a smaller input: its inputs are no images." in done.title
+
+
+def test_a_stopped_bench_goes_on_with_what_it_has_judged(tmp_path, monkeypatch):
+    model, photos = build("deit"), images(5)
+    calls = []
+    model.register_forward_hook(lambda *_: calls.append(1))
+    given = {"plans": [{0: 9}], "methods": ["random"], "batch_size": 2, "out": tmp_path}
+
+    def judged(photos, stop):
+        """How often the model ran before its costs were measured."""
+
+        def measured(*_, **__):
+            counted.append(len(calls))
+            if stop:
+                raise KeyboardInterrupt
+            return measure(*_, **__)
+
+        counted = []
+        monkeypatch.setattr("repshift.evaluation.tasks.bench.measure_costs", measured)
+        calls.clear()
+        try:
+            done = bench(model, photos, **given)
+        except KeyboardInterrupt:
+            done = None
+        return counted[0], done
+
+    measure = import_module("repshift.evaluation.tasks.bench").measure_costs
+    first, _ = judged(photos, stop=True)
+    again, _ = judged(photos, stop=True)
+    runs = 2 + 5  # dense twice, five seeds
+    assert first - again == 3 * runs
+    other, _ = judged(torch.cat((photos[:4], photos[:1])), stop=True)
+    assert other - again == runs  # of the one batch that is another
+    last, done = judged(photos, stop=False)
+    assert last == again
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "bench.json", "bench.csv", "pareto.png", "report.html",
+    }  # fmt: skip
+    alone = bench(model, photos, **{**given, "out": None})
+    assert [row.fidelity for row in done.rows] == [row.fidelity for row in alone.rows]
 
 
 def test_the_grid_of_an_image():

@@ -1,5 +1,6 @@
 """The commands as a user runs them: what they write, and one clear line for what they cannot."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -56,6 +57,14 @@ def test_bench_writes_table_json_csv_plot_and_report(run, tmp_path):
     assert json.loads((folder / "bench.json").read_text()) == written
     page = (folder / "report.html").read_text()
     assert page.count("<img") == 1 + 8
+    assert "<h3>image 0: shift(mlp, l2), plan deit</h3>" in page
+    for said in (out, page.replace("&#x27;", "'")):
+        assert "of FLOPs' gain: how much of the speed-up that fewer FLOPs promise was" in said
+        assert "in turn: every round times each row once" in said
+    with (folder / "bench.csv").open() as table:
+        spreads = {line["method"]: float(line["spread"]) for line in csv.DictReader(table)}
+    [line] = [line for line in out.splitlines() if "tome" in line and "│" in line]
+    assert f" {100 * spreads['tome']:.0f} % " in line
     assert "http" not in page
     assert all(method in out for method in rows)
     assert "Best at each speed-up" in out
@@ -282,7 +291,8 @@ def test_an_interrupt_leaves_nothing(run, monkeypatch, photos, tmp_path):
     monkeypatch.setattr("repshift.evaluation.tasks.costs.interleave", stop)
     status, _, err = run("bench", "--model", "digits-vit", "--images", photos)
     assert (status, "interrupted" in err) == (130, True)
-    assert list(tmp_path.iterdir()) == [photos]
+    left = [path for path in tmp_path.rglob("*") if path.is_file() and photos not in path.parents]
+    assert {path.parent.parent.name for path in left} == {"outputs"}  # from which it goes on
 
 
 def test_the_version_and_the_files_that_are_written_are_told(run):
@@ -317,9 +327,10 @@ def alone(tmp_path, *arguments):
 
 
 def test_bench_needs_nothing_that_only_the_tests_import(tmp_path, photos):
-    images = "--images", str(photos), "--batch-size", "3"
+    images = "--images", str(photos), "--batch-size", "3", "--samples", "2"
     done = alone(tmp_path, "bench", "--model", "digits-vit", "--methods", "tome", *images)
     assert "Best at each speed-up" in done.stdout
+    assert "digits-vit, 2 images; " in done.stdout
     assert (tmp_path / "runs" / "digits-vit" / "report.html").exists()
 
 

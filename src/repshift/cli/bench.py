@@ -23,6 +23,8 @@ class Bench:
     timm:NAME."""
     images: Path | None = None
     """Directory of images; the model's own samples if left out."""
+    samples: int | None = None
+    """Images to use, drawn at random, always the same; all if left out."""
     labels: bool = False
     """Also measure accuracy: DIR/labels.csv (file,label), or one folder a class."""
     plan: tuple[str, ...] = ()
@@ -50,7 +52,7 @@ class Bench:
     """Also write bench.json under this name (*.json)."""
     out: Path | None = None
     """Directory of bench.json, bench.csv, pareto.png and report.html; runs/digits-vit,
-    runs/timm-NAME if left out."""
+    runs/timm-NAME if left out. While a bench runs, it holds outputs, too: a stopped one goes on."""
 
     def run(self) -> None:
         if self.model == "scenes-vlm":
@@ -60,6 +62,7 @@ class Bench:
             raise InputError("--samples is for scenes-vlm; pass --images DIR with fewer images")
         import torch
 
+        from repshift.evaluation.data.batches import sampled
         from repshift.evaluation.data.images import find_images
         from repshift.evaluation.report.results import ResultFiles, show_results
         from repshift.evaluation.tasks.image_bench import bench_images
@@ -71,12 +74,16 @@ class Bench:
         check_suffix("--json", self.json, ".json")
         check_outputs(self, files.written)
         options.positive("--batch-size", self.batch_size)
+        if self.samples is not None:
+            options.positive("--samples", self.samples)
         options.threads(self.threads)
         device = options.device(self.device)
         if self.images is not None:
             find_images(self.images)
         loaded = load_model(self.model, self.checkpoint, self.random_weights)
         source = open_source(loaded, self.images, self.labels)
+        if self.samples is not None:
+            source = sampled(source, self.samples, seed=0)
         options.batch_fits(self.batch_size, next(source.batches(1)).images, device)
         bench = bench_images(
             loaded,

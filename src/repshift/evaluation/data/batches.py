@@ -132,15 +132,19 @@ Source = MemorySource | FileSource
 AnySource = Source | LoaderSource
 
 
-def draw(source: Source, count: int, seed: int) -> Batch:
-    """At most ``count`` images of a source, drawn by ``seed``, as one batch.
-
-    Files that cannot be used are left out and named in ``source.skipped``.
-    """
+def sampled(source: Source, count: int, seed: int) -> Source:
+    """At most ``count`` images of a source, drawn by ``seed``, in the order of the source."""
     order = torch.randperm(len(source), generator=torch.Generator().manual_seed(seed))
     chosen = order[:count].sort().values.tolist()
     labels = None if source.labels is None else source.labels[chosen]
     if isinstance(source, MemorySource):
-        return next(MemorySource(source.images[chosen], labels).batches(count))
-    drawn = replace(source, paths=[source.paths[index] for index in chosen], labels=labels)
-    return next(drawn.batches(count))
+        return MemorySource(source.images[chosen], labels, source.skipped, source.classes)
+    return replace(source, paths=[source.paths[index] for index in chosen], labels=labels)
+
+
+def draw(source: Source, count: int, seed: int) -> Batch:
+    """``sampled`` images as one batch.
+
+    Files that cannot be used are left out and named in ``source.skipped``.
+    """
+    return next(sampled(source, count, seed).batches(count))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from repshift.evaluation.report.names import plain, save
 from repshift.evaluation.report.pareto import winners
-from repshift.evaluation.report.table import to_html
+from repshift.evaluation.report.table import notes, to_html
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +49,7 @@ def write_page(
 <h1>{escape(plain(bench.environment["model"]))}</h1>
 <p>{escape(plain(bench.title))}</p>
 <div class="wide">{to_html(bench.rows)}</div>
+<ul>{"".join(f"<li>{escape(line)}</li>" for line in notes(bench.rows))}</ul>
 {f"<p>Files that were skipped:</p><ul>{skipped}</ul>" if skipped else ""}
 <h2>Quality against speed</h2>
 <p>Best at each speed-up over {bench.reference}:</p><ul>{best}</ul>

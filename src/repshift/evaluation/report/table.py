@@ -42,7 +42,7 @@ COLUMNS: list[tuple[str, str, Callable[..., str]]] = [
     ("peak MB", "peak_mb", lambda value: f"{value:.3g}"),
     ("images/s", "images_per_s", lambda value: f"{value:.4g}"),
     ("videos/s", "videos_per_s", lambda value: f"{value:.3g}"),
-    ("±", "spread", lambda value: f"{50 * value:.0f}%"),
+    ("spread", "spread", lambda value: f"{100 * value:.0f} %"),
     ("vs eager", "speedup_vs_eager", _times),
     ("vs fused", "speedup_vs_fused", _times),
     ("of FLOPs' gain", "flop_share", lambda value: f"{100 * value:.0f} %"),
@@ -72,6 +72,21 @@ def cells(rows: Sequence[Any]) -> tuple[list[str], list[list[str]]]:
     ]
 
 
+# What a heading means that does not say so itself.
+NOTES = {
+    "tokens": "how many are kept after the last block, the class token among them",
+    "spread": "the interquartile range of the times, as a share of their median",
+    "vs fused": "in turn: every round times each row once, so that a busy machine is fair to all",
+    "of FLOPs' gain": "how much of the speed-up that fewer FLOPs promise was reached",
+}
+
+
+def notes(rows: Sequence[Any]) -> list[str]:
+    """A line for each heading of the table that needs one."""
+    heads, _ = cells(rows)
+    return [f"{head}: {NOTES[head]}" for head in heads if head in NOTES]
+
+
 def print_table(bench: Bench) -> None:
     """Show the table on the terminal, or as wide text where there is none."""
     heads, lines = cells(bench.rows)
@@ -89,6 +104,8 @@ def print_table(bench: Bench) -> None:
     if not console.is_terminal:
         console = Console(width=230, **settings)
     console.print(table)
+    for line in notes(bench.rows):
+        console.print(line)
     console.print(f"Best at each speed-up over {bench.reference}:")
     for line in winners(bench):
         console.print(f"  {plain(line)}")

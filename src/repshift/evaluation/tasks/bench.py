@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from repshift.adapters.spec import EncoderSpec
     from repshift.evaluation.data.batches import AnySource
+    from repshift.evaluation.tasks.outputs import Outputs
     from repshift.evaluation.zoo.load import LoadedModel
     from repshift.resnet.spec import ResNetSpec
 
@@ -115,10 +116,12 @@ def run_bench(
     batch_size: int,
     device: torch.device,
     dtype: torch.dtype,
+    outputs: Outputs,
 ) -> Bench:
     """Judge and time every variant on the same images, in turn, on torch's current threads.
 
-    The dense model on smaller images joins them, at the FLOPs of each plan.
+    The dense model on smaller images joins them, at the FLOPs of each plan. ``outputs`` keep what
+    was judged so far.
     """
 
     def place(images: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
@@ -130,7 +133,10 @@ def run_bench(
     if sample.ndim == 4:
         rival, reason = smaller_images(model, spec, compared_plans(rows), sample)
     rows = [_at_its_size(row, model) for row in with_rival(rows, rival)]
-    quality, first, count = _judge(loaded, spec, source, rows, batch_size, place)
+    made_on = environment(device, dtype, "timm")
+    runs = [(row, number) for row in rows for number in range(max(1, len(row.plans)))]
+    outputs.begin(model, runs, made_on)
+    quality, first, count = _judge(loaded, spec, source, runs, batch_size, place, outputs)
     repeats = -(-batch_size // len(first))
     images = place(first.repeat(repeats, *[1] * (first.ndim - 1))[:batch_size])
 
@@ -144,7 +150,7 @@ def run_bench(
         **({"classes": list(source.classes)} if source.classes else {}),
         "batch_size": batch_size,
         "rounds": ROUNDS,
-    } | environment(device, dtype, "timm")
+    } | made_on
     return Bench(
         rows=[_row(row, costs[row], quality[row]) for row in rows],
         environment=facts,
@@ -169,8 +175,8 @@ def measured(facts: Mapping[str, Any]) -> str:
     """How speeds were taken, for a title."""
     return (
         f"batches of {facts['batch_size']} on {facts['device']} ({facts['dtype']}, "
-        f"{facts['threads']} threads), median of {facts['rounds']} rounds in turn, ± half the "
-        "interquartile range; GFLOPs are multiply-adds."
+        f"{facts['threads']} threads), median of {facts['rounds']} rounds in turn; GFLOPs "
+        "are multiply-adds."
     )
 
 
@@ -188,26 +194,31 @@ def _judge(
     loaded: LoadedModel,
     spec: EncoderSpec | ResNetSpec,
     source: AnySource,
-    rows: Sequence[Variant],
+    runs: Sequence[tuple[Variant, int]],
     batch_size: int,
     place: Callable[[Tensor], Tensor],
+    kept: Outputs,
 ) -> tuple[dict[Variant, Quality], Float[Tensor, "B ..."], int]:
     """Run every variant over every image; also the first batch and the number of images."""
-    model = loaded.model
-    runs = [(row, number) for row in rows for number in range(max(1, len(row.plans)))]
+    model, rows = loaded.model, list(dict.fromkeys(row for row, _ in runs))
     outputs: dict[tuple[Variant, int], list[Tensor]] = {run: [] for run in runs}
     labels: list[Tensor] = []
     first = None
     batches, total = source.batches(batch_size), source.parts(batch_size)
+
+    def one(run: tuple[Variant, int], images: Tensor) -> Tensor:
+        row, number = run
+        with row.attached(model, spec, number):
+            return read_out((row.model or model)(row.given(images))).float().cpu()
+
     with torch.inference_mode():
         for batch in tqdm(batches, total=total, desc="fidelity", leave=False):
             first = batch.images if first is None else first
             labels += [] if batch.labels is None else [batch.labels]
             images = place(batch.images)
-            for row, number in runs:
-                with row.attached(model, spec, number):
-                    own = row.model or model
-                    outputs[row, number].append(read_out(own(row.given(images))).float().cpu())
+            found = kept.of(batch.images, lambda images=images: [one(run, images) for run in runs])
+            for run, output in zip(runs, found, strict=True):
+                outputs[run].append(output)
     assert first is not None
     whole = {run: torch.cat(parts) for run, parts in outputs.items()}
     dense = whole[baseline(rows), 0]
