@@ -104,14 +104,17 @@ class Row:
     @property
     def tower(self):
         """Rows of which this is the same have the same features."""
+        if self.eager:
+            return EAGER.label
         own = self.plan and (self.plan.tower or (self.plan.prompt and self.plan.prompt.of_tower))
-        return self.label if own or self.eager or self.share < 1 else DENSE.label
+        return self.label if own or self.share < 1 else DENSE.label
 
 
 DENSE = Row("dense, fused attention")
+EAGER = Row("dense, eager attention", eager=True)
 ROWS = [
     DENSE,
-    Row("dense, eager attention", eager=True),
+    EAGER,
     Row("dense, image of a quarter of the tokens", share=0.25),
     *(
         Row(f"prompt: {amount:.0%}, greedy", VisionLanguagePlan(prompt=Keep(amount)))
@@ -241,11 +244,12 @@ def _now(device):
 
 @torch.inference_mode()
 def measure(shape, images, *, device, dtype, rounds, seconds):
-    """All rows for prompts of so many images."""
+    """All rows for prompts of so many images; of several only those of fused attention."""
+    rows = [row for row in ROWS if images == 1 or not row.eager]
     bench = Bench(SHAPES[shape], images, device, dtype)
     features, caches, gflops, tokens, megabytes = {}, {}, {}, {}, {}
-    shares = {row: [] for row in ROWS}
-    for row in ROWS:
+    shares = {row: [] for row in rows}
+    for row in rows:
         with bench.attached(row) as compression:
             if row.tower == row.label:
                 features[row.label] = bench.tower(row)
@@ -275,9 +279,9 @@ def measure(shape, images, *, device, dtype, rounds, seconds):
             device=device, rounds=rounds, seconds=seconds,
         )  # fmt: skip
 
-    towers = timed([row for row in ROWS if row.label in features], bench.attached, bench.tower)
-    prefills = timed(ROWS, bench.attached, lambda row: bench.prefill(row, features[row.tower]))
-    words = timed(ROWS, written, lambda row: bench.write(caches[row]))
+    towers = timed([row for row in rows if row.label in features], bench.attached, bench.tower)
+    prefills = timed(rows, bench.attached, lambda row: bench.prefill(row, features[row.tower]))
+    words = timed(rows, written, lambda row: bench.write(caches[row]))
 
     def phases(row):
         tower, prefill = towers[row.tower], prefills[row.label]
@@ -287,7 +291,7 @@ def measure(shape, images, *, device, dtype, rounds, seconds):
 
     dense = phases(DENSE)
     found = []
-    for row in ROWS:
+    for row in rows:
         taken = phases(row)
         gain = {phase: speedup(taken[phase], dense[phase]) for phase in taken}
         found.append(

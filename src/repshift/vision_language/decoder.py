@@ -55,7 +55,7 @@ class LayerSite:
     ) -> Any:
         """The layer's forward on the tokens that are left."""
         decision = self.engine._decision
-        if decision is None:
+        if decision is None or self._passes(decision):
             return forward(*args, **kwargs)
         given = bind(self.parameters, args, kwargs)
         stream, new = given["hidden_states"], {}
@@ -71,6 +71,13 @@ class LayerSite:
             self._decide(decision, stream, after, recorder)
         return output
 
+    def _passes(self, decision: Decision) -> bool:
+        """Whether the layer decides nothing and has what masks and positions were made for."""
+        if self.acts or decision.dropping or decision.pending is not None:
+            return False
+        sees = decision.sees(self.index)
+        return sees.at is None and sees.size is None
+
     def _capture(self, _: nn.Module, args: tuple[Any, ...]) -> None:
         self.engine._local.middle = args[0]
 
@@ -78,7 +85,7 @@ class LayerSite:
         self, decision: Decision, given: Mapping[str, Any], stream: Tensor, new: dict[str, Any]
     ) -> AttentionRecorder | None:
         """Masks and positions of the tokens that are left; what weighs or records their keys."""
-        stage, sees, mask = decision.stage(self.index), decision.sees(self.index), None
+        stage, sees = decision.stage(self.index), decision.sees(self.index)
         if stage.rows is not None:
             tables = given["position_embeddings"]
             new["position_embeddings"] = tuple(gather_rotary(one, stage.rows) for one in tables)
@@ -91,14 +98,14 @@ class LayerSite:
                 new["attention_mask"] = follow(mask, None, stage.rows, stage.closed)
             return None
         needs = self.needs & {"keys", "last query"} if decision.visual is not None else frozenset()
-        mask, before = given.get("attention_mask"), given.get("attention_mask")
+        size = sees.size
+        mask = before = given.get("attention_mask")
         flash = "flash" in (self.engine.parts.language.config._attn_implementation or "")
         if sees.at is not None:
             mask = follow(mask, stage.rows, sees.at, sees.closed)
             if mask is None and sees.closed is not None:
                 # Of the first layer a mask was made; here rows keep different numbers only now.
                 mask = ~sees.closed if flash else causal(stream.shape[1], sees.closed)
-        size = sees.size
         if size is not None:
             size = size.to(torch.promote_types(stream.dtype, torch.float32))
         if size is not None and flash:
