@@ -4,7 +4,7 @@
 
 Schedules, what merged tokens are, ways to match them, and smaller images that lose tokens too. A
 row says the loss (KL, or 1 - cosine of features) and what share it is of the smaller input's at the
-same FLOPs, between the two sizes nearest to them. ``--subject`` takes another model (see
+same FLOPs (see ``lab.py``). ``--subject`` takes another model (see
 ``plans.py``). What is not in the package is written here. A stopped run goes on where it was.
 """
 
@@ -12,22 +12,19 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from torch.nn import functional as F
 
+from lab import Lab
 from repshift import Merge, Plan, Redundancy, Shift, ToMe
 from repshift.files import write_text
 from repshift.measure.environment import environment, in_words
 from repshift.reductions.prune import nearest
-from repshift.search.candidates import Search, closed_forms
-from repshift.search.cost_model import FlopsCost
-from repshift.search.fidelity_meter import FidelityMeter
+from repshift.search.candidates import closed_forms
 from repshift.search.memo import Memo
-from repshift.search.sizes import Sized, smaller_sizes
 from repshift.sequence.token_map import Step, gather
 from subjects import SUBJECTS, add_arguments, open_subject
 
@@ -117,42 +114,6 @@ class ByShift(Merge):
         return replace(step, share=share)
 
 
-class Lab:
-    """A subject at all sizes of its images."""
-
-    def __init__(self, subject, batch, dtype, memo):
-        model, self.memo = subject.model.to(dtype), memo
-        images = subject.test
-        images = images.to(dtype) if images.is_floating_point() else images
-        self.dense = FidelityMeter(model, subject.spec, images, subject.objective, batch)
-        self.cost = FlopsCost(model, subject.spec, images[:1], memo)
-        self.sizes = {one.side: one for one in smaller_sizes(model, images)}
-        self.images, self.batch = images, batch
-        self.at = cache(self._at)
-
-    def _at(self, side):
-        if side is None:
-            return Search(self.dense, self.cost, self.memo)
-        sized: Sized = self.sizes[side]
-        meter = sized.meter(self.images, self.dense, self.batch)
-        return Search(meter, sized.cost(self.cost), self.memo)
-
-    def rate(self, plan):
-        """The share of the FLOPs, and the loss."""
-        trial = self.at(plan.input_size).rate(plan)
-        return self.cost_of(plan), trial.loss
-
-    def cost_of(self, plan):
-        return self.at(plan.input_size).cost.measure(plan)
-
-    def rival_at(self, share):
-        """The loss of the dense model on a smaller input at a share, between its neighbours."""
-        plans = [Plan({}), *(Plan({}, input_size=side) for side in self.sizes)]
-        below = next(at for at, plan in enumerate(plans) if self.cost_of(plan) <= share)
-        (above, less), (under, more) = map(self.rate, plans[below - 1 : below + 1])
-        return less + (more - less) * (above - share) / (above - under)
-
-
 def ideas(depth, sides):
     """Label, shape, score, reduction and size."""
     _, constant, late, early, second = closed_forms(depth)
@@ -209,8 +170,8 @@ def main():
             if plan is None:
                 cells += " not reached | |"
                 continue
-            share, loss = lab.rate(plan)
-            cells += f" {loss:.4f} | {loss / lab.rival_at(share):.2f} |"
+            loss = lab.losses(plan).mean()
+            cells += f" {loss:.4f} | {loss / lab.rival_at(lab.share(plan)).mean():.2f} |"
         text.append(f"| {label} |{cells}")
         write_text(arguments.out.with_suffix(".md"), "\n".join([*text, ""]))
         print(text[-1], flush=True)
