@@ -44,16 +44,34 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
     Raises:
         InputError: No adapter knows the model, or it cannot drop tokens; with the reason.
     """
-    for kind in type(model).__mro__:
-        matching = [name for name in (*LIBRARIES, *_REGISTERED) if _defined_in(kind, name)]
-        if matching:
-            return _adapter(max(matching, key=len))(model)
+    if (prefix := _prefix(model)) is not None:
+        return _adapter(prefix)(model)
     raise InputError(
         f"{type(model).__module__}.{type(model).__name__} is not a model repshift knows; those of "
         f"{', '.join(LIBRARIES)} are. If it holds one, "
         "compress that part; if its blocks take and return [B, N, C], pass "
         "spec=EncoderSpec(blocks=..., norm2=..., prefix_tokens=...)"
     )
+
+
+def resizer(model: nn.Module) -> Callable[[nn.Module, int], None] | None:
+    """What makes a copy of ``model`` one for images of another size; None where nothing does."""
+    prefix = _prefix(model)
+    own = import_module(f"repshift.adapters.{prefix}") if prefix in LIBRARIES else None
+    if own is not None and (resize := own.resizer(model)):
+        return resize
+    if hasattr(model, "set_input_size"):  # as timm calls it
+        return lambda twin, size: twin.set_input_size(img_size=size)  # type: ignore[operator]
+    return None
+
+
+def _prefix(model: nn.Module) -> str | None:
+    """The package whose adapter knows the model's class, or the first base class that one knows."""
+    for kind in type(model).__mro__:
+        matching = [name for name in (*LIBRARIES, *_REGISTERED) if _defined_in(kind, name)]
+        if matching:
+            return max(matching, key=len)
+    return None
 
 
 def _defined_in(kind: type, prefix: str) -> bool:

@@ -39,8 +39,8 @@ def main() -> None:
 def _run() -> None:
     import tyro
 
-    from repshift.cli.imports import import_module
     from repshift.cli.outputs import check_names
+    from repshift.evaluation.imports import import_module
 
     app = tyro.extras.SubcommandApp()
     for name, kind in commands().items():

@@ -15,7 +15,9 @@ class Bench:
     """Measure what dropping tokens buys on one model: speed, memory, fidelity, accuracy."""
 
     model: str = "saliency-vit-s14"
-    """An offline model (saliency-vit-s14, digits-vit, digits-resnet, digits-vim) or timm:NAME."""
+    """Any model by its name: timm:NAME, hf:NAME_OR_FOLDER, open_clip:NAME/PRETRAINED,
+    torchvision:NAME, MODULE_OR_FILE.py:FUNCTION of your own, or one that runs offline
+    (saliency-vit-s14, digits-vit, digits-resnet, digits-vim)."""
     images: Path | None = None
     """Directory of images; the model's own samples if left out."""
     labels: bool = False
@@ -36,7 +38,9 @@ class Bench:
     threads: int | None = None
     """Threads of PyTorch; its own choice if left out."""
     checkpoint: Path | None = None
-    """Weights of a timm model (safetensors, or a torch file with a state dict)."""
+    """Weights of the model (safetensors, or a torch file with a state dict)."""
+    model_args: options.ModelArgs = ()
+    """What the model is made with, as its library calls it: num_classes=10 global_pool=avg."""
     random_weights: bool = False
     """Untrained weights, where only speed matters."""
     json: Path | None = None
@@ -55,6 +59,7 @@ class Bench:
         from repshift.evaluation.tasks.variants import check_fit, fitted, variants
         from repshift.evaluation.zoo.load import load_model, open_source
 
+        settings = options.model_args(self.model_args)
         given, methods = options.read_plans(self.plan), options.read_methods(self.methods)
         out = self.out or Path("runs") / options.model_name(self.model)
         files = ResultFiles(
@@ -68,7 +73,7 @@ class Bench:
         device = options.device(self.device)
         if self.images is not None:
             find_images(self.images)
-        loaded = load_model(self.model, self.checkpoint, self.random_weights)
+        loaded = load_model(self.model, self.checkpoint, self.random_weights, settings)
         spec = describe(loaded.model)
         given = given or options.read_plans([loaded.plan])
         plans = [(text, fitted(plan, spec)) for text, plan in given]

@@ -19,7 +19,9 @@ class Show:
     image: Annotated[Path, tyro.conf.Positional]
     """The image file."""
     model: str = "saliency-vit-s14"
-    """An offline model or timm:NAME."""
+    """Any model by its name: timm:NAME, hf:NAME_OR_FOLDER, open_clip:NAME/PRETRAINED,
+    torchvision:NAME, MODULE_OR_FILE.py:FUNCTION of your own, or one that runs offline
+    (saliency-vit-s14, digits-vit, digits-resnet, digits-vim)."""
     plan: str | None = None
     """A plan's name, a schedule such as 0:0.2,3:0.2, or a JSON file; the paper's if left out."""
     method: str | None = None
@@ -27,7 +29,9 @@ class Show:
     imports: options.Imports = ()
     """A module or a .py file with scores or reductions of your own, imported first; repeatable."""
     checkpoint: Path | None = None
-    """Weights of a timm model."""
+    """Weights of the model (safetensors, or a torch file with a state dict)."""
+    model_args: options.ModelArgs = ()
+    """What the model is made with, as its library calls it: num_classes=10 global_pool=avg."""
     out: Path | None = None
     """The PNG file; NAME-tokens.png in the current directory if left out."""
 
@@ -40,6 +44,7 @@ class Show:
         from repshift.evaluation.zoo.load import load_model
         from repshift.files import replacing
 
+        settings = options.model_args(self.model_args)
         plan = None if self.plan is None else options.read_plan(self.plan)
         if self.method is not None:
             options.read_method(self.method)
@@ -47,7 +52,7 @@ class Show:
         check_suffix("--out", self.out, ".png")
         check_outputs(self, [("--out", out)])
         image = read_image(self.image)
-        loaded = load_model(self.model, self.checkpoint)
+        loaded = load_model(self.model, self.checkpoint, settings=settings)
         images = loaded.prepare(image).unsqueeze(0)
         spec = describe(loaded.model)
         plan = options.with_method(

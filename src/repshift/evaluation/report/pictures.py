@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from matplotlib.figure import Figure
@@ -61,20 +61,20 @@ def token_pictures(
     """
     model = loaded.model
 
-    def draw(tokens: Float[Tensor, "B N C"]) -> Float[Tensor, "B H W"] | None:
+    def draw(tokens: Float[Tensor, "B N C"] | None) -> Float[Tensor, "B H W"] | None:
         # The encoder may have been moved to another device or precision; its decoder was not.
-        return loaded.decode(tokens.float().cpu()) if loaded.decode else None
+        return loaded.decode(tokens.float().cpu()) if loaded.decode and tokens is not None else None
 
     blocks = plan.acting
     patches = _patches(spec, loaded.grid)
     with torch.inference_mode():
-        dense = draw(_tokens(model, images))
+        dense = draw(_tokens(loaded, images))
         with compress(model, plan, spec) as done:
-            tokens = _tokens(model, images)
+            tokens = _tokens(loaded, images)
             kept = {block: done.kept_after(block).cpu() for block in blocks}
             lengths = {block: done.lengths_after(block).tolist() for block in blocks}
             groups = {block: _groups(done, block)[:, patches] for block in blocks}
-            restored = draw(done.restore(tokens))
+            restored = draw(None if tokens is None else done.restore(tokens))
             scores = done.scores
     figures = []
     for row, name in enumerate(names):
@@ -110,9 +110,9 @@ def grid_pictures(
     """
     with torch.inference_mode():
         with compress(loaded.model, Plan({}), spec) as dense:
-            _tokens(loaded.model, images)
+            _tokens(loaded, images)
         with compress(loaded.model, plan, spec) as done:
-            _tokens(loaded.model, images)
+            _tokens(loaded, images)
     stages = [stage for stage in plan.drop if stage in done.scores]
     figures = []
     for row, name in enumerate(names):
@@ -131,9 +131,15 @@ def grid_pictures(
     return figures
 
 
-def _tokens(model: torch.nn.Module, images: Tensor) -> Tensor:
+def _tokens(loaded: LoadedModel, images: Tensor) -> Tensor | None:
+    """Run the model; its last tokens, where maps are drawn of them."""
+    model: Any = loaded.model
     reference = next(model.parameters())
-    return model.forward_features(images.to(reference.device, reference.dtype))  # type: ignore
+    images = images.to(reference.device, reference.dtype)
+    if loaded.decode is not None:
+        return model.forward_features(images)
+    model(images)
+    return None
 
 
 def _patches(spec: EncoderSpec, grid: tuple[int, int]) -> Int[Tensor, " P"]:
