@@ -12,7 +12,6 @@ import transformers
 from PIL import Image
 
 from repshift import InputError, Plan, compress, resize_images, resized
-from repshift.adapters import describe
 from repshift.evaluation.zoo.load import load_model
 
 pytestmark = pytest.mark.lowest
@@ -22,7 +21,7 @@ SMALL = {
     "image_size": 32, "patch_size": 8,
 }  # fmt: skip
 SIZE = {"height": 32, "width": 32}
-OWN = '''
+OWN = """
 import timm
 from torchvision import transforms as t
 
@@ -32,7 +31,7 @@ def make(num_classes=5):
 
 def number():
     return 3
-'''
+"""
 
 
 def photo():
@@ -67,7 +66,8 @@ def test_a_classifier_of_transformers_is_fed_by_its_own_processor(tmp_path):
 @torch.no_grad()
 def test_the_vision_part_of_a_clip_gives_its_embedding(tmp_path):
     text = {"vocab_size": 9, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
-    config = transformers.CLIPConfig(vision_config=SMALL, text_config=text, projection_dim=6)
+    vision = SMALL | {"projection_dim": 6}
+    config = transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=6)
     whole = transformers.CLIPModel(config).eval()
     whole.save_pretrained(tmp_path)
     transformers.CLIPImageProcessor(size=SIZE, crop_size=SIZE).save_pretrained(tmp_path)

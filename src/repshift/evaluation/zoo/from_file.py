@@ -123,5 +123,6 @@ def _advice(ours: Mapping[str, Any], weights: Weights, terms: tuple[str, str]) -
 def reject(error: Exception, name: str, settings: Mapping[str, Any]) -> InputError:
     """For settings that what makes the model does not take."""
     given = " ".join(f"{key}={value}" for key, value in settings.items())
+    by = f" with --model-args {given}" if given else ""
     reason = next(iter(str(error).splitlines()), type(error).__name__)
-    return InputError(f"{name} cannot be made with --model-args {given}: {reason}")
+    return InputError(f"{name} cannot be made{by}: {reason}")

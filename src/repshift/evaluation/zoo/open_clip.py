@@ -47,6 +47,7 @@ def load(name: str, wanted: Wanted) -> LoadedModel:
     def build(settings: dict[str, Any]) -> nn.Module:
         """The tower; its transform is put aside."""
         try:
+            whole: Any
             whole, _, transform = open_clip.create_model_and_transforms(
                 model, pretrained=tag or None, load_weights=own, **settings
             )

@@ -48,7 +48,8 @@ def check_reads(model: nn.Module, name: str) -> None:
     """``InputError`` if the model has no output that stands for an image."""
     pools = getattr(model, "pooler", None) is not None or getattr(model, "head", None) is not None
     spec = describe(model)
-    if not (hasattr(model, "classifier") or pools or getattr(spec, "class_token", False)):
+    classifies = any("classifier" in part for part, _ in model.named_children())
+    if not (classifies or pools or getattr(spec, "class_token", False)):
         raise InputError(
             f"{name} gives tokens and neither logits nor a pooled feature; take a classifier, or a "
             "function of your own that pools them (--model MODULE:FUNCTION)"

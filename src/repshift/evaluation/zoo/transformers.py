@@ -42,11 +42,12 @@ def load(name: str, wanted: Wanted) -> LoadedModel:
     with from_hub(full, _ADVICE):
         config = transformers.AutoConfig.from_pretrained(name)
     _check_kind(full, config)
+    kind = _kind(config)
+    config = _own_config(kind, config)
     for key, value in wanted.settings.items():
         if not hasattr(config, key):
             raise reject(AttributeError(f"its config has no {key}"), full, wanted.settings)
         setattr(config, key, value)
-    kind = _kind(config)
     with from_hub(full, _ADVICE):
         processor = transformers.AutoImageProcessor.from_pretrained(name)
     if wanted.checkpoint is not None:
@@ -103,12 +104,11 @@ def _own_config(kind: Any, config: Any) -> Any:
 def _build(kind: Any, config: Any, settings: dict[str, Any]) -> nn.Module:
     for key, value in settings.items():
         setattr(config, key, value)
-    own = _own_config(kind, config)
     make = getattr(kind, "from_config", None) or kind._from_config
     try:
-        return make(own)
+        return make(config)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise reject(error, type(own).__name__, settings) from None
+        raise reject(error, type(config).__name__, settings) from None
 
 
 def _pretrained(full: str, name: str, kind: Any, config: Any) -> nn.Module:
@@ -120,7 +120,7 @@ def _pretrained(full: str, name: str, kind: Any, config: Any) -> nn.Module:
         ):
             return kind.from_pretrained(
                 name,
-                config=_own_config(kind, config),
+                config=config,
                 dtype=torch.float32,
                 output_loading_info=True,
                 **settings,
@@ -167,7 +167,7 @@ def _loaded(name: str, model: nn.Module, processor: Any) -> LoadedModel:
     mean = getattr(processor, "image_mean", None) if normalises else None
     std = getattr(processor, "image_std", None) if normalises else None
     reading = Reading(model)
-    logits = getattr(model, "classifier", None) is not None
+    logits = any("classifier" in part for part, _ in model.named_children())
     return LoadedModel(
         name=name,
         model=reading,
