@@ -51,6 +51,7 @@ def test_timm_itself_resamples_the_positions_and_all_weights_are_shared(family):
     assert compression.counts[0] < 64 + model.num_prefix_tokens
 
 
+@pytest.mark.lowest
 @torch.no_grad()
 def test_transformers_interpolates_in_its_own_forward():
     config = transformers.ViTConfig(

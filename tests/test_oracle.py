@@ -95,6 +95,7 @@ def assert_masked_equals_dropped(family, plan, monkeypatch, **forward):
             torch.testing.assert_close(output, expected_output, atol=1e-9, rtol=0)
 
 
+@pytest.mark.lowest
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dropping_equals_hiding(family, monkeypatch):
     plan = plan_for(family, {0: 0.3, 1: 3, 2: 0.25})

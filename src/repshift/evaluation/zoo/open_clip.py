@@ -47,14 +47,13 @@ def load(name: str, wanted: Wanted) -> LoadedModel:
     def build(settings: dict[str, Any]) -> nn.Module:
         """The tower; its transform is put aside."""
         try:
-            whole: Any
-            whole, _, transform = open_clip.create_model_and_transforms(
+            made: Any = open_clip.create_model_and_transforms(
                 model, pretrained=tag or None, load_weights=own, **settings
             )
         except (TypeError, AssertionError) as error:
             raise reject(error, f"open_clip:{name}", settings) from None
-        found[:] = [transform]
-        return whole.visual
+        found[:] = made[2:]
+        return made[0].visual
 
     with from_hub(f"open_clip:{name}", "pass --checkpoint FILE (or --random-weights)"):
         if wanted.checkpoint is None:
