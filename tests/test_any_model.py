@@ -120,7 +120,8 @@ def test_weights_that_are_missing_are_named(tmp_path):
     assert load_model(f"hf:{tmp_path}", random_weights=True).classes == 3
 
 
-def test_what_the_commands_cannot_feed_is_one_line(tmp_path):
+def test_what_the_commands_cannot_feed_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # spares its retries
     transformers.BertConfig().save_pretrained(tmp_path / "text")
     transformers.LlavaConfig().save_pretrained(tmp_path / "speaking")
     save_vit(tmp_path / "bare", processor=False)
@@ -202,9 +203,10 @@ def test_torchvision_reads_a_file_of_another_size_and_crops_by_its_own_transform
 @torch.no_grad()
 def test_a_folder_of_timm(tmp_path):
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, num_classes=3).eval()
-    timm.models.save_for_hf(model, tmp_path, model_config={"mean": [0.1, 0.2, 0.3]})
+    timm.models.save_for_hf(model, tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     config["model_args"] = {"img_size": 32}
+    config["pretrained_cfg"]["mean"] = [0.1, 0.2, 0.3]
     (tmp_path / "config.json").write_text(json.dumps(config))
     loaded = load_model(f"timm:local-dir:{tmp_path}")
     pixels = loaded.prepare(photo())[None]
@@ -237,8 +239,8 @@ def test_a_function_of_ones_own(tmp_path, monkeypatch):
 
 def test_the_commands_take_them_all(run, photos, tmp_path):
     save_vit(tmp_path / "vit")
-    (tmp_path / "my_zoo.py").write_text(OWN)
-    for name in (f"hf:{tmp_path}/vit", "my_zoo.py:make"):
+    (tmp_path / "own_zoo.py").write_text(OWN)
+    for name in (f"hf:{tmp_path}/vit", "own_zoo.py:make"):
         status, out, err = run(
             "show", photos / "0.png", "--model", name, "--plan", "0:0.5", "--out", "a.png"
         )

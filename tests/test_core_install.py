@@ -14,7 +14,8 @@ import pytest
 pytestmark = pytest.mark.lowest
 
 ALONE = '''
-import importlib.metadata, re, sys
+from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
+import importlib.metadata, importlib.util, pathlib, re, sys, sysconfig
 
 def required(name, found):
     """A distribution and all that it cannot do without."""
@@ -36,13 +37,20 @@ brought = {
     if {owner.lower().replace("_", "-") for owner in owners} & torchs
 }
 allowed = sys.stdlib_module_names | brought | {"torch", "repshift"}
+# The standard library's own, whose name says the machine, and what setuptools carries along.
+allowed |= {sysconfig._get_sysconfigdata_name()}
+if "setuptools" in brought:
+    [place] = importlib.util.find_spec("setuptools").submodule_search_locations
+    allowed |= {path.stem for path in (pathlib.Path(place) / "_vendor").iterdir()}
 
-class Nothing:
+class Alone:
+    """Finds what is allowed; all else is not there."""
+
     def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] not in allowed:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        if name.partition(".")[0] in allowed:
+            return PathFinder.find_spec(name, path, target)
 
-sys.meta_path.insert(0, Nothing())
+sys.meta_path[:] = [BuiltinImporter, FrozenImporter, Alone()]
 for name in ("numpy", "PIL", "timm", "transformers", "torchvision", "tqdm", "tyro", "safetensors"):
     try:
         __import__(name)
