@@ -46,8 +46,8 @@ class Reading(nn.Module):
 
 def check_reads(model: nn.Module, name: str) -> None:
     """``InputError`` if the model has no output that stands for an image."""
-    pools = getattr(model, "pooler", None) is not None or getattr(model, "head", None) is not None
     spec = describe(model)
+    pools = getattr(model, "pooler", None) is not None or getattr(spec, "readers", ())
     classifies = any("classifier" in part for part, _ in model.named_children())
     if not (classifies or pools or getattr(spec, "class_token", False)):
         raise InputError(
