@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import nn
 from torch.utils.data import DataLoader
 
+from repshift.evaluation.zoo.packaged import weights_file
 from repshift.evaluation.zoo.scenes.language import KINDS
 from repshift.evaluation.zoo.scenes.model import WEIGHTS
 from repshift.files import replacing
@@ -31,10 +32,10 @@ TOWER_STEPS = 300  # in which the tower is told alone
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=1100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
-    parser.add_argument("--out", type=Path, default=WEIGHTS)
+    parser.add_argument("--out", type=Path, default=weights_file(WEIGHTS))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     weights = train(args)

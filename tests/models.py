@@ -38,6 +38,8 @@ FAMILIES = {
     "pe core": ("vit_pe_core_tiny_patch16_384", {"attn_pool_num_heads": 2}),
     "pe lang": ("vit_pe_lang_large_patch14_448", {}),
 }
+# Those that the installed release has.
+FAMILIES = {name: row for name, row in FAMILIES.items() if timm.is_model(row[0])}
 # Every kind of block input and pooling once: for the promises, which do not depend on the family.
 SAMPLE = (
     "deit distilled",

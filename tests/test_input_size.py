@@ -65,6 +65,7 @@ def test_what_is_no_model_and_no_size_is_one_clear_line(given, message):
         resized(*given)
 
 
+@pytest.mark.lowest
 @torch.no_grad()
 def test_transformers_interpolates_in_its_own_forward():
     config = transformers.ViTConfig(

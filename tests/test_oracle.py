@@ -95,7 +95,14 @@ def assert_masked_equals_dropped(family, plan, monkeypatch, **forward):
             torch.testing.assert_close(output, expected_output, atol=1e-9, rtol=0)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+# timm 1.0.17 does not run rope mixed in double precision.
+IN_DOUBLE = [
+    pytest.param(family, marks=() if family.startswith("rope mixed") else pytest.mark.lowest)
+    for family in FAMILIES
+]
+
+
+@pytest.mark.parametrize("family", IN_DOUBLE)
 def test_dropping_equals_hiding(family, monkeypatch):
     plan = plan_for(family, {0: 0.3, 1: 3, 2: 0.25})
     assert_masked_equals_dropped(family, plan, monkeypatch)

@@ -18,6 +18,8 @@ from repshift.adapters import describe
 from repshift.runtime.attention import AttentionRecorder, EagerAttention
 from repshift.sequence.segments import Segments
 
+pytestmark = pytest.mark.lowest
+
 
 def open_clip_tower(**settings):
     return VisionTransformer(

@@ -166,7 +166,7 @@ def test_what_is_no_class_is_refused():
 
 
 def test_results_of_ones_own_score_are_found_by_its_code_too(tmp_path):
-    from repshift.cli.imports import import_module
+    from repshift.evaluation.imports import import_module
 
     file, found = tmp_path / "my_score.py", []
     for power in ("self.power", "2 * self.power"):

@@ -1,5 +1,6 @@
 """Checkpoints of timm models as people have them: what is wrong in one is named, not measured."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,40 @@ def test_every_command_refuses_weights_that_are_nan(run, tmp_path, weights, comm
     assert status == 2
     assert f"nan.pth: the tensor {FIRST} has" in err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("head", ["fc", "classifier", "head.fc"])
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "model.", "module._orig_mod.model."])
+def test_what_wrappers_put_before_the_names_and_other_heads(tmp_path, weights, prefix, head):
+    renamed = {prefix + re.sub(r"^head\.", f"{head}.", key): one for key, one in weights.items()}
+    model = load(tmp_path, {"state_dict": renamed, "epoch": 1})
+    found = model.state_dict()
+    assert all(torch.equal(found[key], weights[key]) for key in weights)
+
+
+def test_without_a_head_it_gives_features(tmp_path, weights):
+    bare = {key: one for key, one in weights.items() if not key.startswith("head.")}
+    model = load(tmp_path, bare | {"n_averaged": torch.tensor(3)})
+    assert model.num_classes == 0
+    assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 192)
+
+
+def test_a_fine_tune_on_the_mean_names_the_flag_that_it_needs(tmp_path):
+    own = timm.create_model(NAME, img_size=32, num_classes=3, global_pool="avg")
+    with pytest.raises(InputError) as caught:
+        load(tmp_path, own.state_dict())
+    said = str(caught.value)
+    assert "2 missing (norm.bias, norm.weight); 2 unknown (fc_norm.bias, fc_norm.weight)" in said
+    assert said.endswith("pass --model-args global_pool=avg")
+    model = load_timm(NAME, tmp_path / "w.pth", False, {"global_pool": "avg"})
+    assert torch.equal(model.fc_norm.weight, own.fc_norm.weight)
+    assert (model.num_classes, model.patch_embed.img_size) == (3, (32, 32))
+
+
+def test_settings_go_before_what_is_read_off(tmp_path, weights):
+    torch.save(weights, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=r"1 of another shape \(head.weight|2 of another shape"):
+        load_timm(NAME, tmp_path / "w.pth", False, {"num_classes": 9})
+    with pytest.raises(InputError, match="cannot be made with --model-args colour=red"):
+        load_timm(NAME, None, True, {"colour": "red"})

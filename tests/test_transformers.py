@@ -20,6 +20,7 @@ from transformers_models import (
     run,
 )
 
+pytestmark = pytest.mark.lowest
 PLAN = Plan({0: 0.3, 1: 3})
 MERGES = [Plan({1: 3}, reduction=ToMe()), Plan({1: 3}, reduction=Merge())]
 

@@ -130,6 +130,7 @@ def assert_hidden_equals_dropped(family, plan, lengths, monkeypatch):
     return kept, real
 
 
+@pytest.mark.lowest
 @pytest.mark.parametrize("lengths", [(20, 20, 20), PADDED], ids=["whole", "padded"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_dropping_equals_hiding(family, lengths, monkeypatch):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import inspect
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn import functional as F
 
-from repshift.adapters import check_model
+from repshift.adapters import check_model, resizer
 from repshift.errors import InputError
 from repshift.numbers import whole
 
@@ -30,7 +28,8 @@ def resized(model: nn.Module, size: int) -> nn.Module:
     library resamples.
 
     Args:
-        model: A vision model of timm or transformers, or a convolutional one.
+        model: A vision model of timm, transformers, torchvision or open_clip, a convolutional one,
+            or one of your own with timm's method ``set_input_size(img_size=...)``.
         size: Pixels of a side.
 
     Returns:
@@ -41,9 +40,8 @@ def resized(model: nn.Module, size: int) -> nn.Module:
     """
     check_model(model)
     size = whole(size, "the size of the images", 1)
-    parameters = inspect.signature(type(model).forward).parameters
-    timm_resizes = getattr(model, "set_input_size", None)
-    if timm_resizes is None and "interpolate_pos_encoding" not in parameters:
+    resize = resizer(model)
+    if resize is None:
         if not hasattr(model, "conv1"):
             raise InputError(
                 f"{type(model).__name__} has no way to change the size of its images (timm's "
@@ -51,18 +49,15 @@ def resized(model: nn.Module, size: int) -> nn.Module:
                 "input_size"
             )
         return model  # a ResNet takes images of any size
-    if size % _step(model):
+    if size % patch_side(model):
         raise InputError(
             f"{type(model).__name__} takes no images of {size} pixels, only of whole patches of "
-            f"{_step(model)}"
+            f"{patch_side(model)}"
         )
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    twin: Any = copy.deepcopy(model, shared)
-    if timm_resizes is None:
-        twin.forward = partial(twin.forward, interpolate_pos_encoding=True)
-        return twin
+    twin = copy.deepcopy(model, shared)
     try:
-        twin.set_input_size(img_size=size)
+        resize(twin, size)
     except (AssertionError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{type(model).__name__} takes no images of {size} pixels: {error}"
@@ -75,18 +70,22 @@ def image_sides(model: nn.Module, full: int) -> list[int]:
 
     Raises ``InputError`` if there are none.
     """
-    sides = list(range(_step(model), full, _step(model)))
+    sides = list(range(patch_side(model), full, patch_side(model)))
     if not sides:
         raise InputError(f"images of {full} pixels are one patch")
     resized(model, sides[-1])
     return sides
 
 
-def _step(model: nn.Module) -> int:
-    """Pixels of a side of a patch."""
-    config: Any = getattr(model, "config", None)
-    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    patch = patch or getattr(config, "patch_size", None) or 8
+def patch_side(model: nn.Module) -> int:
+    """Pixels of a side of a patch; 8 where there are none."""
+    holders: tuple[Any, ...] = (
+        getattr(model, "patch_embed", None),
+        getattr(model, "config", None),
+        getattr(getattr(model, "trunk", None), "patch_embed", None),
+        model,
+    )
+    patch = next((found for one in holders if (found := getattr(one, "patch_size", None))), 8)
     return max(patch) if isinstance(patch, tuple | list) else int(patch)
 
 

@@ -46,8 +46,8 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
         InputError: No adapter knows the model, or it cannot drop tokens; with the reason.
     """
     check_model(model)
-    if (adapter := _adapter_of(model)) is not None:
-        return adapter(model)
+    if (prefix := _prefix(model)) is not None:
+        return _adapter(prefix)(model)
     raise InputError(
         f"{type(model).__module__}.{type(model).__name__} is not a model repshift knows; those of "
         f"{', '.join(LIBRARIES)} are. {_held(model)}If its blocks take and return [B, N, C], pass "
@@ -63,6 +63,26 @@ def check_model(model: Any) -> None:
             f"the model is a {type(model).__name__}; pass a torch.nn.Module"
             + (", such as the one it holds as .model" if inner else "")
         )
+
+
+def resizer(model: nn.Module) -> Callable[[nn.Module, int], None] | None:
+    """What makes a copy of ``model`` one for images of another size; None where nothing does."""
+    prefix = _prefix(model)
+    own = import_module(f"repshift.adapters.{prefix}") if prefix in LIBRARIES else None
+    if own is not None and (resize := own.resizer(model)):
+        return resize
+    if hasattr(model, "set_input_size"):  # as timm calls it
+        return lambda twin, size: twin.set_input_size(img_size=size)  # type: ignore[operator]
+    return None
+
+
+def _prefix(model: nn.Module) -> str | None:
+    """The package whose adapter knows the model's class, or the first base class that one knows."""
+    for kind in type(model).__mro__:
+        matching = [name for name in (*LIBRARIES, *_REGISTERED) if _defined_in(kind, name)]
+        if matching:
+            return max(matching, key=len)
+    return None
 
 
 def _defined_in(kind: type, prefix: str) -> bool:

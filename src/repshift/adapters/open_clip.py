@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 from open_clip import transformer as clip
+from open_clip.model import resize_pos_embed
 from open_clip.timm_model import TimmModel
 from torch import nn
 
@@ -13,6 +15,9 @@ from repshift.adapters.spec import EncoderSpec, MapMethod, Pooling
 from repshift.errors import InputError
 from repshift.resnet.spec import ResNetSpec
 from repshift.runtime.carriers import AttentionMask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _BLOCKS = (clip.ResidualAttentionBlock, clip.CustomResidualAttentionBlock)
 _ATTENTION = (nn.MultiheadAttention, clip.Attention)
@@ -54,6 +59,24 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
 def _grid(patch: tuple[int, int], image: tuple[int, int]) -> tuple[int, int]:
     """Rows and columns of the patches of an image."""
     return image[0] // patch[0], image[1] // patch[1]
+
+
+def resizer(model: nn.Module) -> Callable[[nn.Module, int], None] | None:
+    """What resamples the positions of a tower, as open_clip does for its checkpoints."""
+    if isinstance(model, TimmModel):
+        return _resize_trunk if hasattr(model.trunk, "set_input_size") else None
+    return _resize if isinstance(model, clip.VisionTransformer) else None
+
+
+def _resize(model: Any, size: int) -> None:
+    model.image_size, model.grid_size = (size, size), (size // model.patch_size[0],) * 2
+    table = {"visual.positional_embedding": model.positional_embedding.detach()}
+    resize_pos_embed(table, SimpleNamespace(visual=model))
+    model.positional_embedding = nn.Parameter(table["visual.positional_embedding"])
+
+
+def _resize_trunk(model: Any, size: int) -> None:
+    model.trunk.set_input_size(img_size=size)
 
 
 def _reason(model: Any) -> str | None:

@@ -123,6 +123,10 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
     )
 
 
+def resizer(model: nn.Module) -> None:
+    """None: timm's own ``set_input_size`` does it."""
+
+
 def _same(module: nn.Module, known: type[nn.Module], method: str) -> bool:
     """Whether the module runs the method of that class itself, not an override."""
     return getattr(type(module), method, None) is getattr(known, method, module)

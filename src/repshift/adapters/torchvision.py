@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 from torchvision.models import resnet
@@ -13,6 +14,9 @@ from repshift.adapters.spec import EncoderSpec
 from repshift.errors import InputError
 from repshift.resnet.spec import ResNetSpec
 from repshift.resnet.stages import stages_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _WINDOWS = "its attention runs inside fixed windows of the grid"
 _REFUSED = {
@@ -55,6 +59,18 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
         prefix_tokens=1,
         class_token=True,
     )
+
+
+def resizer(model: nn.Module) -> Callable[[nn.Module, int], None] | None:
+    """What resamples the positions of a ViT, as torchvision does for its checkpoints."""
+    return _resize if isinstance(model, vit.VisionTransformer) else None
+
+
+def _resize(model: Any, size: int) -> None:
+    table = OrderedDict({"encoder.pos_embedding": model.encoder.pos_embedding.detach()})
+    table = vit.interpolate_embeddings(size, model.patch_size, table)["encoder.pos_embedding"]
+    model.encoder.pos_embedding = nn.Parameter(table)
+    model.image_size, model.seq_length = size, table.shape[1]
 
 
 def _is_resnet(model: nn.Module) -> bool:

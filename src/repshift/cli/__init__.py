@@ -42,8 +42,8 @@ def main() -> None:
 def _run() -> None:
     import tyro
 
-    from repshift.cli.imports import import_module
     from repshift.cli.outputs import check_names
+    from repshift.evaluation.imports import import_module
 
     if sys.argv[1:] == ["--version"]:
         print(f"repshift {repshift.__version__}")

@@ -19,12 +19,14 @@ class Bench:
     """Measure what dropping tokens buys on one model: speed, memory, fidelity, accuracy."""
 
     model: str = "digits-vit"
-    """An offline model (saliency-vit-s14, digits-vit, digits-resnet, digits-vim, scenes-vlm) or
-    timm:NAME."""
+    """Any model by its name: timm:NAME, hf:NAME_OR_FOLDER, open_clip:NAME/PRETRAINED,
+    torchvision:NAME, MODULE_OR_FILE.py:FUNCTION of your own, or one that runs offline
+    (saliency-vit-s14, digits-vit, digits-resnet, digits-vim, scenes-vlm)."""
     images: Path | None = None
     """Directory of images; the model's own samples if left out."""
     samples: int | None = None
-    """Images to use, drawn at random, always the same; all if left out."""
+    """Images to use, drawn at random, always the same; all if left out. Of scenes-vlm: questions of
+    each kind, 300 if left out."""
     labels: bool = False
     """Also measure accuracy: DIR/labels.csv (file,label), or one folder a class."""
     plan: tuple[str, ...] = ()
@@ -43,11 +45,11 @@ class Bench:
     threads: int | None = None
     """Threads of PyTorch; its own choice if left out."""
     checkpoint: Path | None = None
-    """Weights of a timm model (safetensors, or a torch file with a state dict)."""
+    """Weights of the model (safetensors, or a torch file with a state dict)."""
+    model_args: options.ModelArgs = ()
+    """What the model is made with, as its library calls it: num_classes=10 global_pool=avg."""
     random_weights: bool = False
     """Untrained weights, where only speed matters."""
-    samples: int | None = None
-    """Questions of each kind that scenes-vlm is asked; 300 if left out."""
     json: Path | None = None
     """Also write bench.json under this name (*.json)."""
     out: Path | None = None
@@ -58,8 +60,6 @@ class Bench:
         if self.model == "scenes-vlm":
             self._run_scenes()
             return
-        if self.samples is not None:
-            raise InputError("--samples is for scenes-vlm; pass --images DIR with fewer images")
         import torch
 
         from repshift.evaluation.data.batches import sampled
@@ -68,6 +68,7 @@ class Bench:
         from repshift.evaluation.tasks.image_bench import bench_images
         from repshift.evaluation.zoo.load import load_model, open_source
 
+        settings = options.model_args(self.model_args)
         plans, methods = options.read_plans(self.plan), options.read_methods(self.methods)
         out = self.out or Path("runs") / options.model_name(self.model)
         files = ResultFiles.below(out, self.json)
@@ -80,7 +81,7 @@ class Bench:
         device = options.device(self.device)
         if self.images is not None:
             find_images(self.images)
-        loaded = load_model(self.model, self.checkpoint, self.random_weights)
+        loaded = load_model(self.model, self.checkpoint, self.random_weights, settings)
         source = open_source(loaded, self.images, self.labels)
         if self.samples is not None:
             source = sampled(source, self.samples, seed=0)

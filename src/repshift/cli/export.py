@@ -17,7 +17,9 @@ class Export:
     """Write a compressed model as one ONNX file with a dynamic batch, checked in onnxruntime."""
 
     model: Annotated[str, tyro.conf.Positional]
-    """An offline model (saliency-vit-s14, digits-vit) or timm:NAME."""
+    """Any model by its name: timm:NAME, hf:NAME_OR_FOLDER, open_clip:NAME/PRETRAINED,
+    torchvision:NAME, MODULE_OR_FILE.py:FUNCTION of your own, or one that runs offline
+    (saliency-vit-s14, digits-vit, digits-resnet, digits-vim)."""
     plan: str = "deit"
     """A plan's name, a schedule such as 0:0.2,3:0.2, or a JSON file."""
     method: str | None = None
@@ -25,7 +27,9 @@ class Export:
     imports: options.Imports = ()
     """A module or a .py file with scores or reductions of your own, imported first; repeatable."""
     checkpoint: Path | None = None
-    """Weights of a timm model."""
+    """Weights of the model (safetensors, or a torch file with a state dict)."""
+    model_args: options.ModelArgs = ()
+    """What the model is made with, as its library calls it: num_classes=10 global_pool=avg."""
     random_weights: bool = False
     """Untrained weights, where only speed matters."""
     out: Path | None = None
@@ -40,11 +44,12 @@ class Export:
         from repshift.input_size import resize_images
         from repshift.plan_given import as_plan
 
+        settings = options.model_args(self.model_args)
         plan = options.with_method(as_plan(self.plan), self.method)
         out = self.out or Path(f"{options.model_name(self.model)}.onnx")
         check_suffix("--out", self.out, ".onnx")
         check_outputs(self, [("--out", out)])
-        loaded = load_model(self.model, self.checkpoint, self.random_weights)
+        loaded = load_model(self.model, self.checkpoint, self.random_weights, settings)
         loaded = loaded.at(plan.input_size)
         spec = describe(loaded.model)
         images = next(open_source(loaded, None, False).batches(2)).images

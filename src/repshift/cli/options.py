@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 Imports = Annotated[
     tuple[str, ...], tyro.conf.arg(name="import", metavar="MODULE"), tyro.conf.UseAppendAction
 ]
+
+# What --model-args gives to what makes the model.
+ModelArgs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")]
 
 DEEPEST = 32  # a score of a score of a score ...
 MOST = 2**31 - 1  # what PyTorch's kernels count up to
@@ -106,9 +110,23 @@ def batch_fits(count: int, example: Tensor, device: torch.device) -> None:
         )
 
 
+def model_args(given: Sequence[str]) -> dict[str, Any]:
+    """``--model-args``: values are read as Python writes them, other words as text."""
+    found: dict[str, Any] = {}
+    for one in given:
+        name, equals, value = one.partition("=")
+        if not equals or not name.isidentifier() or name in found:
+            raise InputError(f"--model-args {one}: expected NAME=VALUE, each name once")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
+
+
 def model_name(model: str) -> str:
     """What files are called by that hold results of ``--model``."""
-    return model.replace(":", "-").replace("/", "-")
+    return model.replace(":", "-").replace("/", "-").lstrip(".-")
 
 
 def _distinct(flag: str, named: list[tuple[str, Plan]]) -> list[tuple[str, Plan]]:

@@ -25,7 +25,9 @@ class Search:
     """Find the plan that keeps a model closest to the dense one at a cost, on unlabelled images."""
 
     model: str = "digits-vit"
-    """An offline model (saliency-vit-s14, digits-vit) or timm:NAME."""
+    """Any model by its name: timm:NAME, hf:NAME_OR_FOLDER, open_clip:NAME/PRETRAINED,
+    torchvision:NAME, MODULE_OR_FILE.py:FUNCTION of your own, or one that runs offline
+    (saliency-vit-s14, digits-vit, digits-resnet, digits-vim)."""
     images: Path | None = None
     """Directory of images like those to be served; the model's own samples if left out."""
     flops: float | None = None
@@ -53,7 +55,9 @@ class Search:
     threads: int | None = None
     """Threads of PyTorch; its own choice if left out."""
     checkpoint: Path | None = None
-    """Weights of a timm model (safetensors, or a torch file with a state dict)."""
+    """Weights of the model (safetensors, or a torch file with a state dict)."""
+    model_args: options.ModelArgs = ()
+    """What the model is made with, as its library calls it: num_classes=10 global_pool=avg."""
     out: Path = Path("plan.json")
     """The plan's file, *.json. Beside it are the plot, *.png, and while it runs *.search.json, from
     which a stopped search goes on."""
@@ -70,6 +74,7 @@ class Search:
         from repshift.search.search_plan import search_plan
 
         self._check_numbers()
+        settings = options.model_args(self.model_args)
         methods = options.read_methods(self.methods)
         check_suffix("--out", self.out, ".json")
         plot, state = self.out.with_suffix(".png"), self.out.with_suffix(".search.json")
@@ -78,7 +83,7 @@ class Search:
         device = options.device(self.device)
         if self.images is not None:
             find_images(self.images)
-        loaded = load_model(self.model, self.checkpoint)
+        loaded = load_model(self.model, self.checkpoint, settings=settings)
         self._check_methods(loaded.model, methods)
         source = open_source(loaded, self.images, False)
         images = draw(source, self.samples, self.seed).images

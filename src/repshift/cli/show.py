@@ -32,7 +32,9 @@ class Show:
     image: Annotated[Path, tyro.conf.Positional]
     """The image file."""
     model: str = "digits-vit"
-    """An offline model or timm:NAME; with --prompt hf:NAME_OR_FOLDER."""
+    """Any model by its name: timm:NAME, hf:NAME_OR_FOLDER, open_clip:NAME/PRETRAINED,
+    torchvision:NAME, MODULE_OR_FILE.py:FUNCTION of your own, or one that runs offline
+    (saliency-vit-s14, digits-vit, digits-resnet, digits-vim); with --prompt hf:NAME_OR_FOLDER."""
     plan: str | None = None
     """A plan's name, a schedule such as 0:0.2,3:0.2, or a JSON file; the paper's if left out.
     With --prompt a JSON file of tower, prompt and decoder; a quarter of the tokens if left out."""
@@ -43,7 +45,9 @@ class Show:
     imports: options.Imports = ()
     """A module or a .py file with scores or reductions of your own, imported first; repeatable."""
     checkpoint: Path | None = None
-    """Weights of a timm model."""
+    """Weights of the model (safetensors, or a torch file with a state dict)."""
+    model_args: options.ModelArgs = ()
+    """What the model is made with, as its library calls it: num_classes=10 global_pool=avg."""
     out: Path | None = None
     """The PNG file; PHOTO-tokens.png in the current directory if left out, for PHOTO.jpg."""
 
@@ -68,12 +72,13 @@ class Show:
         from repshift.evaluation.zoo.load import load_model
         from repshift.plan_given import as_plan
 
+        settings = options.model_args(self.model_args)
         given = None if self.plan is None else as_plan(self.plan)
         if self.method is not None:
             options.read_method(self.method)
 
         def draw(image: Image) -> tuple[Figure, list[str]]:
-            loaded = load_model(self.model, self.checkpoint)
+            loaded = load_model(self.model, self.checkpoint, settings=settings)
             images = loaded.prepare(image).unsqueeze(0)
             spec = describe(loaded.model)
             plan = options.with_method(fitted(given or as_plan(loaded.plan), spec), self.method)
@@ -90,8 +95,13 @@ class Show:
         from repshift.evaluation.zoo.vision_language import load_vision_language
         from repshift.vision_language.plan import Keep, VisionLanguagePlan
 
-        for flag, value in (("--method", self.method), ("--checkpoint", self.checkpoint)):
-            if value is not None:
+        refused = {
+            "--method": self.method,
+            "--checkpoint": self.checkpoint,
+            "--model-args": self.model_args,
+        }
+        for flag, value in refused.items():
+            if value:
                 raise InputError(f"{flag} does not go with --prompt; leave it out")
         plan = VisionLanguagePlan(prompt=Keep(0.25))
         if self.plan is not None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from torch import nn
 
 from repshift.adapters.transformers.describe import runs
+from repshift.adapters.transformers.release import check_release
 from repshift.errors import InputError
 
 
@@ -99,6 +100,7 @@ def parts_of(model: nn.Module) -> Parts:
             f"are {', '.join(FAMILIES)} and what is made of them (…ForConditionalGeneration). For "
             "a vision encoder pass a Plan"
         )
+    check_release(name, "5.23")
     family = FAMILIES[runs(core)]
     language = core.get_submodule(family.language)
     layers = list(getattr(language, "layers", ()))

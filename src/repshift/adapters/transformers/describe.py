@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from repshift.adapters.spec import EncoderSpec, Pooling
 from repshift.adapters.transformers.mamba import MAMBAS, mamba_spec
 from repshift.adapters.transformers.packed import PACKED, mergers_of, packed_spec
+from repshift.adapters.transformers.release import check_release
 from repshift.adapters.transformers.table import ENCODERS, ENDINGS, HEADS, LAYERS, REFUSED
 from repshift.errors import InputError
 from repshift.runtime.carriers import AttentionMask, PaddingMask
@@ -41,6 +42,7 @@ def describe(model: nn.Module) -> EncoderSpec:
             raise InputError(_cannot(model, f"{_UNREAD} one of its parts"))
         return mamba_spec(model)
     if (parts := PACKED.get(runs(model))) is not None:
+        check_release(f"the vision tower {type(model).__name__}", "5.23")
         read = [(runs(block), runs(block.attn), parts[2]) for block in model.blocks]  # type: ignore[union-attr]
         read += [(*parts[:2], runs(merger)) for merger in mergers_of(model)]
         if any(one != parts for one in read):

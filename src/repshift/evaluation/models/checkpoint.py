@@ -20,17 +20,22 @@ if TYPE_CHECKING:
 
 Weights = dict[str, "Tensor"]
 
+# Where training scripts put the weights; of averaged ones and the last, the averaged, as timm does.
+CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+
 
 def read_state_dict(path: Path | str) -> Weights:
     """The weights of a file, floating ones in float32.
 
-    Takes a state dict or a training checkpoint that holds one as ``model`` or ``state_dict``, saved
-    by PyTorch or as safetensors. Nothing but tensors and plain values is ever unpickled.
+    Takes a state dict or a training checkpoint that holds one (``CONTAINERS``), saved by PyTorch or
+    as safetensors. Nothing but tensors and plain values is ever unpickled.
     """
     content = _read(Path(path))
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
+    while isinstance(content, dict):
+        held = next((key for key in CONTAINERS if isinstance(content.get(key), dict)), None)
+        if held is None:
+            break
+        content = content[held]
     if not isinstance(content, dict) or not content:
         raise InputError(f"{path} does not hold the weights of a model, tensors by name")
     for key, value in content.items():
@@ -54,12 +59,13 @@ def check(
     path: Path | str,
     wanted: str,
     seen: str | None = None,
+    advice: str | None = None,
 ) -> None:
     """Refuse ``theirs`` unless it has the keys and shapes of ``ours``, and numbers that can be.
 
     PyTorch would cast whole numbers, such as those of a quantised model without its scales, and
-    take NaN as it is. The message says what was ``wanted``, and what the file looks like where
-    that can be ``seen``.
+    take NaN as it is. The message says what was ``wanted``, what the file looks like where that can
+    be ``seen``, and what to do about it where there is ``advice``.
     """
     shapes = [key for key in ours.keys() & theirs.keys() if ours[key].shape != theirs[key].shape]
     wrong = {
@@ -71,6 +77,7 @@ def check(
         raise InputError(
             f"{path} is not {wanted}{f'; it looks like {seen}' if seen else ''}: "
             + "; ".join(f"{len(k)} {what} ({_few(k)})" for what, k in wrong.items() if k)
+            + (f"; {advice}" if advice else "")
         )
     for key, tensor in ours.items():
         if not key.endswith("num_batches_tracked"):  # a counter, of which nothing is computed

@@ -57,12 +57,13 @@ def curves(bench: SceneBench) -> Figure:
     figure = Figure(figsize=(15, 7.5), layout="constrained")
     methods: dict[str, list[Outcome]] = {}
     for outcome in bench.outcomes:
-        if "warning" not in outcome.label and "after layer" not in outcome.label:
+        check = "warning" in outcome.label or "after layer" in outcome.label
+        if 0 < outcome.share < 1 and not check:
             methods.setdefault(outcome.label, []).append(outcome)
-    several = {label: same for label, same in methods.items() if len(same) > 1}
+    shares = sorted({one.share for same in methods.values() for one in same})
     panels = figure.subplots(2, 5).flat
     for axes, kind in zip(panels, ("all", *KINDS), strict=True):
-        for number, (label, same) in enumerate(several.items()):
+        for number, (label, same) in enumerate(methods.items()):
             points = [
                 (one.share, 100 * one.figures["after"].accuracy[kind][0])
                 for one in same
@@ -74,8 +75,7 @@ def curves(bench: SceneBench) -> Figure:
         dense = bench.outcomes[0].figures["after"].accuracy[kind][0]
         axes.axhline(100 * dense, color="0.6", linewidth=0.8)
         axes.set(xscale="log", ylim=(0, 103))
-        axes.set_xticks([one.share for one in next(iter(several.values()))])
-        axes.set_xticklabels([f"{one.share:.0%}" for one in next(iter(several.values()))])
+        axes.set_xticks(shares, [f"{share:.0%}" for share in shares])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         title(axes, kind, 10)

@@ -22,7 +22,8 @@ class Outputs:
     """The outputs of all rows for a batch of images; kept in ``folder``, if there is one."""
 
     def __init__(self, folder: Path | None) -> None:
-        self._folder, self._store = folder, None
+        self._folder = folder
+        self._store: Store | None = None
 
     def begin(
         self, model: nn.Module, runs: Sequence[tuple[Variant, int]], settings: dict[str, Any]

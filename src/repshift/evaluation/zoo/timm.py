@@ -3,68 +3,83 @@
 from __future__ import annotations
 
 import difflib
-import os
-import socket
+from functools import partial
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
 
 from repshift.errors import InputError
-from repshift.evaluation.models.checkpoint import check, read_state_dict
+from repshift.evaluation.zoo.from_file import model_from_file, reject
+from repshift.evaluation.zoo.hub import fail_fast_offline, from_hub
+from repshift.evaluation.zoo.loaded import LoadedModel, Wanted, classes_of, grid_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from jaxtyping import Float
     from torch import Tensor, nn
 
+    from repshift.evaluation.models.checkpoint import Weights
 
-def load_timm(name: str, checkpoint: Path | None, random_weights: bool) -> nn.Module:
+
+def load(name: str, wanted: Wanted) -> LoadedModel:
+    """``timm:NAME``, by timm's own transform."""
+    model = load_timm(name, wanted.checkpoint, wanted.random_weights, dict(wanted.settings))
+    return with_transform(f"timm:{name}", model)
+
+
+def load_timm(
+    name: str,
+    checkpoint: Path | None,
+    random_weights: bool,
+    settings: dict[str, Any] | None = None,
+) -> nn.Module:
     """A timm model in evaluation mode.
 
     With a checkpoint, the number of classes and the image size are read off its tensors, and its
     keys must be the model's.
     """
-    if random_weights and checkpoint is not None:
-        raise InputError(
-            f"--random-weights and --checkpoint {checkpoint} exclude each other; leave one out"
-        )
+    wanted = Wanted(checkpoint, random_weights, settings or {})
     fail_fast_offline()
     import timm
 
-    if not timm.is_model(name):
+    hub = name.startswith(("hf-hub:", "hf_hub:", "local-dir:"))
+    if not hub and not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.4)
         hint = f"; did you mean {', '.join('timm:' + n for n in near)}?" if near else ""
         raise InputError(f"timm has no model {name!r}{hint}")
+    advice = "pass --checkpoint FILE (or --random-weights where only speed matters)"
+    if wanted.checkpoint is not None:
+        with from_hub(f"timm:{name}", "name a model of timm itself"):
+            return model_from_file(
+                name, wanted.checkpoint, wanted.settings, partial(_build, name), _told
+            )
     if random_weights:
-        return timm.create_model(name).eval()
-    if checkpoint is not None:
-        return _from_file(name, checkpoint)
-    if not timm.list_pretrained(name):
+        with from_hub(f"timm:{name}", "name a model of timm itself"):
+            return _build(name, dict(wanted.settings)).eval()
+    if not hub and not timm.list_pretrained(name):
         raise InputError(
             f"timm has no weights for {name}; pass --checkpoint FILE or --random-weights"
         )
-    try:
-        return timm.create_model(name, pretrained=True).eval()
-    except (OSError, RuntimeError) as error:
-        raise InputError(
-            f"the weights of {name} are not in the local cache and the hub cannot be reached "
-            f"({str(error).splitlines()[0]}); connect to the internet, or pass --checkpoint FILE "
-            "(or --random-weights where only speed matters)"
-        ) from None
+    with from_hub(f"timm:{name}", advice):
+        return _build(name, dict(wanted.settings), pretrained=True).eval()
 
 
-def _from_file(name: str, path: Path) -> nn.Module:
+def _build(name: str, settings: dict[str, Any], pretrained: bool = False) -> nn.Module:
     import timm
 
-    weights = read_state_dict(path)
-    settings: dict[str, Any] = {}
-    if (head := weights.get("head.weight")) is not None and head.ndim:
-        settings["num_classes"] = head.shape[0]
-    model: Any = timm.create_model(name, **settings)
+    try:
+        return timm.create_model(name, pretrained=pretrained, **settings)
+    except (TypeError, ValueError, AssertionError) as error:
+        if not settings:
+            raise
+        raise reject(error, name, settings) from None
+
+
+def _told(model: nn.Module, weights: Weights, classes: int | None) -> dict[str, Any]:
+    told: dict[str, Any] = {} if classes is None else {"num_classes": classes}
     if (side := _image_size(model, weights.get("pos_embed"))) is not None:
-        model = timm.create_model(name, img_size=side, **settings)
-    check(model.state_dict(), weights, path, name)
-    model.load_state_dict(weights)
-    return model.eval()
+        told["img_size"] = side
+    return told
 
 
 def _image_size(model: Any, filed: Tensor | None) -> int | None:
@@ -81,15 +96,34 @@ def _image_size(model: Any, filed: Tensor | None) -> int | None:
     return round(patches**0.5) * model.patch_embed.patch_size[0] if patches > 0 else None
 
 
-def fail_fast_offline() -> None:
-    """Where the hub has no address, use its cache alone instead of a minute of retries.
+def with_transform(
+    name: str,
+    model: nn.Module,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    decode: Callable[[Float[Tensor, "B N C"]], Float[Tensor, "B H W"]] | None = None,
+    size: tuple[int, int] | None = None,
+) -> LoadedModel:
+    """The model with the transform that timm's data config of it describes."""
+    from timm.data import create_transform, resolve_model_data_config
+    from timm.models.resnet import ResNet
 
-    The hub's client reads this setting when it is imported, so it stands before that.
-    """
-    host = urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY")):
-        return
-    try:
-        socket.getaddrinfo(host, 443)
-    except OSError:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    config: dict[str, Any] = resolve_model_data_config(model)
+    patches = getattr(model, "patch_embed", None)
+    own = getattr(patches, "img_size", None) or getattr(model, "image_size", None)
+    size = size or ((own, own) if isinstance(own, int) else own) or config["input_size"][1:]
+    config["input_size"] = (getattr(model, "in_chans", config["input_size"][0]), *size)
+    config["mean"], config["std"] = mean or config["mean"], std or config["std"]
+    transform: Any = create_transform(**config)
+    grey = config["input_size"][0] == 1
+    return LoadedModel(
+        name=name,
+        model=model,
+        prepare=lambda image: transform(image.convert("L") if grey else image),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        classes=classes_of(model),
+        grid=(1, 1) if isinstance(model, ResNet) else grid_of(model, (size[0], size[1])),
+        decode=decode,
+        plan="resnet" if isinstance(model, ResNet) else "deit",
+    )

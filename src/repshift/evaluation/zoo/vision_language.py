@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from repshift.errors import InputError
-from repshift.evaluation.zoo.timm import fail_fast_offline
+from repshift.evaluation.zoo.hub import fail_fast_offline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import repshift
 from repshift.errors import InputError
-from repshift.evaluation.zoo.packaged import load_packaged
+from repshift.evaluation.zoo.packaged import load_packaged, weights_file
 from repshift.evaluation.zoo.scenes.language import vocabulary
 from repshift.evaluation.zoo.scenes.scene import CELL
 
-# Beside the sources and not in the wheel, whose size it would double.
-WEIGHTS = Path(repshift.__file__).parents[2] / "zoo" / "scenes-vlm.safetensors"
+WEIGHTS = "scenes-vlm.safetensors"
 WORDS = {word: number for number, word in enumerate(vocabulary())}
 MERGE = 2
 PATCH = CELL // MERGE
@@ -65,12 +62,6 @@ def untrained_scenes(kernel: str = "sdpa") -> Any:
 
 def load_scenes(kernel: str = "sdpa") -> Any:
     """The trained model in evaluation mode."""
-    if not WEIGHTS.exists():
-        raise InputError(
-            f"the weights of scenes-vlm are no part of the installed package, and {WEIGHTS} is not "
-            "there; run from a checkout of the repository, or train them with "
-            "scripts/train_scenes.py"
-        )
     try:
         model = untrained_scenes(kernel)
     except ImportError as error:
@@ -78,5 +69,5 @@ def load_scenes(kernel: str = "sdpa") -> Any:
             "scenes-vlm is a model of transformers, which is not installed; install it with: "
             "pip install 'repshift[transformers]'"
         ) from error
-    load_packaged(model.model, WEIGHTS, "scripts/train_scenes.py")
+    load_packaged(model.model, weights_file(WEIGHTS), "scripts/train_scenes.py")
     return model.eval()

@@ -1,4 +1,4 @@
-"""``--import``: modules whose scores and reductions a command then knows."""
+"""Code of the user's own, by the name of a module or the path of a file."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ import importlib.util
 import sys
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from repshift.errors import InputError
 
+if TYPE_CHECKING:
+    from types import ModuleType
 
-def import_module(given: str) -> None:
-    """Import a module by its name, or a file by its path; it registers what it holds."""
+
+def import_module(given: str, flag: str = "--import") -> ModuleType:
+    """Import a module by its name, or a file by its path; ``flag`` is what named it."""
     try:
         if given.endswith(".py"):
-            _import_file(Path(given).resolve())
-        else:
-            importlib.import_module(given)
+            return _import_file(Path(given).resolve())
+        return importlib.import_module(given)
     except InputError as error:
-        raise InputError(f"--import {given}: {error}") from None
+        raise InputError(f"{flag} {given}: {error}") from None
     except (Exception, SystemExit) as error:
         if isinstance(error, ModuleNotFoundError) and error.name == given.partition(".")[0]:
             file = f"./{given.replace('.', '/')}.py"
@@ -28,10 +31,10 @@ def import_module(given: str) -> None:
             place = traceback.extract_tb(error.__traceback__)[-1]
             at = f"{Path(place.filename).name}, line {place.lineno}"
             reason = f"{type(error).__name__}: {error} ({at})"
-        raise InputError(f"--import {given}: {reason}") from error
+        raise InputError(f"{flag} {given}: {reason}") from error
 
 
-def _import_file(path: Path) -> None:
+def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError("there is no such file; pass the name of a module or the path of a file")
     name = path.stem.replace(".", "_")
@@ -48,3 +51,4 @@ def _import_file(path: Path) -> None:
     except BaseException:
         del sys.modules[name]
         raise
+    return module
