@@ -92,7 +92,6 @@ NUMBERS = [
     ),
 ]
 PLACES = [
-    ("bench --model digits-vit --samples 5", "--samples is for scenes-vlm"),
     ("bench --model scenes-vlm --samples 0", "--samples is 0; expected 1 or more"),
     ("bench --model scenes-vlm --samples 301", "there are 300 questions of each kind"),
     ("bench --model scenes-vlm --plan deit", "--plan does not apply to scenes-vlm"),

@@ -164,7 +164,9 @@ def test_padding_on_the_right_changes_nothing(score):
     for key in ("input_ids", "attention_mask"):
         row = left[key][0].roll(-shift)
         right[key] = torch.stack((row, left[key][1]))
-    plan = VisionLanguagePlan(prompt=Keep(0.7, Random()), decoder=Plan({0: 0.3, 1: 5}, score))
+    plan = VisionLanguagePlan(
+        prompt=Keep(0.7, Random(), merge=False), decoder=Plan({0: 0.3, 1: 5}, score)
+    )
     with compress(model, plan) as compression, torch.no_grad():
         logits = model(**right).logits[0]
         real = right["attention_mask"][0] > 0
@@ -180,7 +182,7 @@ def test_a_padded_batch_equals_its_rows_by_themselves(family, kernel):
     model = build(family, kernel)
     batch = inputs(model, family, (1, 2))
     plan = VisionLanguagePlan(
-        prompt=Keep(0.7, Random()), decoder=Plan({0: 0.3, 1: 5}, Shift("block"))
+        prompt=Keep(0.7, Random(), merge=False), decoder=Plan({0: 0.3, 1: 5}, Shift("block"))
     )
     with compress(model, plan) as compression:
         with torch.no_grad():

@@ -11,9 +11,9 @@ from repshift import Keep, Merge, Plan, Random, Redundancy, Shift, VisionLanguag
 from vision_language_models import FAMILIES, IMAGE, QWEN, build, inputs, words
 
 ALL = VisionLanguagePlan(prompt=Keep(1.0), decoder=Plan({1: 0.0}))
-HALF = VisionLanguagePlan(prompt=Keep(0.5, Random()))
+HALF = VisionLanguagePlan(prompt=Keep(0.5, Random(), merge=False))
 BOTH = VisionLanguagePlan(
-    prompt=Keep(0.5, Random()), decoder=Plan({0: 0.3, 1: 0.3}, Shift("block"))
+    prompt=Keep(0.5, Random(), merge=False), decoder=Plan({0: 0.3, 1: 0.3}, Shift("block"))
 )
 
 
@@ -212,7 +212,7 @@ def test_what_an_image_keeps_does_not_depend_on_its_batch(family):
     model = build(family)
     grids = [(8, 12), (4, 8), (12, 4)] if family in QWEN else None
     plan = VisionLanguagePlan(
-        prompt=Keep(0.4, Redundancy("tokens")), decoder=Plan({1: 0.4}, Shift("block"))
+        prompt=Keep(0.4, Redundancy("tokens"), merge=False), decoder=Plan({1: 0.4}, Shift("block"))
     )
     batch = inputs(model, family, (1, 2), grids)
     with compress(model, plan) as compression, torch.no_grad():

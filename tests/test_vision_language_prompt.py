@@ -9,7 +9,7 @@ from repshift import Keep, Plan, Random, VisionLanguagePlan, compress
 from vision_language_models import FAMILIES, build, inputs
 from vision_language_oracle import Oracle, taken
 
-HALF = VisionLanguagePlan(prompt=Keep(0.5, Random()))
+HALF = VisionLanguagePlan(prompt=Keep(0.5, Random(), merge=False))
 
 
 def _oracles(model, batch, columns):
@@ -46,7 +46,9 @@ def test_equals_the_language_model_on_gathered_embeddings(family, kernel):
 def test_every_word_stands_where_it_does_in_the_dense_prompt(family):
     model = build(family)
     batch = inputs(model, family, (1, 2))
-    plan = VisionLanguagePlan(prompt=Keep(0.5, Random()), decoder=Plan({0: 0.5}, Random()))
+    plan = VisionLanguagePlan(
+        prompt=Keep(0.5, Random(), merge=False), decoder=Plan({0: 0.5}, Random())
+    )
 
     def places():
         seen = []
@@ -87,7 +89,9 @@ def test_a_copy_of_the_model_has_a_compression_of_its_own(family):
         assert torch.equal(part(inputs_embeds=text).last_hidden_state, plain)
 
 
-@pytest.mark.parametrize("keep", [None, Keep(0.5, Random()), Keep(0.9, Random(), merge=True)])
+@pytest.mark.parametrize(
+    "keep", [None, Keep(0.5, Random(), merge=False), Keep(0.9, Random(), merge=True)]
+)
 def test_what_a_tower_left_does_not_reach_the_language_model(keep, monkeypatch):
     """A tower lays rows back as zeros and says which it kept."""
     from repshift.vision_language import layout
@@ -111,7 +115,7 @@ def test_what_a_tower_left_does_not_reach_the_language_model(keep, monkeypatch):
     marks = [part.nonzero().flatten().tolist() for part in alive.split([24, 16])]
     for image in (0, 1):
         assert set(kept[image]) <= set(marks[image])
-        of = (24, 16)[image] // 2 if keep == Keep(0.5, Random()) else len(marks[image])
+        of = (24, 16)[image] // 2 if keep == Keep(0.5, Random(), merge=False) else len(marks[image])
         assert counts[image]["prompt"] == len(kept[image]) == of
     if keep is None or not keep.merge:
         for row, oracle in enumerate(_oracles(model, batch, columns)):

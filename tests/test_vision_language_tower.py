@@ -85,7 +85,7 @@ def test_all_three_places_go_together(family):
     model = build(family)
     batch = inputs(model, family, (1, 1))
     plan = VisionLanguagePlan(
-        tower=TOWER, prompt=Keep(0.4, Random()), decoder=Plan({0: 0.5}, KeyNorm())
+        tower=TOWER, prompt=Keep(0.4, Random(), merge=False), decoder=Plan({0: 0.5}, KeyNorm())
     )
     with compress(model, plan) as compression, torch.no_grad():
         model(**batch)
@@ -125,7 +125,7 @@ def test_a_prompt_keeps_by_what_a_block_of_the_tower_did(family, plan):
         taken(model, batch)
         marks, scores = tower.kept["image"], tower.scores["image"]
         tower.detach()
-    whole = VisionLanguagePlan(tower=plan, prompt=Keep(0.4, score))
+    whole = VisionLanguagePlan(tower=plan, prompt=Keep(0.4, score, merge=False))
     assert VisionLanguagePlan.from_json(whole.to_json()) == whole
     with compress(model, whole) as compression:
         with torch.no_grad():

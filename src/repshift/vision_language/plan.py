@@ -33,12 +33,16 @@ class Keep:
         score: The highest are kept. A score of what a block does, such as ``Shift("block")``, is
             recorded at the last block of the tower that the features are taken from.
         merge: Whether those that leave are merged into the most similar kept token, which then
-            counts for as many in the attention of every layer; otherwise they are pruned.
+            counts for as many in the attention of every layer; otherwise they are pruned, as they
+            must be under FlashAttention 2.
+
+    The default keeps the tokens farthest from each other and merges the rest into them: it is the
+    best over budgets and kinds of questions (docs/results/scenes-vlm.md).
     """
 
     amount: float | int
     score: Score = field(default_factory=Greedy)
-    merge: bool = False
+    merge: bool = True
 
     def __post_init__(self) -> None:
         amount = self.amount
@@ -85,7 +89,7 @@ class Keep:
         if not isinstance(form, dict) or "keep" not in form:
             raise InputError(f'the prompt is {form!r}; expected an object such as {{"keep": 0.25}}')
         _refuse_unknown(form, ("keep", "score", "merge"), "prompt")
-        merge = form.get("merge", False)
+        merge = form.get("merge", True)
         if not isinstance(merge, bool):
             raise InputError(f"merge is {merge!r}; expected true or false")
         if "score" not in form:
