@@ -12,9 +12,10 @@ pytest.importorskip("transformers")
 from repshift import Keep, VisionLanguagePlan, compress
 from repshift.errors import InputError
 from repshift.evaluation.report.results import ResultFiles
-from repshift.evaluation.report.scenes import write_scenes
-from repshift.evaluation.tasks.vlm_bench import ORDERS, bench_scenes
-from repshift.evaluation.tasks.vlm_rows import DENSE, Row, counted_anew, pooled, rows
+from repshift.evaluation.report.vision_language import write_vision_language
+from repshift.evaluation.tasks.scenes_exam import DEPTH, ScenesExam
+from repshift.evaluation.tasks.vlm_bench import bench_vision_language
+from repshift.evaluation.tasks.vlm_rows import DENSE, Row, checks, counted_anew, pooled, rows
 from repshift.evaluation.zoo.scenes import model as zoo
 from repshift.evaluation.zoo.scenes.held_out import held_out
 from repshift.evaluation.zoo.scenes.language import KINDS
@@ -34,8 +35,8 @@ def items():
 def bench(items):
     blind = Row("no visual tokens", 0.0, blind=True)
     eager = Row("dense, eager", kernel="eager")
-    half = Row("greedy", 0.5, (VisionLanguagePlan(prompt=Keep(0.5)),))
-    return bench_scenes(items, [Row(DENSE), eager, blind, half])
+    half = Row("Keep(share)", 0.5, (VisionLanguagePlan(prompt=Keep(0.5)),))
+    return bench_vision_language(ScenesExam(items), [Row(DENSE), eager, blind, half])
 
 
 def test_it_answers_as_well_as_is_claimed(bench):
@@ -47,7 +48,7 @@ def test_it_answers_as_well_as_is_claimed(bench):
 
 
 def test_without_an_image_it_guesses(bench):
-    for order in ORDERS:
+    for order in ScenesExam.orders:
         accuracy = bench.outcomes[2].figures[order].accuracy
         assert accuracy["label"][0] == 0
         assert accuracy["place"][0] < 0.2
@@ -69,7 +70,7 @@ def test_tokens_and_flops_are_those_of_the_plan(bench):
 
 def test_results_are_written(bench, tmp_path):
     files = ResultFiles(*(tmp_path / name for name in ("a.json", "a.md", "a.png", "a.html")))
-    write_scenes(bench, files, [])
+    write_vision_language(bench, files)
     table = files.table.read_text()
     assert all(f" {kind} |" in table for kind in KINDS)
     told = json.loads(files.figures.read_text())
@@ -77,7 +78,7 @@ def test_results_are_written(bench, tmp_path):
 
 
 def test_rows_differ():
-    every = rows()
+    every = [*rows(DEPTH), *checks(DEPTH)]
     assert every[0].label == DENSE
     assert len({(row.label, row.share) for row in every}) == len(every)
 

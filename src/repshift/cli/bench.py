@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from repshift.cli import options
 from repshift.cli.outputs import check_outputs, check_suffix
-from repshift.errors import InputError
-
-# What scenes-vlm is asked with; its questions, rows and weights are its own.
-_SCENES = frozenset({"model", "samples", "threads", "json", "out"})
 
 
 @dataclass
@@ -24,6 +20,8 @@ class Bench:
     (saliency-vit-s14, digits-vit, digits-resnet, digits-vim, scenes-vlm)."""
     images: Path | None = None
     """Directory of images; the model's own samples if left out."""
+    questions: Path | None = None
+    """For a vision-language model, hf:NAME_OR_FOLDER: a JSON list of image, question and answer."""
     samples: int | None = None
     """Images to use, drawn at random, always the same; all if left out. Of scenes-vlm: questions of
     each kind, 300 if left out."""
@@ -57,8 +55,10 @@ class Bench:
     runs/timm-NAME if left out. While a bench runs, it holds outputs, too: a stopped one goes on."""
 
     def run(self) -> None:
-        if self.model == "scenes-vlm":
-            self._run_scenes()
+        if self.model == "scenes-vlm" or self.questions is not None:
+            from repshift.cli.bench_questions import bench_questions
+
+            bench_questions(self)
             return
         import torch
 
@@ -97,30 +97,3 @@ class Bench:
             files=files,
         )
         show_results(bench, files)
-
-    def _run_scenes(self) -> None:
-        from repshift.evaluation.report.results import ResultFiles
-        from repshift.evaluation.report.scene_pictures import scene_pictures
-        from repshift.evaluation.report.scenes import write_scenes
-        from repshift.evaluation.tasks.vlm_bench import bench_scenes
-        from repshift.evaluation.tasks.vlm_rows import drawn, rows
-        from repshift.evaluation.zoo.scenes.held_out import COUNT, held_out
-
-        for field in fields(self):
-            if field.name not in _SCENES and getattr(self, field.name) != field.default:
-                flag = "import" if field.name == "imports" else field.name.replace("_", "-")
-                raise InputError(f"--{flag} does not apply to scenes-vlm; leave it out")
-        count = COUNT if self.samples is None else self.samples
-        options.positive("--samples", count)
-        if count > COUNT:
-            raise InputError(f"--samples is {count}; there are {COUNT} questions of each kind")
-        out = self.out or Path("runs") / self.model
-        files = ResultFiles(
-            out / "bench.json", out / "bench.md", out / "bench.png", out / "report.html", self.json
-        )
-        check_suffix("--json", self.json, ".json")
-        check_outputs(self, files.written)
-        options.threads(self.threads)
-        items = held_out(count)
-        bench = bench_scenes(items, rows())
-        write_scenes(bench, files, scene_pictures(items, drawn()))

@@ -109,7 +109,7 @@ class Show:
 
         def draw(image: Image) -> tuple[Figure, list[str]]:
             loaded = load_vision_language(self.model)
-            inputs = loaded.inputs(image, prompt)
+            inputs = loaded.inputs([image], prompt)
             with compress(loaded.model, plan) as compression, torch.inference_mode():
                 loaded.model(**inputs)
                 figure = prompt_picture(compression, loaded.picture(image), self.image.name)

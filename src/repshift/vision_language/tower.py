@@ -37,7 +37,7 @@ class Tower(Attachment):
     ``kept`` and ``scores`` are of the calling thread's last features of each modality, ``"image"``
     and ``"video"``: one entry for each row of all features, image after image, as the model gets
     them from ``get_image_features`` and ``get_video_features``. (Beams repeat the features, not
-    these.)
+    these.) ``block`` is where the score is told.
 
     Args:
         model: The vision-language model, or what it holds as ``model``.
@@ -67,11 +67,11 @@ class Tower(Attachment):
         if side > 1:
             spec = replace(spec, unit=side**2, cells=True)
         self._depth = len(spec.blocks)
-        self._block = self._last(self._layers({})) if block is None else block
+        self.block = self._last(self._layers({})) if block is None else block
         plan = plan or Plan({})
         check_plan(plan, spec)
         if score is not None:
-            check_plan(Plan({self._block: 0}, score), spec)
+            check_plan(Plan({self.block: 0}, score), spec)
         if plan.adaptive and spec.cells:
             raise InputError(
                 "a level does not go with this model, whose connector merges square cells of the "
@@ -79,7 +79,7 @@ class Tower(Attachment):
             )
         self._refuse_unread(plan, self._layers({}))
         detach_earlier((self._tower, *spec.blocks))
-        watch = {} if score is None else {self._block: score}
+        watch = {} if score is None else {self.block: score}
         self.compression = Compression(self._tower, plan, spec, watch)
         self._attach(self._parts(reader, connector.spreads))
 
@@ -182,7 +182,7 @@ class Tower(Attachment):
         return output
 
     def _token_marks(self) -> Float[Tensor, "n P 2"]:
-        return token_marks(self.compression, self._local.last, self._block)
+        return token_marks(self.compression, self._local.last, self.block)
 
     def _spread(
         self, method: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]

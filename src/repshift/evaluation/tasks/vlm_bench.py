@@ -1,7 +1,9 @@
-"""scenes-vlm under every row: what it answers, by kind of question, beside what a prompt costs."""
+"""A vision-language model under every row: what it answers, and what a prompt costs."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -9,28 +11,28 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from repshift.evaluation.tasks.vlm_rows import DENSE, pooled
-from repshift.evaluation.zoo.scenes.language import KINDS
-from repshift.evaluation.zoo.scenes.model import load_scenes
-from repshift.evaluation.zoo.scenes.prompt import prompts
-from repshift.evaluation.zoo.scenes.scene import CELL
+from repshift.errors import InputError
+from repshift.evaluation.tasks.store import Store
+from repshift.evaluation.tasks.vlm_rows import DENSE
+from repshift.evaluation.tasks.vlm_times import measure_times
 from repshift.measure.bootstrap import paired_interval
 from repshift.measure.environment import environment
 from repshift.measure.flops import count_flops
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
-    from jaxtyping import Float, Int
-    from torch import Tensor, nn
+    from torch import Tensor
 
+    from repshift.evaluation.tasks.vlm_exam import Exam
     from repshift.evaluation.tasks.vlm_rows import Row
-    from repshift.evaluation.zoo.scenes.held_out import Item
-    from repshift.evaluation.zoo.scenes.prompt import Prompts
+    from repshift.evaluation.tasks.vlm_times import Times
     from repshift.vision_language.plan import VisionLanguagePlan
 
-BATCH = 100
-ORDERS = ("after", "before")  # where the question stands: behind what is seen, or in front
+    # Of every question: ``right``, ``same`` as the dense model's answer, ``kl`` from its first
+    # word; of the dense model what it ``said`` and the ``odds`` of all first words.
+    Answers = dict[str, Tensor]
 
 
 @dataclass
@@ -50,22 +52,30 @@ class Figures:
 
 @dataclass
 class Outcome:
-    """One row: tokens of an image that reach the last layer, the cost of a prompt, the figures."""
+    """One row: the cost of the exam's example, and the figures by order.
+
+    ``tokens`` of an image (or film) reach the last layer; ``cache_mb`` is key-value memory;
+    ``milliseconds`` are those of ``Times``.
+    """
 
     label: str
     share: float
     tokens: int
     gflops: float
     kernel: str
+    cache_mb: float
     plans: list[str]
     figures: dict[str, Figures]
+    milliseconds: Times
 
 
 @dataclass
-class SceneBench:
-    """All rows."""
+class VisionLanguageBench:
+    """All rows. ``refused`` are those that the model does not run, with the reason."""
 
     outcomes: list[Outcome]
+    refused: dict[str, str]
+    kinds: tuple[str, ...]
     environment: dict[str, Any]
 
     def to_dict(self) -> dict[str, Any]:
@@ -73,149 +83,127 @@ class SceneBench:
         return asdict(self)
 
 
-@dataclass
-class _Answers:
-    """Of all items of one order: what was said, whether it is right, and the first word's odds."""
+def bench_vision_language(
+    exam: Exam, rows: Sequence[Row], folder: Path | None = None
+) -> VisionLanguageBench:
+    """Ask all questions in all orders under every row, dense first.
 
-    said: list[Int[Tensor, "B A"]] = field(default_factory=list)
-    right: list[Float[Tensor, " B"]] = field(default_factory=list)
-    odds: list[Float[Tensor, "B W"]] = field(default_factory=list)
-
-
-def bench_scenes(items: Sequence[Item], rows: Sequence[Row]) -> SceneBench:
-    """Ask ``items`` in both orders under every row, dense first."""
-    models = {kernel: load_scenes(kernel) for kernel in dict.fromkeys(row.kernel for row in rows)}
-    batches = {order: _batches(items, order == "before") for order in ORDERS}
-    features: dict[tuple[str, int], Any] = {}
-    dense: dict[str, _Answers] = {}
-    outcomes = []
+    Answers are kept in ``folder`` until all are there, so that a stopped run goes on.
+    """
+    facts = {"model": exam.name, **exam.facts}
+    facts |= environment(torch.device("cpu"), torch.float32, "transformers")
+    store = None
+    if folder is not None:
+        store = Store(folder, {"versions": facts["versions"], **exam.identity()})
+    dense: dict[str, Answers] = {}
+    asked: dict[Row, dict[str, Figures]] = {}
+    refused: dict[str, str] = {}
     for row in tqdm(rows, unit=" rows", delay=1):
-        model, figures = models[row.kernel], {}
-        for order in ORDERS:
-            runs = [
-                _ask(model, row, plan, batches[order], order, features)
-                for plan in row.plans or (None,)
-            ]
+        try:
+            figures = {}
+            for order in exam.orders:
+                plans = row.plans or (None,)
+                runs = [_kept(store, exam, row, plan, order, dense) for plan in plans]
+                figures[order] = _figures(exam, row, order, runs)
+            asked[row] = figures
+        except InputError as error:
             if row.label == DENSE:
-                dense[order] = runs[0]
-            figures[order] = _figures(row, batches[order], runs, dense[order])
-        outcomes.append(_outcome(model, row, items, figures))
-    facts = {
-        "model": "scenes-vlm",
-        "questions of a kind": len(items) // len(KINDS),
-    } | environment(torch.device("cpu"), torch.float32, "transformers")
-    return SceneBench(outcomes, facts)
-
-
-def _batches(items: Sequence[Item], early: bool) -> list[tuple[Sequence[Item], bool]]:
-    """Items of one kind and with questions of the same length, so that nothing is padded."""
-    groups: dict[tuple[str, int], list[Item]] = {}
-    for item in items:
-        groups.setdefault((item.question.kind, len(item.question.words)), []).append(item)
-    return [
-        (group[at : at + BATCH], early)
-        for group in groups.values()
-        for at in range(0, len(group), BATCH)
+                raise
+            refused[row.label] = str(error)
+    costs = [_cost(exam, row) for row in asked]
+    times = measure_times(exam, list(asked))
+    outcomes = [
+        Outcome(row.label, row.share, *cost, [one.to_json() for one in row.plans], figures, taken)
+        for (row, figures), cost, taken in zip(asked.items(), costs, times, strict=True)
     ]
+    return VisionLanguageBench(outcomes, refused, exam.kinds, facts)
 
 
-def _asked(row: Row, items: Sequence[Item]) -> bool:
-    return not row.films or items[0].scenes[0].frames > 1
+def _kept(
+    store: Store | None,
+    exam: Exam,
+    row: Row,
+    plan: VisionLanguagePlan | None,
+    order: str,
+    dense: dict[str, Answers],
+) -> Answers:
+    """The answers of a row under one of its plans, asked once."""
+    if store is None:
+        answers = _ask(exam, row, plan, order, dense.get(order))
+    else:
+        name = hashlib.sha256(json.dumps([row.identity(plan), order]).encode()).hexdigest()[:16]
+        answers = store.get(name, lambda: _ask(exam, row, plan, order, dense.get(order)))
+    if row.label == DENSE:
+        dense[order] = answers
+    return answers
 
 
 @torch.inference_mode()
 def _ask(
-    model: Any,
-    row: Row,
-    plan: VisionLanguagePlan | None,
-    batches: Sequence[tuple[Sequence[Item], bool]],
-    order: str,
-    features: dict[tuple[str, int], Any],
-) -> _Answers:
-    answers = _Answers()
+    exam: Exam, row: Row, plan: VisionLanguagePlan | None, order: str, dense: Answers | None
+) -> Answers:
+    model, found, at = exam.model(row.kernel), [], 0
     with row.attached(model, plan):
-        for number, (items, early) in enumerate(batches):
-            if not _asked(row, items):
+        for number, (_, count) in enumerate(exam.batches(order)):
+            at += count
+            if row.films and not exam.about_film(order, number):
                 continue
-            asked, inputs = _given(model, row, items, early, (order, number), features)
-            words = asked.answers.shape[1]
+            inputs = exam.given(row, order, number)
             told = model.generate(
-                **inputs,
-                max_new_tokens=words,
-                min_new_tokens=words,
-                do_sample=False,
-                return_dict_in_generate=True,
-                output_logits=True,
+                **inputs, do_sample=False, return_dict_in_generate=True, output_logits=True
             )
-            said = told.sequences[:, -words:]
-            answers.said.append(said)
-            answers.right.append((said == asked.answers).all(1).float())
-            answers.odds.append(told.logits[0].float().log_softmax(-1))
-    return answers
+            said = told.sequences[:, inputs["input_ids"].shape[1] :]
+            odds = told.logits[0].float().log_softmax(-1).cpu()
+            right = exam.right(order, number, said).float()
+            words = inputs["max_new_tokens"]
+            said = F.pad(said, (0, words - said.shape[1]), value=-1).cpu()
+            answers = {"right": right.cpu()}
+            if dense is None:
+                answers |= {"said": said, "odds": odds}
+            else:
+                theirs = slice(at - count, at)
+                same = (said == dense["said"][theirs, :words]).all(1)
+                far = F.kl_div(odds, dense["odds"][theirs], reduction="none", log_target=True)
+                answers |= {"same": same.float(), "kl": far.sum(1)}
+            found.append(answers)
+    longest = max((one["said"].shape[1] for one in found if "said" in one), default=0)
+    for one in found:
+        if "said" in one:
+            one["said"] = F.pad(one["said"], (0, longest - one["said"].shape[1]), value=-1)
+    return {name: torch.cat([one[name] for one in found]) for name in (found[0] if found else {})}
 
 
-def _given(
-    model: Any,
-    row: Row,
-    items: Sequence[Item],
-    early: bool,
-    key: tuple[str, int],
-    features: dict[tuple[str, int], Any],
-) -> tuple[Prompts, dict[str, Any]]:
-    """The inputs; where the row leaves the tower alone, features that were computed once."""
-    known = key in features and not row.tower
-    asked = prompts(items, early, row.blind, row.smaller, pixels=not known)
-    if row.blind or row.tower:
-        return asked, asked.inputs
-    film = items[0].scenes[0].frames > 1
-    modality, pixels = ("video", "pixel_values_videos") if film else ("image", "pixel_values")
-    inputs = dict(asked.inputs)
-    if not known:
-        read = getattr(model.model, f"get_{modality}_features")
-        features[key] = read(inputs.pop(pixels), inputs[f"{modality}_grid_thw"])
-    seen = features[key]
-    if row.pooled:
-        seen = pooled(seen, items[0].scenes[0].edge // CELL)
-    return asked, inputs | {"mm_encoder_outputs": {modality: seen}}
-
-
-def _figures(
-    row: Row,
-    batches: Sequence[tuple[Sequence[Item], bool]],
-    runs: Sequence[_Answers],
-    dense: _Answers,
-) -> Figures:
-    kinds = [items[0].question.kind for items, _ in batches]
-    at = [place for place, (items, _) in enumerate(batches) if _asked(row, items)]
-    right = [torch.stack(each).mean(0) for each in zip(*(run.right for run in runs), strict=True)]
+def _figures(exam: Exam, row: Row, order: str, runs: Sequence[Answers]) -> Figures:
+    kinds = [
+        kind
+        for number, (kind, count) in enumerate(exam.batches(order))
+        if not row.films or exam.about_film(order, number)
+        for _ in range(count)
+    ]
+    right = torch.stack([run["right"] for run in runs]).mean(0)
     figures = Figures()
-    for kind in (*KINDS, "all"):
-        own = [one for place, one in zip(at, right, strict=True) if kind in ("all", kinds[place])]
-        if own:
-            every = torch.cat(own)
+    for kind in (*exam.kinds, "all"):
+        own = torch.tensor([kind in ("all", one) for one in kinds])
+        if own.any():
+            every = right[own]
             figures.accuracy[kind] = paired_interval(every, torch.zeros_like(every))
-    same, far = [], []
-    for run in runs:
-        for place, said, odds in zip(at, run.said, run.odds, strict=True):
-            same.append((said == dense.said[place]).all(1).float())
-            truth = dense.odds[place]
-            far.append(F.kl_div(odds, truth, reduction="none", log_target=True).sum(1))
-    figures.agreement, figures.kl = torch.cat(same).mean().item(), torch.cat(far).mean().item()
+    if row.label != DENSE:
+        figures.agreement = torch.cat([run["same"] for run in runs]).mean().item()
+        figures.kl = torch.cat([run["kl"] for run in runs]).mean().item()
     return figures
 
 
 @torch.inference_mode()
-def _outcome(
-    model: nn.Module, row: Row, items: Sequence[Item], figures: dict[str, Figures]
-) -> Outcome:
-    """What one prompt costs: about one image, or a film where the row is for films alone."""
-    item = next(item for item in items if _asked(row, [item]))
-    asked = prompts([item], blind=row.blind, smaller=row.smaller)
-    plan = row.plans[0] if row.plans else None
-    with row.attached(model, plan) as done:
-        flops, kernel = count_flops(lambda: model(**asked.inputs))
-        tokens = int((asked.inputs.get("mm_token_type_ids", torch.zeros(1)) > 0).sum())
+def _cost(exam: Exam, row: Row) -> tuple[int, float, str, float]:
+    """Of one prompt: tokens of what is seen, GFLOPs, the kernel, megabytes of its cache."""
+    model, inputs = exam.model(row.kernel), dict(exam.example(row))
+    prompts = len(inputs["input_ids"])
+    with row.attached(model, row.plans[0] if row.plans else None) as done:
+        outputs: list[Any] = []
+        flops, kernel = count_flops(lambda: outputs.append(model(**inputs, use_cache=True)))
+        tokens = exam.tokens(inputs)
         if done is not None:
-            tokens = list(done.counts[0].values())[-1]
-    plans = [plan.to_json() for plan in row.plans]
-    return Outcome(row.label, row.share, tokens, flops / 1e9, kernel, plans, figures)
+            tokens = sum(list(image.values())[-1] for image in done.counts) // prompts
+    cache = getattr(outputs[0], "cache", None) or outputs[0].past_key_values
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    return tokens, flops / prompts / 1e9, kernel, held / prompts / 1e6

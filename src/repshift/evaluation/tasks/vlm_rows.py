@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,23 +18,24 @@ from repshift.scores import (
     Random,
     Redundancy,
     Relevance,
+    Score,
     Shift,
     Temporal,
 )
 from repshift.vision_language.plan import Keep, VisionLanguagePlan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from torch import Tensor, nn
 
     from repshift.vision_language.compression import VisionLanguageCompression
 
-# 50, 33, 22 and 11 % in whole tokens of an image's 64.
+# 50, 33, 22 and 11 % in whole tokens of the 64 of an image of scenes-vlm.
 SHARES = (32 / 64, 21 / 64, 14 / 64, 7 / 64)
 SEEDS = 5
 DENSE = "dense, fused"
-LAST_BLOCK = 5  # of the tower
+DEFAULT = "Keep(share)"
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,11 @@ class Row:
         )
         return of_tower or self.smaller != 1.0 or self.kernel != "sdpa"
 
+    def identity(self, plan: VisionLanguagePlan | None) -> list[Any]:
+        """By what the answers under one of its plans are found again."""
+        how = [self.kernel, self.blind, self.smaller, self.pooled, self.renumbered, self.films]
+        return [None if plan is None else plan.identity, *how]
+
     @contextmanager
     def attached(
         self, model: nn.Module, plan: VisionLanguagePlan | None
@@ -83,100 +89,105 @@ class Row:
             yield stack.enter_context(compress(model, plan)) if plan else None
 
 
-def rows(shares: tuple[float, ...] = SHARES) -> list[Row]:
-    """All rows, dense first."""
+@dataclass(frozen=True)
+class Depth:
+    """How many blocks the tower has up to where features are taken, and layers the decoder."""
+
+    tower: int
+    decoder: int
+
+
+def rows(depth: Depth, shares: Sequence[float] = SHARES) -> list[Row]:
+    """Those that every model has, dense first."""
     first = [
         Row(DENSE),
         Row("dense, eager", kernel="eager"),
         Row("no visual tokens", 0.0, blind=True),
     ]
-    return [*first, *(row for share in shares for row in _at(share)), *horizon(min(shares))]
+    return [*first, *(row for share in shares for row in _at(depth, share))]
 
 
-def drawn(share: float = SHARES[2]) -> list[Row]:
-    """The rows that pictures show."""
-    shown = ("grid", "random, 5 seeds", "greedy: Keep(share)", "greedy by that shift")
-    return [Row(DENSE), *(row for row in _at(share) if row.label in shown)]
-
-
-def horizon(share: float) -> list[Row]:
-    """Random tokens leave after one layer of the decoder, each in turn."""
-    return [
-        Row(
-            f"random after layer {layer}",
-            share,
-            tuple(
-                VisionLanguagePlan(decoder=Plan({layer: 1 - share}, Random(seed)))
-                for seed in range(2)
-            ),
-        )
-        for layer in range(5)
-    ]
-
-
-def _at(share: float) -> list[Row]:
-    third = share ** (1 / 3)
-    greedy = Row("greedy: Keep(share)", share, (_prompt(share),))
-    random = tuple(_prompt(share, Random(seed)) for seed in range(SEEDS))
-    made = [
-        Row("smaller image", share, smaller=share**0.5),
-        Row("grid", share, (_prompt(share, Grid()),)),
-        Row("random, 5 seeds", share, random),
-        greedy,
-        Row("greedy, merged", share, (VisionLanguagePlan(prompt=Keep(share, merge=True)),)),
-        Row("farthest first (DivPrune)", share, (_prompt(share, Greedy(diversity=100.0)),)),
-        Row("redundancy", share, (_prompt(share, Redundancy("tokens")),)),
-        Row("relevance to the words", share, (_prompt(share, Relevance()),)),
-        Row("shift of the tower's last block", share, (_prompt(share, Shift("block")),)),
-        Row("greedy by that shift", share, (_prompt(share, Greedy(Shift("block"))),)),
-        Row(
-            "column attention of the tower (VisionZip)",
-            share,
-            (VisionLanguagePlan(tower=Plan({LAST_BLOCK: 1 - share}, ColumnAttention())),),
-        ),
-        Row(
-            "shift inside the tower, block 2",
-            share,
-            (VisionLanguagePlan(tower=Plan({2: 1 - share}, Shift("block"))),),
-        ),
-        Row(
-            "last query, layer 1 (FastV)",
-            share,
-            (VisionLanguagePlan(decoder=Plan({1: 1 - share}, LastQuery())),),
-        ),
-        Row(
-            "shift, layers 0, 3 and 4 (V2Drop)",
-            share,
-            (
-                VisionLanguagePlan(
-                    decoder=Plan(dict.fromkeys((0, 3, 4), 1 - third), Shift("block"))
-                ),
-            ),
-        ),
-        Row(
-            "tower, prompt and decoder",
-            share,
-            (
-                VisionLanguagePlan(
-                    Plan({2: 1 - third}, Shift("block")),
-                    Keep(third**2),
-                    Plan({3: 1 - third}, Shift("block")),
-                ),
-            ),
-        ),
-        Row(
-            "changed since the frame before (EVS)", share, (_prompt(share, Temporal()),), films=True
-        ),
-        replace(greedy, label="warning: greedy, positions counted anew", renumbered=True),
-        Row("warning: random, positions counted anew", share, random[:1], renumbered=True),
-    ]
-    if share == SHARES[2]:
-        made.insert(1, Row("2x2 pooling", 0.25, (_prompt(0.25, Grid()),), pooled=True))
+def checks(depth: Depth, shares: Sequence[float] = SHARES) -> list[Row]:
+    """Rows of scenes-vlm alone, which tell whether what is known of pruning is true of it."""
+    made = [Row("smaller image", (7 / 8) ** 2, smaller=7 / 8)]
+    made.append(Row("2x2 pooling", 0.25, (_pruned(0.25, Grid()),), pooled=True))
+    for share in shares:
+        keep, random = VisionLanguagePlan(prompt=Keep(share)), _pruned(share, Random(0))
+        made += [
+            Row("changed since the frame before (EVS)", share, (_pruned(share, Temporal()),),
+                films=True),
+            Row(f"warning: {DEFAULT}, positions counted anew", share, (keep,), renumbered=True),
+            Row("warning: random, positions counted anew", share, (random,), renumbered=True),
+        ]  # fmt: skip
+    share = min(shares)
+    layers = sorted({depth.decoder * fifth // 5 for fifth in range(5)})
+    for layer in layers:
+        plans = tuple(_decoder({layer: 1 - share}, Random(seed)) for seed in range(2))
+        made.append(Row(f"random after layer {layer}", share, plans))
     return made
 
 
-def _prompt(share: float, score: Any = None) -> VisionLanguagePlan:
-    return VisionLanguagePlan(prompt=Keep(share) if score is None else Keep(share, score))
+def found(label: str, plan: VisionLanguagePlan) -> Row:
+    """A plan of the user's, such as one that was searched for."""
+    return Row(label, 1.0, (plan,))
+
+
+def drawn(depth: Depth, share: float = SHARES[2]) -> list[Row]:
+    """The rows that pictures show."""
+    shown = ("grid", "random, 5 seeds", DEFAULT, "shift of the tower's last block")
+    return [Row(DENSE), *(row for row in _at(depth, share) if row.label in shown)]
+
+
+def _at(depth: Depth, share: float) -> list[Row]:
+    third, half = share ** (1 / 3), share**0.5
+    early = max(1, depth.decoder // 14)  # after the second of 28 or 32 layers, as FastV
+    # Of 32 layers 3, 17 and 22, as V2Drop.
+    spread = sorted({depth.decoder * layer // 32 for layer in (3, 17, 22)})
+    each = 1 - share ** (1 / len(spread))
+    inside = depth.tower // 3
+
+    def prompt(*given: Any, merge: bool = True) -> tuple[VisionLanguagePlan, ...]:
+        return (VisionLanguagePlan(prompt=Keep(share, *given, merge=merge)),)
+
+    return [
+        Row("smaller image", share, smaller=half),
+        Row("grid", share, prompt(Grid(), merge=False)),
+        Row("random, 5 seeds", share, tuple(_pruned(share, Random(at)) for at in range(SEEDS))),
+        Row("random, merged", share, prompt(Random())),
+        Row(DEFAULT, share, prompt()),
+        Row("farthest first, pruned (DivPrune)", share, prompt(merge=False)),
+        Row("discounted once, merged", share, prompt(Greedy(diversity=1.0))),
+        Row("redundancy", share, prompt(Redundancy("tokens"), merge=False)),
+        Row("relevance to the words", share, prompt(Relevance(), merge=False)),
+        Row("shift of the tower's last block", share, prompt(Shift("block"), merge=False)),
+        Row("shift of the tower's last block, merged", share, prompt(Shift("block"))),
+        Row("column attention of the tower (VisionZip)", share,
+            (_tower({depth.tower - 1: 1 - share}, ColumnAttention()),)),
+        Row("shift inside the tower", share, (_tower({inside: 1 - share}, Shift("block")),)),
+        Row("last query (FastV)", share, (_decoder({early: 1 - share}, LastQuery()),)),
+        Row("shift in three layers (V2Drop)", share,
+            (_decoder(dict.fromkeys(spread, each), Shift("block")),)),
+        Row("prompt and decoder", share,
+            (VisionLanguagePlan(None, Keep(half), Plan({early: 1 - half}, LastQuery())),)),
+        Row("tower, prompt and decoder", share,
+            (VisionLanguagePlan(
+                Plan({inside: 1 - third}, Shift("block")),
+                Keep(third),
+                Plan({depth.decoder // 2: 1 - third}, LastQuery()),
+            ),)),
+    ]  # fmt: skip
+
+
+def _pruned(share: float, score: Score) -> VisionLanguagePlan:
+    return VisionLanguagePlan(prompt=Keep(share, score, merge=False))
+
+
+def _tower(drop: dict[int, float], score: Score) -> VisionLanguagePlan:
+    return VisionLanguagePlan(tower=Plan(drop, score))
+
+
+def _decoder(drop: dict[int, float], score: Score) -> VisionLanguagePlan:
+    return VisionLanguagePlan(decoder=Plan(drop, score))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from repshift.errors import InputError
 from repshift.evaluation.zoo.hub import fail_fast_offline
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from jaxtyping import Float
     from PIL.Image import Image
@@ -27,14 +27,14 @@ class LoadedVisionLanguage:
     model: nn.Module
     processor: Any
 
-    def inputs(self, image: Image, prompt: str) -> Mapping[str, Tensor]:
-        """What the model is given for a prompt about an image, in its chat template if it has one.
+    def inputs(self, images: Sequence[Image], prompt: str) -> Mapping[str, Tensor]:
+        """What the model is given for a prompt about images, in its chat template if it has one.
 
-        Without a template the prompt must hold the model's own placeholder.
+        Without a template the prompt must hold the model's own placeholders.
         """
         processor, text = self.processor, prompt
         if getattr(processor, "chat_template", None):
-            content = [{"type": "image"}, {"type": "text", "text": prompt}]
+            content = [*[{"type": "image"}] * len(images), {"type": "text", "text": prompt}]
             text = processor.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True
             )
@@ -43,11 +43,16 @@ class LoadedVisionLanguage:
             placeholder = getattr(processor, "image_token", None) or "its placeholder"
             hint = f"write {placeholder} where the image stands"
         try:
-            return processor(images=[image], text=[text], return_tensors="pt")
+            given = processor(images=list(images) or None, text=[text], return_tensors="pt")
         except (ValueError, IndexError) as error:
             raise InputError(
                 f"the prompt does not fit {self.name}: {_line(error).rstrip('.')}; {hint}"
             ) from None
+        model: Any = self.model
+        return {
+            name: value.to(model.device, model.dtype if value.is_floating_point() else None)
+            for name, value in given.items()
+        }
 
     def picture(self, image: Image) -> Float[Tensor, "H W 3"]:
         """What the model sees of the image, values from 0 to 1: some processors crop it."""
