@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,9 +50,10 @@ def bench_questions(command: Bench) -> None:
     check_outputs(command, files.written)
     options.threads(command.threads)
     exam, rows, pictures = (_scenes if scenes else _questions)(command)
-    store = out / "answers"
-    bench = bench_vision_language(exam, [*rows, *plans], store)
+    answers = out / "answers"
+    bench = bench_vision_language(exam, [*rows, *plans], answers)
     write_vision_language(bench, files, pictures)
+    shutil.rmtree(answers)  # the results are written: what led to them is of no more use
 
 
 def _scenes(command: Bench) -> tuple[Exam, list[Row], list[tuple[str, Figure]]]:
