@@ -32,7 +32,7 @@ def read_state_dict(path: Path | str) -> Weights:
     """
     content = _read(Path(path))
     while isinstance(content, dict):
-        held = next((key for key in CONTAINERS if isinstance(content.get(key), dict)), None)
+        held = next((key for key in CONTAINERS if _is_filled(content.get(key))), None)
         if held is None:
             break
         content = content[held]
@@ -51,6 +51,11 @@ def read_state_dict(path: Path | str) -> Weights:
         key: tensor.float() if tensor.is_floating_point() else tensor
         for key, tensor in content.items()
     }
+
+
+def _is_filled(container: object) -> bool:
+    # Trainers write an averaged model's place even where they average nothing.
+    return isinstance(container, dict) and bool(container)
 
 
 def check(
