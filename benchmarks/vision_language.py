@@ -117,12 +117,15 @@ ROWS = [
     EAGER,
     Row("dense, image of a quarter of the tokens", share=0.25),
     *(
-        Row(f"prompt: {amount:.0%}, greedy", VisionLanguagePlan(prompt=Keep(amount)))
+        Row(f"prompt: {amount:.0%}, Keep(share)", VisionLanguagePlan(prompt=Keep(amount)))
         for amount in (0.5, 0.25, 0.11)
     ),
-    Row("prompt: 25%, grid", VisionLanguagePlan(prompt=Keep(0.25, Grid()))),
-    Row("prompt: 25%, random", VisionLanguagePlan(prompt=Keep(0.25, Random()))),
-    Row("prompt: 25%, random, merged", VisionLanguagePlan(prompt=Keep(0.25, Random(), True))),
+    Row("prompt: 25%, farthest, pruned", VisionLanguagePlan(prompt=Keep(0.25, merge=False))),
+    Row("prompt: 25%, grid, pruned", VisionLanguagePlan(prompt=Keep(0.25, Grid(), merge=False))),
+    Row(
+        "prompt: 25%, random, pruned", VisionLanguagePlan(prompt=Keep(0.25, Random(), merge=False))
+    ),
+    Row("prompt: 25%, random, merged", VisionLanguagePlan(prompt=Keep(0.25, Random()))),
     Row("decoder: shift(block)", VisionLanguagePlan(decoder=Plan({LAYER: 0.75}, Shift("block")))),
     Row(
         "decoder: last attention, eager (FastV)",
@@ -133,7 +136,7 @@ ROWS = [
         "tower, prompt and decoder: shift(block)",
         VisionLanguagePlan(
             Plan({0: 0.3}, Shift("block")),
-            Keep(0.5, Shift("block")),
+            Keep(0.5, Shift("block"), merge=False),
             Plan({LAYER: 0.5}, Shift("block")),
         ),
     ),
