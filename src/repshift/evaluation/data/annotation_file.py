@@ -12,6 +12,8 @@ from typing import Any, NoReturn, TypeGuard
 from repshift.errors import InputError
 from repshift.files import read_text
 
+_EXPECTED = "the annotations, a JSON list"
+
 
 class AnnotationFile:
     """A JSON list of objects, which name videos below a directory."""
@@ -20,7 +22,7 @@ class AnnotationFile:
         self.path, self.videos = path, videos
 
     def entries(self) -> list[Entry]:
-        values = _read_list(self.path)
+        values = read_list(self.path, _EXPECTED)
         if not self.videos.is_dir():
             raise InputError(f"{self.videos} is not a directory; expected the videos that "
                              f"{self.path.name} names in it")  # fmt: skip
@@ -110,7 +112,7 @@ def _is_text(value: object) -> TypeGuard[str]:
 
 def read_answers(file: Path) -> list[str]:
     """A JSON list of texts, none of them empty."""
-    answers = _read_list(file)
+    answers = read_list(file, _EXPECTED)
     for index, answer in enumerate(answers):
         if not _is_text(answer):
             raise InputError(f"{file}, entry {index} (from 0) is {reprlib.repr(answer)}; expected "
@@ -118,8 +120,9 @@ def read_answers(file: Path) -> list[str]:
     return answers
 
 
-def _read_list(file: Path) -> list[Any]:
-    text = read_text(file, "the annotations, a JSON list")
+def read_list(file: Path, expected: str) -> list[Any]:
+    """A JSON list of one entry or more; ``expected`` says in an error what the file holds."""
+    text = read_text(file, expected)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
