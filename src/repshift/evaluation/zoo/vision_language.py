@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,14 +28,15 @@ class LoadedVisionLanguage:
     model: nn.Module
     processor: Any
 
-    def inputs(self, image: Image, prompt: str) -> Mapping[str, Tensor]:
-        """What the model is given for a prompt about an image, in its chat template if it has one.
+    def inputs(self, image: Image | Sequence[Image], prompt: str) -> Mapping[str, Tensor]:
+        """What the model is given for a prompt about an image, or several that stand before it.
 
-        Without a template the prompt must hold the model's own placeholder.
+        In its chat template if it has one; without, the prompt must hold the model's placeholders.
         """
+        images = list(image) if isinstance(image, Sequence) else [image]
         processor, text = self.processor, prompt
         if getattr(processor, "chat_template", None):
-            content = [{"type": "image"}, {"type": "text", "text": prompt}]
+            content = [*[{"type": "image"}] * len(images), {"type": "text", "text": prompt}]
             text = processor.apply_chat_template(
                 [{"role": "user", "content": content}], add_generation_prompt=True
             )
@@ -43,7 +45,7 @@ class LoadedVisionLanguage:
             placeholder = getattr(processor, "image_token", None) or "its placeholder"
             hint = f"write {placeholder} where the image stands"
         try:
-            return processor(images=[image], text=[text], return_tensors="pt")
+            return processor(images=images, text=[text], return_tensors="pt")
         except (ValueError, IndexError) as error:
             raise InputError(
                 f"the prompt does not fit {self.name}: {_line(error).rstrip('.')}; {hint}"
