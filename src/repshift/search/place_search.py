@@ -66,13 +66,16 @@ class PlaceSearch:
         All are judged on few prompts, the best quarter on four times as many. Of the time, those
         that do not come down to the target make way for the next.
         """
-        fitted = {one: self.fit(one, share, self.flops) for one in self.table}
+        fitted: dict[VisionLanguagePlan, VisionLanguagePlan] = {}
+        for one in self.table:
+            self._tell(f"fitted to {share:.3g} of the FLOPs: {one}")
+            if (plan := self.fit(one, share, self.flops)) is not None:
+                fitted[one] = plan
         few, *more = self._rungs
-        ranked = self._ranked((plan for plan in fitted.values() if plan is not None), few)
+        ranked = self._ranked(fitted.values(), few)
         if self.seconds is not None:
-            ranked = self._in_time(
-                [one for plan in ranked for one in fitted if fitted[one] == plan], share
-            )
+            shapes = [one for plan in ranked for one in fitted if fitted[one] == plan]
+            ranked = self._in_time(shapes, share)
         for count in more:
             ranked = self._ranked(ranked[: max(FINALISTS, len(ranked) // 4)], count)
         if not ranked:
@@ -150,8 +153,7 @@ class PlaceSearch:
         for plan in plans:
             if plan not in losses:
                 losses[plan] = self._judge(plan, count)[0]
-                if self.progress is not None:
-                    self.progress(f"KL {losses[plan]:.4f} on {count} prompts: {plan}")
+                self._tell(f"KL {losses[plan]:.4f} on {count} prompts: {plan}")
         return sorted((plan for plan in losses if losses[plan] < math.inf), key=losses.__getitem__)
 
     def _in_time(
@@ -167,6 +169,10 @@ class PlaceSearch:
             if len(found) == max(FINALISTS, len(shapes) // 4):
                 break
         return list(found)
+
+    def _tell(self, line: str) -> None:
+        if self.progress is not None:
+            self.progress(line)
 
     def _keeping(self, plan: VisionLanguagePlan, count: int) -> VisionLanguagePlan:
         return keeping(plan, count / self.tokens)
