@@ -56,7 +56,8 @@ class PlaceSearch:
         self.table, self.tokens, self.meter, self.memo = table, tokens, meter, memo
         self.flops, self.seconds, self.progress = flops, seconds, progress
         self.tried: dict[VisionLanguagePlan, PromptTrial] = {}
-        self._refused: dict[VisionLanguagePlan, InputError] = {}
+        self._refused: list[InputError] = []
+        self._taken = False  # whether the model takes a plan that drops something
         every = len(meter.prompts)
         self._rungs = sorted({min(every, max(FEWEST, every // part)) for part in (16, 4, 1)})
 
@@ -78,9 +79,10 @@ class PlaceSearch:
             ranked = self._in_time(shapes, share)
         for count in more:
             ranked = self._ranked(ranked[: max(FINALISTS, len(ranked) // 4)], count)
-        if not ranked:
+        trials = [trial for trial in map(self.rate, ranked) if trial.loss < math.inf]
+        if not trials:
             raise self._unreached(share)
-        return sorted(map(self.rate, ranked), key=lambda trial: trial.loss)
+        return sorted(trials, key=lambda trial: trial.loss)
 
     def least_cost(self, fidelity: float) -> PromptTrial:
         """The cheapest plan whose fidelity is at least ``fidelity``; the dense model if none is."""
@@ -89,12 +91,12 @@ class PlaceSearch:
             try:
                 trials = self.at_cost(1 - step / STEPS)
             except InputError:  # nothing costs as little
-                if self._all_refused:
-                    raise
                 return True
             return all(trial.fidelity < fidelity for trial in trials)
 
         fewest(lambda step: step > 0 and too_cheap(step), STEPS - 1)
+        if self._refused and not self._taken:
+            raise self._refused[0]
         self.rate(VisionLanguagePlan())
         good = [trial for trial in self.tried.values() if trial.fidelity >= fidelity]
         return min(good, key=lambda trial: trial.share)
@@ -109,7 +111,10 @@ class PlaceSearch:
             most = cost(bare)
             if most <= share:
                 return bare
-            if plan.prompt is None or (least := cost(self._keeping(plan, 1))) > share:
+            few = bare if plan.prompt is None else self._keeping(plan, 1)
+            least = cost(few)
+            if least > share:
+                self._taken = self._taken or few != VisionLanguagePlan()
                 return None
             low, high = 1, self.tokens
             while high - low > 1:
@@ -123,7 +128,7 @@ class PlaceSearch:
                     high, most = middle, found
             return self._keeping(plan, low)
         except InputError as refused:
-            self._refused[plan] = refused
+            self._refused.append(refused)
             return None
 
     def rate(self, plan: VisionLanguagePlan) -> PromptTrial:
@@ -142,8 +147,9 @@ class PlaceSearch:
             try:
                 part = self.memo(name, lambda a=start, b=stop: self.meter.compare(plan, a, b))
             except InputError as refused:
-                self._refused[plan] = refused
+                self._refused.append(refused)
                 return math.inf, 0.0
+            self._taken = self._taken or plan != VisionLanguagePlan()
             losses, same, start = [*losses, *part[0]], [*same, *part[1]], stop
         return fmean(losses), fmean(same)
 
@@ -177,14 +183,9 @@ class PlaceSearch:
     def _keeping(self, plan: VisionLanguagePlan, count: int) -> VisionLanguagePlan:
         return keeping(plan, count / self.tokens)
 
-    @property
-    def _all_refused(self) -> bool:
-        """Whether the model takes nothing but the plan that drops nothing."""
-        return len(self._refused) >= len(self.table) - 1
-
     def _unreached(self, share: float) -> InputError:
-        if self._all_refused:
-            return next(iter(self._refused.values()))
+        if self._refused and not self._taken:
+            return self._refused[0]
         what = "time to the first word" if self.seconds is not None else "FLOPs of a prompt"
         return InputError(
             f"no plan brings the {what} down to {share:.3g} of the dense model's, even with one "

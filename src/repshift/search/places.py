@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import product
+from typing import TYPE_CHECKING
 
 from repshift.plan import Plan
 from repshift.scores import Greedy, LastQuery, Shift
 from repshift.vision_language.plan import Keep, VisionLanguagePlan
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from repshift.scores import Score
 
 # Where, as parts of the depth; what share leaves there; which of them.
 TOWER_PARTS, TOWER_SHARES, TOWER_SCORES = (1 / 3,), (0.3, 0.5, 0.7), (Shift("block"),)
@@ -32,7 +38,7 @@ def keeping(plan: VisionLanguagePlan, share: float) -> VisionLanguagePlan:
 
 
 def _plans(
-    depth: int, parts: tuple[float, ...], shares: tuple[float, ...], scores: tuple[object, ...]
+    depth: int, parts: Sequence[float], shares: Sequence[float], scores: Sequence[Score]
 ) -> list[Plan | None]:
     """None, and a drop after each block by each score; nothing is saved after the last block."""
     blocks = sorted({max(0, round(part * depth) - 1) for part in parts})
