@@ -17,9 +17,7 @@ from vision_language_folders import save_qwen
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("qwen")
-    save_qwen(folder)
-    return folder
+    return save_qwen(tmp_path_factory.mktemp("qwen"))
 
 
 @pytest.fixture

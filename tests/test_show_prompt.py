@@ -15,16 +15,12 @@ from vision_language_folders import save_llava, save_qwen
 
 @pytest.fixture(scope="module")
 def llava(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("llava")
-    save_llava(folder)
-    return folder
+    return save_llava(tmp_path_factory.mktemp("llava"))
 
 
 @pytest.fixture(scope="module")
 def qwen(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("qwen")
-    save_qwen(folder)
-    return folder
+    return save_qwen(tmp_path_factory.mktemp("qwen"))
 
 
 def test_a_picture_of_every_place(run, qwen, tmp_path):

@@ -1,4 +1,4 @@
-"""Vision-language models and their processors in folders, as a hub holds them."""
+"""Folders with a small vision-language model and its processor, as save_pretrained writes them."""
 
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -39,6 +39,7 @@ def save_llava(folder):
         image_token=MARKS[IMAGE],
         num_additional_image_tokens=1,
     ).save_pretrained(folder)
+    return folder
 
 
 def save_qwen(folder):
@@ -51,3 +52,4 @@ def save_qwen(folder):
         transformers.Qwen2VLVideoProcessor(**settings),
         chat_template=TEMPLATE,
     ).save_pretrained(folder)
+    return folder

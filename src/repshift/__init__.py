@@ -38,6 +38,10 @@ from repshift.scores import (
 )
 from repshift.search.adapt import adapt
 from repshift.search.search_plan import SearchResult, search_plan
+from repshift.search.search_vision_language import (
+    VisionLanguageSearchResult,
+    search_vision_language,
+)
 from repshift.sequence.amounts import Level
 from repshift.sequence.token_map import Step, TokenMap
 from repshift.shift import representation_shift
@@ -95,6 +99,7 @@ __all__ = [
     "VidTLDR",
     "VisionLanguageCompression",
     "VisionLanguagePlan",
+    "VisionLanguageSearchResult",
     "adapt",
     "compress",
     "register",
@@ -103,4 +108,5 @@ __all__ = [
     "resize_images",
     "resized",
     "search_plan",
+    "search_vision_language",
 ]

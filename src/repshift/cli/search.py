@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +19,14 @@ if TYPE_CHECKING:
 
     from repshift.plan import Plan
 
+SCENES = "scenes-vlm"
+IMAGES, PROMPTS = 512, 128  # that are used if --samples is left out
+# What a search on prompts takes.
+_OF_PROMPTS = frozenset(
+    {"model", "questions", "flops", "speedup", "fidelity", "samples", "seed", "device", "dtype"}
+    | {"threads", "out"}
+)
+
 
 @dataclass
 class Search:
@@ -27,17 +35,22 @@ class Search:
     model: str = "digits-vit"
     """Any model by its name: timm:NAME, hf:NAME_OR_FOLDER, open_clip:NAME/PRETRAINED,
     torchvision:NAME, MODULE_OR_FILE.py:FUNCTION of your own, or one that runs offline
-    (saliency-vit-s14, digits-vit, digits-resnet, digits-vim)."""
+    (saliency-vit-s14, digits-vit, digits-resnet, digits-vim, scenes-vlm)."""
     images: Path | None = None
     """Directory of images like those to be served; the model's own samples if left out."""
+    questions: Path | None = None
+    """For a vision-language model, hf:NAME_OR_FOLDER: a JSON file, a list such as
+    [{"image": "a.jpg", "question": "What is on the table?"}]."""
     flops: float | None = None
-    """Target: the share of the dense FLOPs, such as 0.65."""
+    """Target: the share of the dense FLOPs (of a prompt, tower included), such as 0.65."""
     speedup: float | None = None
-    """Target: how many times as fast as the dense model, measured here, such as 1.5."""
+    """Target: how many times as fast as the dense model (to the first word), measured here, such as
+    1.5."""
     fidelity: float | None = None
     """Target: the least top-1 agreement with the dense model (or feature cosine), such as 0.99."""
-    samples: int = 512
-    """Images to use, drawn by the seed: half to search on, half to check the result."""
+    samples: int | None = None
+    """Images to use, drawn by the seed, 512 if left out; of prompts 128. Half to search on, half to
+    check the result."""
     methods: tuple[str, ...] = ()
     """Labels of the methods to try, such as 'redundancy(keys)' tome; a short list if left out."""
     imports: options.Imports = ()
@@ -59,10 +72,13 @@ class Search:
     model_args: options.ModelArgs = ()
     """What the model is made with, as its library calls it: num_classes=10 global_pool=avg."""
     out: Path = Path("plan.json")
-    """The plan's file, *.json. Beside it are the plot, *.png, and while it runs *.search.json, from
-    which a stopped search goes on."""
+    """The plan's file, *.json. Beside it are the plot, *.png (of images), and while it runs
+    *.search.json, from which a stopped search goes on."""
 
     def run(self) -> None:
+        if self.model == SCENES or self.questions is not None:
+            self._run_prompts()
+            return
         import torch
 
         from repshift.evaluation.data.batches import draw
@@ -86,7 +102,7 @@ class Search:
         loaded = load_model(self.model, self.checkpoint, settings=settings)
         self._check_methods(loaded.model, methods)
         source = open_source(loaded, self.images, False)
-        images = draw(source, self.samples, self.seed).images
+        images = draw(source, self.samples or IMAGES, self.seed).images
         dtype = getattr(torch, self.dtype)
         with search_bar() as progress, _forgotten_if_refused(state):
             found = search_plan(
@@ -113,12 +129,61 @@ class Search:
         print(found.summary())
         print(f"plan: {self.out}, plot: {plot}")
 
+    def _run_prompts(self) -> None:
+        import torch
+
+        from repshift.evaluation.data.questions import read_questions
+        from repshift.evaluation.report.progress import search_bar
+        from repshift.evaluation.tasks.search_prompts import moved, question_prompts, scene_prompts
+        from repshift.evaluation.zoo.scenes.model import load_scenes
+        from repshift.evaluation.zoo.vision_language import load_vision_language
+        from repshift.files import write_text
+        from repshift.search.search_vision_language import search_vision_language
+
+        self._check_numbers()
+        for field in fields(self):
+            if field.name not in _OF_PROMPTS and getattr(self, field.name) != field.default:
+                flag = "import" if field.name == "imports" else field.name.replace("_", "-")
+                raise InputError(f"--{flag} does not go with a vision-language model; leave it out")
+        if self.model == SCENES and self.questions is not None:
+            raise InputError(f"{SCENES} asks its own questions; leave --questions out")
+        check_suffix("--out", self.out, ".json")
+        state = self.out.with_suffix(".search.json")
+        asked = [] if self.questions is None else read_questions(self.questions)
+        seen = [image for one in asked for image in one.images]
+        check_outputs(self, [("--out", path) for path in (self.out, state)], seen)
+        options.threads(self.threads)
+        device, dtype = options.device(self.device), getattr(torch, self.dtype)
+        count = self.samples or PROMPTS
+        if self.model == SCENES:
+            model, prompts = load_scenes(), scene_prompts(count, self.seed)
+        else:
+            loaded = load_vision_language(self.model)
+            model, prompts = loaded.model, question_prompts(loaded, asked, count, self.seed)
+        with search_bar() as progress, _forgotten_if_refused(state):
+            found = search_vision_language(
+                model.to(device, dtype),
+                [moved(prompt, device, dtype) for prompt in prompts],
+                flops=self.flops,
+                speedup=self.speedup,
+                fidelity=self.fidelity,
+                seed=self.seed,
+                name=self.model,
+                state=state,
+                progress=progress,
+            )
+        write_text(self.out, found.to_json())
+        state.unlink(missing_ok=True)
+        print(found.summary())
+        print(f"plan: {self.out}")
+
     def _check_numbers(self) -> None:
         from repshift.search.search_plan import check_target
 
         check_target(self.flops, self.speedup, self.fidelity)
         for flag, value in (("--samples", self.samples), ("--batch-size", self.batch_size)):
-            options.positive(flag, value)
+            if value is not None:
+                options.positive(flag, value)
         if not 0 <= self.seed < 2**63:
             raise InputError(f"--seed is {self.seed}; expected 0 to {2**63 - 1}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -110,11 +110,14 @@ class VisionLanguagePlan:
         prompt: Kept between the connector and the language model.
         decoder: Dropped after layers of the language model, counted from 0, visual tokens only; by
             shares of, or numbers among, those of each image that are left.
+        provenance: How the plan was found, as its file says; it changes nothing, and what is
+            derived from the plan has none.
     """
 
     tower: Plan | None = None
     prompt: Keep | None = None
     decoder: Plan | None = None
+    provenance: Any = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, value, kind in (
@@ -130,6 +133,13 @@ class VisionLanguagePlan:
         if self.decoder is not None:
             _check_decoder(self.decoder)
 
+    def __str__(self) -> str:
+        keep = self.prompt
+        merged = " + merge" if keep and keep.merge else ""
+        kept = keep and f"{keep.score}{merged} keeping {keep.amount:.3g}"
+        places = (("tower", self.tower), ("prompt", kept), ("decoder", self.decoder))
+        return "; ".join(f"{name}: {place}" for name, place in places if place) or "dense"
+
     @property
     def reads_words(self) -> bool:
         """Whether what is dropped depends on the text of a prompt."""
@@ -138,7 +148,14 @@ class VisionLanguagePlan:
 
     def to_json(self) -> str:
         """JSON text that ``from_json`` reads back to an equal plan."""
-        return json.dumps(self._form(), indent=2)
+        known = {} if self.provenance is None else {"provenance": self.provenance}
+        return json.dumps(self._form() | known, indent=2)
+
+    def found(self, provenance: Any) -> VisionLanguagePlan:
+        """The same plan, with how it was found."""
+        plan = replace(self)
+        object.__setattr__(plan, "provenance", provenance)
+        return plan
 
     def save(self, path: Path | str) -> None:
         """Write the JSON file, whole or not at all, that ``load`` reads."""
@@ -168,7 +185,7 @@ class VisionLanguagePlan:
 
     @classmethod
     def from_json(cls, text: str) -> VisionLanguagePlan:
-        """Read a plan; each place may be left out. ``provenance`` changes nothing."""
+        """Read a plan; each place may be left out."""
         try:
             form = json.loads(text)
         except json.JSONDecodeError as error:
@@ -185,7 +202,8 @@ class VisionLanguagePlan:
             if form.get(name) is not None
         }
         prompt = form.get("prompt")
-        return cls(prompt=None if prompt is None else Keep.from_dict(prompt), **plans)
+        plan = cls(prompt=None if prompt is None else Keep.from_dict(prompt), **plans)
+        return plan.found(form.get("provenance"))
 
 
 def _refuse_unknown(form: dict[str, Any], known: tuple[str, ...], what: str) -> None:

@@ -68,8 +68,9 @@ def _check_kind(name: str, config: Any) -> None:
     if type(config) in SPEAKING:
         raise InputError(
             f"{name} is a vision-language model, and this command feeds images alone: measure it "
-            "with repshift bench --questions FILE, draw its tokens with repshift show --prompt "
-            "TEXT, or compress it in Python by a VisionLanguagePlan (docs/vision-language.md)"
+            "with repshift bench --questions FILE, find a plan with repshift search --questions "
+            "FILE, draw its tokens with repshift show --prompt TEXT, or compress it in Python by a "
+            "VisionLanguagePlan (docs/vision-language.md)"
         )
     if hasattr(config, "vocab_size") and not hasattr(config, "vision_config"):
         vision = hasattr(config, "image_size") or hasattr(config, "patch_size")  # BEiT has words

@@ -1,4 +1,4 @@
-"""The questions that scenes-vlm is judged by; none of their scenes was trained on."""
+"""Questions about scenes that scenes-vlm was not trained on; by some of them it is judged."""
 
 from __future__ import annotations
 
@@ -29,21 +29,32 @@ class Item:
 
 def held_out(count: int = COUNT) -> list[Item]:
     """The first ``count`` questions of each kind, always the same."""
+    return [item for number in range(count) for item in _asked(np.random.default_rng([0, number]))]
+
+
+def others(count: int, seed: int) -> list[Item]:
+    """``count`` questions about scenes that are neither judged by nor trained on."""
+    items: list[Item] = []
+    while len(items) < count:
+        items += _asked(np.random.default_rng([2, seed, len(items)]))
+    return items[:count]
+
+
+def _asked(draw: Generator) -> list[Item]:
+    """A question of each kind."""
     items = []
-    for number in range(count):
-        draw = np.random.default_rng([0, number])
-        scene, crowd, film = draw_scene(draw), draw_crowd(draw), draw_film(draw)
-        asked = ask_scene(scene, draw)
-        # Of the kinds that were asked twice, one.
-        for kind in dict.fromkeys(question.kind for question in asked):
-            same = [question for question in asked if question.kind == kind]
-            items.append(Item(_one(same, draw), (scene,)))
-        items.append(Item(_one(ask_crowd(crowd), draw), (crowd,)))
-        items.append(Item(_one(ask_film(film), draw), (film,)))
+    scene, crowd, film = draw_scene(draw), draw_crowd(draw), draw_film(draw)
+    asked = ask_scene(scene, draw)
+    # Of the kinds that were asked twice, one.
+    for kind in dict.fromkeys(question.kind for question in asked):
+        same = [question for question in asked if question.kind == kind]
+        items.append(Item(_one(same, draw), (scene,)))
+    items.append(Item(_one(ask_crowd(crowd), draw), (crowd,)))
+    items.append(Item(_one(ask_film(film), draw), (film,)))
+    other = draw_scene(draw)
+    while not (asked := ask_pair(scene, other, draw)):  # both may show the same things
         other = draw_scene(draw)
-        while not (asked := ask_pair(scene, other, draw)):  # both may show the same things
-            other = draw_scene(draw)
-        items.append(Item(_one(asked, draw), (scene, other)))
+    items.append(Item(_one(asked, draw), (scene, other)))
     return items
 
 
