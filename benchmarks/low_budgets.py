@@ -166,11 +166,11 @@ def main():
         cells = ""
         for budget in arguments.budgets:
             method = Plan({}, score, reduction, side)
-            plan = lab.at(side).fit(method, shape, budget)
+            plan = lab.at(lab.rival_of(method)).fit(method, shape, budget)
             if plan is None:
                 cells += " not reached | |"
                 continue
-            loss = lab.losses(plan).mean()
+            loss = lab.rated(plan)[0].mean()
             cells += f" {loss:.4f} | {loss / lab.rival_at(lab.share(plan)).mean():.2f} |"
         text.append(f"| {label} |{cells}")
         write_text(arguments.out.with_suffix(".md"), "\n".join([*text, ""]))

@@ -179,18 +179,19 @@ def one_block_table(bench, batches, blocks, share, scores):
     return lines
 
 
-def found_plan(bench, budget, out):
+def found_plan(subject, model, inputs, budget, out):
+    """The plan that the search finds at a budget, kept beside ``out``."""
     path = out.parent / f"{out.name}-plan-{budget:g}.json"
     state = path.with_suffix(".search.json")
     if not path.is_file():
         with search_bar() as progress:
             found = search_plan(
-                bench.model,
-                bench.seen,
+                model,
+                inputs,
                 flops=budget,
-                objective=bench.subject.objective,
-                spec=bench.spec,
-                name=bench.subject.name,
+                objective=subject.objective,
+                spec=subject.spec,
+                name=subject.name,
                 state=state,
                 progress=progress,
             )
@@ -229,7 +230,10 @@ def main():
     }
     memo = Memo(arguments.out.with_suffix(".json"), facts)
     bench = Bench(subject, arguments.batch, dtype, memo, device)
-    plans = {b: found_plan(bench, b, arguments.out) for b in arguments.budgets}
+    plans = {
+        budget: found_plan(subject, bench.model, bench.seen, budget, arguments.out)
+        for budget in arguments.budgets
+    }
     text = [in_words(facts)]
 
     def add(title, lines):

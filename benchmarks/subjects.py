@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repshift import EncoderSpec, InputError, Plan, compress
+from repshift import EncoderSpec, InputError, Plan, compress, resize_images, resized
 from repshift.adapters import describe
 from repshift.evaluation.data.batches import draw
 from repshift.evaluation.data.pixels import normalise
-from repshift.evaluation.tasks.smaller_input import thin
 from repshift.evaluation.zoo.load import load_model, open_source
-from repshift.evaluation.zoo.saliency_vit import load_saliency_vit
+from repshift.evaluation.zoo.saliency_vit import GRID, load_saliency_vit
 from repshift.measure.fidelity import accuracy
+from repshift.search.sizes import smaller_sizes
+from rivals import Rival
 
 
 @dataclass
@@ -26,7 +28,7 @@ class Subject:
     """A model that gives logits or features [B, K], and its inputs.
 
     ``quality`` rates the outputs for all test inputs under a plan, in the unit its name says.
-    ``fewer`` makes inputs of so many ``parts`` (frames, tokens), None where images may be smaller.
+    ``smaller`` lists the smaller inputs, the largest first, where it is not the images that are.
     """
 
     name: str
@@ -37,8 +39,7 @@ class Subject:
     quality_name: str
     quality: Callable[[Tensor, Plan], float]
     logits: bool = True
-    fewer: Callable[[int, Tensor], Tensor] | None = None
-    parts: str = ""
+    smaller: Callable[[], list[Rival]] | None = None
 
     @property
     def objective(self):
@@ -78,29 +79,45 @@ def saliency(searched, test, samples, count):
     """saliency-vit-s14; mean difference of the restored map from the dense one, in percent."""
     loaded = load_model("saliency-vit-s14")
     whole = load_saliency_vit().eval()  # with its decoder
-    # The search goes by the class token.
-    model = Read(whole, lambda whole, images: whole.encode(images)[:, 0]).eval()
+
+    def reader(encoder):
+        # The search goes by the class token.
+        return Read(encoder, lambda encoder, images: encoder.forward_features(images)[:, 0]).eval()
+
     seen = draw(open_source(loaded, searched, False), samples, 0).images
     shown = draw(open_source(loaded, test, False), count, 0).images
-    spec = describe(whole.encoder)
+    full = shown.shape[-1]
 
     @torch.inference_mode()
     def maps(plan):
-        like = next(whole.parameters())
-        with compress(model, plan, spec) as compression:
-            drawn = [
-                whole.decode(compression.restore(whole.encode(x.to(like)))) for x in shown.split(25)
-            ]
-        return torch.cat(drawn).float().cpu()
+        like, side = next(whole.parameters()), plan.input_size or full
+        encoder = resized(whole.encoder, side)
+        with compress(encoder, plan) as compression:
+            seen = (resize_images(images, side).to(like) for images in shown.split(25))
+            tokens = [compression.restore(encoder.forward_features(images)) for images in seen]
+        return torch.cat(list(map(decode, tokens))).float().cpu()
+
+    def decode(tokens):
+        """The map of a smaller image from its patches, brought to the grid of the decoder."""
+        patches = tokens[:, 1:].transpose(1, 2)
+        patches = patches.unflatten(2, (round(patches.shape[2] ** 0.5), -1))
+        if patches.shape[-1] != GRID:
+            patches = F.interpolate(patches, size=(GRID, GRID), mode="bilinear")
+        return whole.decode(torch.cat((tokens[:, :1], patches.flatten(2).transpose(1, 2)), dim=1))
 
     dense = maps(Plan({}))
 
     def difference(_, plan):
         return 100 * (maps(plan) - dense).abs().mean().item()
 
+    def smaller():
+        sized = smaller_sizes(whole.encoder, shown[:1])
+        return [Rival.of(replace(one, model=reader(one.model))) for one in sized]
+
     return Subject(
-        "saliency-vit-s14", model, spec, seen, shown, "map difference, %", difference, logits=False
-    )
+        "saliency-vit-s14", reader(whole.encoder), describe(whole.encoder), seen, shown,
+        "map difference, %", difference, logits=False, smaller=smaller,
+    )  # fmt: skip
 
 
 def clips(samples, count):
@@ -135,9 +152,10 @@ def clips(samples, count):
         _, pooled = model.encode_video(videos)
         return F.normalize(model.vision_proj(pooled), dim=-1).mean(1)
 
+    reading, spec, shown = Read(model, vectors).eval(), describe(model), videos(scenes)
     return Subject(
-        "clips-umt", Read(model, vectors).eval(), describe(model), videos(unseen), videos(scenes),
-        "mean R@1", recall, logits=False, fewer=thin, parts="frames",
+        "clips-umt", reading, spec, videos(unseen), shown, "mean R@1", recall, logits=False,
+        smaller=lambda: [Rival.of(one) for one in smaller_sizes(reading, shown[:1], spec)],
     )  # fmt: skip
 
 
@@ -164,14 +182,17 @@ def sentences(samples, count):
         # The mean token, as it is used; the texts are of one length.
         return F.normalize(model.encoder(input_ids=ids).last_hidden_state.mean(1), dim=-1)
 
-    def shorter(count, ids):
+    def shorter(ids, count):
         # All texts end with the same token.
         return torch.cat((ids[:, : count - 1], ids[:, -1:]), dim=1)
 
+    reading, counts = Read(model, embeddings).eval(), range(ids.shape[1] - 1, 2, -1)
     return Subject(
-        "minilm", Read(model, embeddings).eval(), describe(model.encoder),
-        ids[:samples], ids[samples:],
-        "found, %", found, logits=False, fewer=shorter, parts="tokens",
+        "minilm", reading, describe(model.encoder), ids[:samples], ids[samples:],
+        "found, %", found, logits=False,
+        smaller=lambda: [
+            Rival(f"{count} tokens", reading, partial(shorter, count=count)) for count in counts
+        ],
     )  # fmt: skip
 
 

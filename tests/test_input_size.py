@@ -17,12 +17,7 @@ from repshift import InputError, Plan, Shift, ToMe, compress, resize_images, res
 from repshift.adapters import describe
 from repshift.evaluation.models.vim.config import VimConfig
 from repshift.evaluation.models.vim.model import VisionMamba
-from repshift.evaluation.tasks.smaller_input import (
-    fewer_frames,
-    of_images,
-    smaller_images,
-    thin,
-)
+from repshift.evaluation.tasks.smaller_input import of_images, smaller_images
 from repshift.evaluation.tasks.variants import DENSE_FUSED, variants, with_rival
 from repshift.input_size import image_sides
 from repshift.measure.bootstrap import paired_interval
@@ -148,14 +143,6 @@ def test_a_model_that_takes_no_smaller_images_says_so():
     assert smaller_images(square(), describe(square()), [], torch.randn(1, 3, 40, 56)) == (
         [], "its images are not square",
     )  # fmt: skip
-
-
-def test_fewer_frames_are_evenly_spaced():
-    video = torch.arange(12.0)[None, :, None, None, None].expand(2, 12, 3, 2, 2)
-    assert thin(4, video)[0, :, 0, 0, 0].tolist() == [1, 4, 7, 10]
-    assert thin(1, video)[0, :, 0, 0, 0].tolist() == [6]
-    assert torch.equal(thin(12, video), video)
-    assert fewer_frames(square(), describe(square()), [], video[:, :1]) == []
 
 
 def test_a_plan_found_for_smaller_images_is_a_row_like_others():

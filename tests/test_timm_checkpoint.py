@@ -150,6 +150,21 @@ def test_without_a_head_it_gives_features(tmp_path, weights):
     assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 192)
 
 
+@pytest.mark.parametrize("head", ["head", "fc"])
+def test_a_model_that_timm_makes_without_a_head_gets_that_of_the_file(tmp_path, head):
+    """As of DINOv2, which timm lists without classes."""
+    name = "vit_small_patch14_dinov2"
+    assert timm.create_model(name, img_size=28, depth=1).num_classes == 0
+    trained = timm.create_model(name, img_size=28, depth=1, num_classes=3).state_dict()
+    renamed = {re.sub(r"^head\.", f"{head}.", key): one for key, one in trained.items()}
+    torch.save(renamed, tmp_path / "w.pth")
+    model = load_timm(name, tmp_path / "w.pth", False, {"depth": 1})
+    assert (model.num_classes, model.patch_embed.img_size) == (3, (28, 28))
+    assert all(torch.equal(model.state_dict()[key], one) for key, one in trained.items())
+    with pytest.raises(InputError, match="2 unknown"):
+        load_timm(name, tmp_path / "w.pth", False, {"depth": 1, "num_classes": 0})
+
+
 def test_a_fine_tune_on_the_mean_names_the_flag_that_it_needs(tmp_path):
     own = timm.create_model(NAME, img_size=32, num_classes=3, global_pool="avg")
     with pytest.raises(InputError) as caught:

@@ -5,6 +5,7 @@ from repshift.adapters import EncoderSpec, Pooling, register_adapter
 from repshift.compress import compress
 from repshift.compression import Compression
 from repshift.errors import InputError
+from repshift.input_frames import thin_videos, thinned
 from repshift.input_size import resize_images, resized
 from repshift.plan import Plan
 from repshift.reductions import Merge, Prune, Reduction, ToMe, VidTLDR
@@ -109,4 +110,6 @@ __all__ = [
     "resized",
     "search_plan",
     "search_vision_language",
+    "thin_videos",
+    "thinned",
 ]

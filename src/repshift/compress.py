@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, overload
 from repshift.adapters import EncoderSpec, check_model, describe
 from repshift.compression import Compression
 from repshift.errors import InputError
+from repshift.input_frames import check_frames
 from repshift.plan_fit import check_plan, check_stages, detach_earlier
 from repshift.plan_given import as_plan
 from repshift.resnet.compression import ResNetCompression
@@ -67,6 +68,7 @@ def compress(
             "as VisionLanguagePlan(prompt=Keep(0.25))"
         )
     plan = as_plan(plan)
+    check_frames(plan, model)
     if spec is None:
         spec = describe(model)
     if not isinstance(spec, EncoderSpec | ResNetSpec):

@@ -99,6 +99,12 @@ def resize_images(images: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, 
     return F.interpolate(wide, (size, size), mode="bicubic", antialias=True).to(images.dtype)
 
 
+def input_in_words(plan: Plan) -> str:
+    """The smaller input that a plan is for, ``182 pixels``; nothing where it is the model's own."""
+    sizes = {"pixels": plan.input_size, "frames": plan.frames}
+    return " and ".join(f"{size} {unit}" for unit, size in sizes.items() if size is not None)
+
+
 def check_size(plan: Plan, given: Iterable[object]) -> None:
     """``InputError`` if a model is given other images than its plan is for."""
     size = plan.input_size

@@ -40,6 +40,7 @@ class Plan:
             ``PerRowAndColumn``.
         input_size: Pixels of a side of the images that the plan is for; None: those of the model.
             ``repshift.resized`` makes the model that takes them.
+        frames: The same of frames of videos, by ``repshift.thinned``; None: all.
         provenance: How the plan was found, as its file says; it changes nothing, and what is
             derived from the plan has none.
     """
@@ -48,6 +49,7 @@ class Plan:
     score: Score = None  # type: ignore[assignment]  # the reduction's own
     reduction: Reduction = field(default_factory=Prune)
     input_size: int | None = None
+    frames: int | None = None
     provenance: Any = field(default=None, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -62,8 +64,9 @@ class Plan:
                 f"a plan takes a Score and a Reduction, got {type(self.score).__name__} and "
                 f"{type(self.reduction).__name__}; write for example Plan(drop, score=Shift())"
             )
-        if self.input_size is not None:
-            object.__setattr__(self, "input_size", whole(self.input_size, "input_size", 1))
+        for name in ("input_size", "frames"):
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, whole(given, name, 1))
         if self.adaptive and not self.reduction.scored:
             raise InputError(f"a level is one of scores, and {self.reduction} asks none")
 
@@ -71,7 +74,8 @@ class Plan:
         return f"{self.method} at {self.schedule or 'no block'}"
 
     def __hash__(self) -> int:
-        return hash((tuple(self.drop.items()), self.score, self.reduction, self.input_size))
+        drop = tuple(self.drop.items())
+        return hash((drop, self.score, self.reduction, self.input_size, self.frames))
 
     @property
     def adaptive(self) -> bool:
@@ -262,8 +266,8 @@ class Plan:
         return json.dumps(self._form() | code_of(self.score, self.reduction))
 
     def _form(self) -> dict[str, Any]:
-        form = to_form(self.drop, self.score, self.reduction)
-        return form if self.input_size is None else form | {"input_size": self.input_size}
+        sizes = {"input_size": self.input_size, "frames": self.frames}
+        return to_form(self.drop, self.score, self.reduction, **sizes)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:

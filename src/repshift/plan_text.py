@@ -23,6 +23,7 @@ Key = TypeVar("Key", int, str)
 AnyPlan = TypeVar("AnyPlan")
 
 _DEEPEST = 32  # a score of a score of a score ...
+_SIZES = ("input_size", "frames")
 _WHOLE = re.compile("-?[0-9]+")
 _LEVEL = re.compile(r"level\((.*)\)")
 
@@ -31,9 +32,12 @@ _OLD_NAMES = {"lines": "rows-and-columns", "line-tokens": "per-row-and-column"}
 
 
 def to_form(
-    drop: Mapping[int, float | int | Level], score: Score, reduction: Reduction
+    drop: Mapping[int, float | int | Level],
+    score: Score,
+    reduction: Reduction,
+    **sizes: int | None,
 ) -> dict[str, Any]:
-    """The JSON form of a plan's parts."""
+    """The JSON form of a plan's parts; ``sizes`` of an input that is the model's own are None."""
     return {
         "drop": {
             str(block): {"level": amount.value} if isinstance(amount, Level) else amount
@@ -41,6 +45,7 @@ def to_form(
         },
         "score": score.to_dict(),
         "reduction": reduction.to_dict(),
+        **{name: size for name, size in sizes.items() if size is not None},
     }
 
 
@@ -68,10 +73,10 @@ def read_json(text: str) -> tuple[dict[str, Any], Any]:
         raise InputError(f"the plan is nested too deep; expected at most {_DEEPEST} levels")
     if not isinstance(form, dict) or not isinstance(form.get("drop"), dict):
         raise InputError('a plan is a JSON object with "drop", such as {"drop": {"0": 0.2}}')
-    if extra := form.keys() - {"drop", "score", "reduction", "input_size", "budget", "provenance"}:
+    if extra := form.keys() - {"drop", "score", "reduction", *_SIZES, "budget", "provenance"}:
         raise InputError(
             f"the plan has unknown keys {', '.join(sorted(extra))}; "
-            "it takes drop, score, reduction and input_size"
+            "it takes drop, score, reduction, input_size and frames"
         )
     budget = form.get("budget", "fixed")
     if budget not in ("fixed", "adaptive"):
@@ -85,8 +90,7 @@ def read_json(text: str) -> tuple[dict[str, Any], Any]:
         parts["score"] = from_dict(registered(Score), form["score"])
     if "reduction" in form:
         parts["reduction"] = from_dict(registered(Reduction), _renamed(form["reduction"]))
-    if "input_size" in form:
-        parts["input_size"] = form["input_size"]
+    parts |= {name: form[name] for name in _SIZES if name in form}
     return parts, form.get("provenance")
 
 

@@ -145,6 +145,11 @@ class Video:
             raise InputError(
                 "--compare chooses the methods and takes one --plan; leave out the rest"
             )
+        if self.compare and (plans[0][1].frames or plans[0][1].input_size):
+            raise InputError(
+                f"--compare runs every method on all frames, and {plans[0][0]} is for a smaller "
+                "input; leave out --compare"
+            )
         return plans, methods
 
     def _rows(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from repshift.errors import InputError
+from repshift.input_size import input_in_words
 from repshift.plan import Plan
 from repshift.schedules import fewest, late, spread
 
@@ -127,7 +128,7 @@ class Search:
             self.tried.append(trial)
         if self.progress is not None:
             method = plan.method if plan.acting else "dense"
-            size = f" on {plan.input_size} pixels" if plan.input_size else ""
+            size = f" on {words}" if (words := input_in_words(plan)) else ""
             about = f"{method}{size}, loss {loss:.4f} at {trial.share:.3f} of the cost"
             self.progress(about)
         return trial

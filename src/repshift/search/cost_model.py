@@ -45,13 +45,14 @@ class CostModel:
         self,
         model: nn.Module,
         spec: EncoderSpec,
-        images: Float[Tensor, "B C H W"],
+        images: Float[Tensor, "B ..."],
         memo: Memo,
         whole: CostModel | None = None,
     ) -> None:
         self.model, self.spec, self.images, self.memo = model, spec, images, memo
         self.whole = whole or self
-        at = f" at {images.shape[-1]} pixels" if whole else ""
+        frames = f" and {images.shape[1]} frames" if images.ndim == 5 else ""
+        at = f" at {images.shape[-1]} pixels{frames}" if whole else ""
         with compress(model, Plan({}), spec) as nothing, torch.inference_mode():
             model(images)
         self.patches = nothing.counts[0] - spec.staying

@@ -40,7 +40,7 @@ class FidelityMeter:
         self,
         model: nn.Module,
         spec: EncoderSpec,
-        images: Float[Tensor, "N C H W"],
+        images: Float[Tensor, "N ..."],
         objective: Objective,
         batch_size: int,
         teacher: Float[Tensor, "N K"] | None = None,

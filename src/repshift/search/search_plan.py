@@ -13,6 +13,7 @@ import torch
 from repshift.adapters import EncoderSpec, describe
 from repshift.compress import compress
 from repshift.errors import InputError
+from repshift.input_size import input_in_words
 from repshift.measure.bootstrap import paired_interval
 from repshift.measure.digest import digest
 from repshift.measure.environment import processor, versions
@@ -70,7 +71,7 @@ class SearchResult:
         unlike = "KL" if facts["objective"] == "kl" else "1 - cosine"
         lines = [
             str(self.plan)
-            + (f" on images of {self.plan.input_size} pixels" if self.plan.input_size else "")
+            + (f" on {size}" if (size := input_in_words(self.plan)) else "")
             + f", {100 * facts['flops']:.1f} % of the dense FLOPs",
             f"on images that the search did not see: fidelity {kept['fidelity']:.4f}, {unlike} "
             f"{kept['loss']:.4f} (on those it saw: {facts['promised']['fidelity']:.4f}, "
@@ -83,10 +84,11 @@ class SearchResult:
             )
         if rival := facts.get("smaller input"):
             interval = rival["difference"]
+            size = next(f"{rival[unit]} {unit}" for unit in ("pixels", "frames") if unit in rival)
             lines.append(
-                f"the dense model on {rival['pixels']} pixels, {100 * rival['flops']:.1f} % of the "
-                f"FLOPs: {unlike} {rival['loss']:.4f}, the plan's is lower by "
-                f"{-interval['loss']:.4f} (95 %: {-interval['to']:.4f} to {-interval['from']:.4f})"
+                f"the dense model on {size}, {100 * rival['flops']:.1f} % of the FLOPs: {unlike} "
+                f"{rival['loss']:.4f}, the plan's is lower by {-interval['loss']:.4f} "
+                f"(95 %: {-interval['to']:.4f} to {-interval['from']:.4f})"
             )
         if target == "speedup":
             lines.append(f"{facts['measured_speedup']:.2f}x measured, {value:.2f}x promised")
@@ -99,7 +101,7 @@ class SearchResult:
 
 def search_plan(
     model: nn.Module,
-    images: Float[Tensor, "N C H W"],
+    images: Float[Tensor, "N ..."],
     *,
     flops: float | None = None,
     speedup: float | None = None,
@@ -148,7 +150,7 @@ def search_plan(
         raise InputError(f"images is a {type(images).__name__}; expected a tensor [N, C, H, W]")
     if len(images) < 2:
         raise InputError(f"the search needs 2 images or more, got {len(images)}")
-    resizable = spec is None  # of a model of the user's own, only that size is known
+    own_spec = spec  # of a model of the user's own
     if spec is None:
         described = describe(model)
         if not isinstance(described, EncoderSpec):
@@ -195,7 +197,7 @@ def search_plan(
     whole = seen.repeat(repeats, *[1] * (seen.ndim - 1))[:batch_size]
     timed = TimeCost(model, spec, whole, memo) if speedup is not None else None
     full, own = Search(meter, timed or counted, memo, progress, plans), Sized(model, spec)
-    smaller = smaller_sizes(model, seen) if resizable else []
+    smaller = smaller_sizes(model, seen, own_spec)
     if fidelity is not None:
         found = least_cost(full, own, smaller, seen, fidelity)
     else:
@@ -242,8 +244,8 @@ def _against(
     """The dense model at a smaller size on the held-out images, and how far the plan is ahead."""
     mean, low, high = paired_interval(torch.tensor(ours), torch.tensor(theirs))
     return {
-        "pixels": rival.side,
-        "flops": rival.cost(counted).measure(Plan({}, input_size=rival.side)),
+        **({"pixels": rival.side} if rival.side is not None else {"frames": rival.frames}),
+        "flops": rival.cost(counted).measure(rival.of(Plan({}))),
         "loss": fmean(theirs),
         "difference": {"loss": mean, "from": low, "to": high},
     }

@@ -1,4 +1,4 @@
-"""A search at several sizes of the images: fewer pixels and fewer tokens, whichever loses less."""
+"""A search at several sizes of the input (pixels, frames) and of fewer tokens, both at once."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from repshift.adapters import EncoderSpec, describe
 from repshift.errors import InputError
+from repshift.input_frames import has_frames, thin_videos, thinned_with
 from repshift.input_size import image_sides, resize_images, resized
 from repshift.plan import Plan
 from repshift.search.candidates import Search, Trial
@@ -28,34 +29,57 @@ TRIED = 3
 
 @dataclass(frozen=True, eq=False)
 class Sized:
-    """A model for images of ``side`` pixels; ``prepare`` makes them of those of full size."""
+    """A model for images of ``side`` pixels, or for ``frames`` frames of a video.
+
+    ``prepare`` makes them of those of full size.
+    """
 
     model: nn.Module
     spec: EncoderSpec
     side: int | None = None
+    frames: int | None = None
 
-    def prepare(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C h w"]:
+    @property
+    def full(self) -> bool:
+        return self.side is None and self.frames is None
+
+    def of(self, plan: Plan) -> Plan:
+        """The plan, for this size."""
+        return replace(plan, input_size=self.side, frames=self.frames)
+
+    def prepare(self, images: Float[Tensor, "B ..."]) -> Float[Tensor, "B ..."]:
+        if self.frames is not None:
+            return thin_videos(images, self.frames)
         return images if self.side is None else resize_images(images, self.side)
 
     def meter(
-        self, images: Float[Tensor, "B C H W"], like: FidelityMeter, batch_size: int
+        self, images: Float[Tensor, "B ..."], like: FidelityMeter, batch_size: int
     ) -> FidelityMeter:
         """How far plans are from the dense model at full size, which ``like`` has run."""
-        if self.side is None:
+        if self.full:
             return like
         images = self.prepare(images)
         return FidelityMeter(self.model, self.spec, images, like.objective, batch_size, like.dense)
 
     def cost(self, like: AnyCost) -> AnyCost:
         """What plans cost, as a share of the dense model at full size."""
-        if self.side is None:
+        if self.full:
             return like
         return type(like)(self.model, self.spec, self.prepare(like.images), like.memo, like)
 
 
-def smaller_sizes(model: nn.Module, images: Float[Tensor, "N C H W"]) -> list[Sized]:
-    """The model at all smaller sizes that it takes, the largest first; none where it takes none."""
-    if images.ndim != 4 or images.shape[-1] != images.shape[-2]:
+def smaller_sizes(
+    model: nn.Module, images: Float[Tensor, "N ..."], spec: EncoderSpec | None = None
+) -> list[Sized]:
+    """The model at all smaller sizes that it takes, the largest first; none where it takes none.
+
+    With a ``spec``, that of a model of the user's own, only of videos fewer frames.
+    """
+    if images.ndim == 5 and has_frames(model):
+        spec, of = spec or _spec(model), images.shape[1]
+        counts = range(of - 1, 0, -1)
+        return [Sized(*thinned_with(model, spec, count, of), frames=count) for count in counts]
+    if spec is not None or images.ndim != 4 or images.shape[-1] != images.shape[-2]:
         return []
     try:
         sides = image_sides(model, images.shape[-1])
@@ -64,10 +88,14 @@ def smaller_sizes(model: nn.Module, images: Float[Tensor, "N C H W"]) -> list[Si
     sized = []
     for side in reversed(sides[len(sides) // 3 :]):
         twin = resized(model, side)
-        spec = describe(twin)
-        assert isinstance(spec, EncoderSpec)
-        sized.append(Sized(twin, spec, side))
+        sized.append(Sized(twin, _spec(twin), side))
     return sized
+
+
+def _spec(model: nn.Module) -> EncoderSpec:
+    spec = describe(model)
+    assert isinstance(spec, EncoderSpec)
+    return spec
 
 
 @dataclass(frozen=True)
@@ -88,17 +116,20 @@ def at_cost(
     full: Search,
     own: Sized,
     smaller: Sequence[Sized],
-    images: Float[Tensor, "N C H W"],
+    images: Float[Tensor, "N ..."],
     share: float,
 ) -> Found:
     """At ``share`` of the dense cost: the best closed form of all sizes, then exchanges."""
-    starts = [(own, full, full.best_start(share))]
-    for sized in worth_reducing(smaller, full.cost, share):
-        search = search_at(full, sized, images)
+    starts, refused = [], None
+    for sized in (own, *worth_reducing(smaller, full.cost, share)):
+        search = full if sized is own else search_at(full, sized, images)
         try:
             starts.append((sized, search, search.best_start(share)))
-        except InputError:  # even one patch at the end costs more
-            continue
+        except InputError as error:  # even one patch at the end costs more
+            refused = refused or error
+    if not starts:
+        assert refused is not None
+        raise refused
     sized, search, start = min(starts, key=lambda one: one[2].loss)
     better = search.improved(start, share)
     others = [other for _, other, _ in starts if other is not search]
@@ -113,7 +144,7 @@ def least_cost(
     full: Search,
     own: Sized,
     smaller: Sequence[Sized],
-    images: Float[Tensor, "N C H W"],
+    images: Float[Tensor, "N ..."],
     fidelity: float,
 ) -> Found:
     """The cheapest whose fidelity is at least ``fidelity``, at the sizes where dense has it."""
@@ -127,7 +158,7 @@ def least_cost(
     return Found(sized, search, [best], [other for _, other, _ in found if other is not search])
 
 
-def search_at(full: Search, sized: Sized, images: Float[Tensor, "N C H W"]) -> Search:
+def search_at(full: Search, sized: Sized, images: Float[Tensor, "N ..."]) -> Search:
     """The same search at another size."""
     batch_size = len(full.meter.batches[0])
     return Search(
@@ -135,13 +166,13 @@ def search_at(full: Search, sized: Sized, images: Float[Tensor, "N C H W"]) -> S
         sized.cost(full.cost),
         full.memo,
         full.progress,
-        [replace(plan, input_size=sized.side) for plan in full.methods],
+        [sized.of(plan) for plan in full.methods],
     )
 
 
 def dense_at(search: Search, sized: Sized) -> Trial:
     """The dense model at this size."""
-    return search.rate(Plan({}, input_size=sized.side))
+    return search.rate(sized.of(Plan({})))
 
 
 def worth_reducing(sized: Sequence[Sized], cost: CostModel, share: float) -> list[Sized]:
@@ -159,6 +190,9 @@ def nearest_dense(sized: Sequence[Sized], cost: CostModel, share: float) -> Size
 
 def _dense_share(sized: Sized, cost: CostModel) -> float:
     """What the dense model costs at this size, by the number of its patches."""
-    assert sized.side is not None
-    full = cost.images.shape[-1]
-    return cost.with_patches(round(cost.patches * (sized.side / full) ** 2))
+    if sized.frames is not None:
+        part = sized.frames / cost.images.shape[1]
+    else:
+        assert sized.side is not None
+        part = (sized.side / cost.images.shape[-1]) ** 2
+    return cost.with_patches(round(cost.patches * part))

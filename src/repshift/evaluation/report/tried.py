@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from repshift.evaluation.report.names import label, legend, save, title
 from repshift.evaluation.report.pareto import front
+from repshift.input_size import input_in_words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +52,6 @@ def plot_tried(found: SearchResult, path: Path) -> None:
 
 
 def _name(plan: Plan) -> str:
-    """The method, and the size of the images where it is not the model's own."""
-    size = f", {plan.input_size} pixels" if plan.input_size else ""
+    """The method, and the size of the input where it is not the model's own."""
+    size = f", {words}" if (words := input_in_words(plan)) else ""
     return f"{plan.method if plan.acting else 'dense'}{size}"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jaxtyping import Bool, Float, Int
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from repshift.adapters.spec import EncoderSpec
     from repshift.evaluation.data.annotations import QuestionSet
@@ -61,9 +61,11 @@ class Answering(VideoRun):
         for question, video in enumerate(data.video_of):
             self.asked[video].append(question)
 
-    def piece(self, indices: Sequence[int], video: Float[Tensor, "B T 3 S S"]) -> Piece:
+    def piece(
+        self, encoder: nn.Module, indices: Sequence[int], video: Float[Tensor, "B T 3 S S"]
+    ) -> Piece:
         questions, answers = [], []
-        for index, tokens in zip(indices, self.model.vision_encoder(video), strict=True):
+        for index, tokens in zip(indices, encoder(video), strict=True):
             for part in torch.tensor(self.asked[index]).split(_QUESTIONS):
                 ids, mask = (whole[part.to(whole.device)] for whole in self.questions)
                 best, _ = self.model.answer(

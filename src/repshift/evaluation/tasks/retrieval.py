@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jaxtyping import Bool, Float, Int
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from repshift.adapters.spec import EncoderSpec
     from repshift.evaluation.data.annotations import RetrievalSet
@@ -59,8 +59,10 @@ class Retrieval(VideoRun):
             parts = zip(ids.split(256), self.mask.split(256), strict=True)
             self.texts = torch.cat([model.encode_text(*part) for part in parts])
 
-    def piece(self, indices: Sequence[int], video: Float[Tensor, "B T 3 S S"]) -> Piece:
-        tokens, pooled = self.model.encode_video(video)
+    def piece(
+        self, encoder: nn.Module, indices: Sequence[int], video: Float[Tensor, "B T 3 S S"]
+    ) -> Piece:
+        tokens, pooled = encoder(video)
         return {"tokens": tokens.cpu(), "pooled": pooled.cpu()}
 
     def quality(self, row: Variant) -> dict[str, Any]:

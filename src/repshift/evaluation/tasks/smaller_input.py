@@ -10,6 +10,7 @@ import torch
 
 from repshift.errors import InputError
 from repshift.evaluation.tasks.variants import Variant
+from repshift.input_frames import thin_videos, thinned
 from repshift.input_size import image_sides, resize_images, resized
 from repshift.measure.flops import count_flops
 
@@ -74,10 +75,18 @@ def fewer_frames(
     if frames < 2:
         return []
 
-    cost = cache(lambda count: _flops(of_frames(count), model, spec, video))
-    spent = [_flops(Variant("", plans=(plan,)), model, spec, video) for plan in plans]
+    cost = cache(lambda count: _flops(of_frames(model, count, frames), model, spec, video))
+    spent = [
+        _flops(
+            Variant("", plans=(plan,))
+            if plan.frames is None
+            else of_frames(model, plan.frames, frames, plan),
+            model, spec, video,
+        )
+        for plan in plans
+    ]  # fmt: skip
     chosen = {_nearest(range(1, frames), cost, one) for one in spent}
-    return [of_frames(count) for count in sorted(chosen, reverse=True)]
+    return [of_frames(model, count, frames) for count in sorted(chosen, reverse=True)]
 
 
 def of_images(model: nn.Module, side: int, plan: Plan | None = None, name: str = "") -> Variant:
@@ -92,15 +101,18 @@ def of_images(model: nn.Module, side: int, plan: Plan | None = None, name: str =
     )
 
 
-def of_frames(count: int) -> Variant:
-    """The dense model on ``count`` frames, evenly spaced among those of a video."""
-    return Variant(LABEL, f"{count} frames", input=f"{count} frames", given=partial(thin, count))
-
-
-def thin(count: int, videos: Float[Tensor, "B T 3 S S"]) -> Float[Tensor, "B t 3 S S"]:
-    """``count`` of the frames: those in the middle of as many equal parts."""
-    places = (torch.arange(count, device=videos.device) + 0.5) * videos.shape[1] / count
-    return videos.index_select(1, places.long())
+def of_frames(
+    model: nn.Module, count: int, of: int, plan: Plan | None = None, name: str = ""
+) -> Variant:
+    """The model on ``count`` of ``of`` frames of a video, dense or by a plan called ``name``."""
+    return Variant(
+        plan.method if plan else LABEL,
+        f"{name}, {count} frames" if name else f"{count} frames",
+        (plan,) if plan else (),
+        input=f"{count} of {of} frames",
+        model=thinned(model, count, of),
+        given=partial(thin_videos, frames=count),
+    )
 
 
 def _nearest(choices: Sequence[int], cost: Callable[[int], float], spent: float) -> int:

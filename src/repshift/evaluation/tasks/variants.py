@@ -13,6 +13,7 @@ from repshift.adapters.spec import EncoderSpec
 from repshift.compress import compress
 from repshift.compression import Compression
 from repshift.errors import InputError
+from repshift.input_frames import thin_videos, thinned
 from repshift.input_size import resize_images, resized
 from repshift.plan import Plan
 from repshift.reductions import Prune, ToMe, VidTLDR
@@ -157,7 +158,7 @@ def variants(
     chosen = [fitted(method, spec) for method in asked or default_methods(spec)]
     for name, plan in plans:
         # The levels of a plan are those of its own score, and its size goes with what it drops.
-        if plan.adaptive or plan.input_size is not None:
+        if plan.adaptive or (plan.input_size, plan.frames) != (None, None):
             rows.append(_variant(name, plan))
             continue
         tried = [replace(method, drop=plan.drop) for method in chosen]
@@ -179,13 +180,17 @@ def check_fit(
     The dense model runs once, on one example; a ResNet, which counts rows, by every plan.
     """
     every = dict.fromkeys(plan for row in rows for plan in row.plans[:1])
-    for size in dict.fromkeys(plan.input_size for plan in every):
-        plans = [plan for plan in every if plan.input_size == size]
-        if size is None:
-            _check_fit(plans, model, spec, example)
-        else:
-            own = resized(model, size)
-            _check_fit(plans, own, describe(own), resize_images(example, size))
+    for size, frames in dict.fromkeys((plan.input_size, plan.frames) for plan in every):
+        plans = [plan for plan in every if (plan.input_size, plan.frames) == (size, frames)]
+        own, own_spec, given = model, spec, example
+        if size is not None:
+            own, given = resized(model, size), resize_images(example, size)
+        if frames is not None:
+            own = thinned(own, frames, of=given.shape[1])
+            given = thin_videos(given, frames)
+        if own is not model:
+            own_spec = describe(own)
+        _check_fit(plans, own, own_spec, given)
 
 
 def _check_fit(

@@ -13,7 +13,7 @@ from repshift.evaluation.tasks.bench import Bench, Compared, measured, skipped
 from repshift.evaluation.tasks.costs import Cost, measure_costs
 from repshift.evaluation.tasks.published import published
 from repshift.evaluation.tasks.retrieval import Retrieval
-from repshift.evaluation.tasks.smaller_input import fewer_frames
+from repshift.evaluation.tasks.smaller_input import fewer_frames, of_frames
 from repshift.evaluation.tasks.variants import (
     DENSE_EAGER,
     DENSE_FUSED,
@@ -27,6 +27,8 @@ from repshift.measure.environment import environment
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+
+    from torch import nn
 
     from repshift.adapters.spec import EncoderSpec
     from repshift.evaluation.data.annotations import QuestionSet, RetrievalSet
@@ -130,6 +132,7 @@ def _bench(
     )  # fmt: skip
     with torch.inference_mode():
         rows = with_rival(rows, fewer_frames(encoder, run.spec, compared_plans(rows), video))
+    rows = [_at_its_frames(row, encoder, sampling.frames) for row in rows]
     # Dense on eager attention is timed alone; what it finds is what the fused kernel finds.
     judged = [row for row in rows if row != DENSE_EAGER]
     run.encode(judged)
@@ -142,7 +145,7 @@ def _bench(
     full = next(chunk for chunk, usable in run.usable(run.store(judged[0], 0)).items() if usable)
     [(_, _, batch)] = videos.read([full])
     with torch.inference_mode():
-        costs = measure_costs(task.model.vision_encoder, run.spec, rows, batch, rounds=ROUNDS)
+        costs = measure_costs(encoder, run.spec, rows, batch, rounds=ROUNDS)
     left_out = run.skipped(judged[0])
     facts = {
         "model": task.name,
@@ -172,6 +175,12 @@ def _bench(
         *quality,
         against(rows),
     )
+
+
+def _at_its_frames(row: Variant, model: nn.Module, of: int) -> Variant:
+    """The row, on as many frames as its plan is for."""
+    count = row.plans[0].frames if row.plans else None
+    return row if count is None else of_frames(model, count, of, row.plans[0], row.schedule)
 
 
 def _costs(cost: Cost) -> dict[str, Any]:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from repshift.adapters.spec import EncoderSpec
+    from repshift.evaluation.models.umt.answering import AnsweringModel
+    from repshift.evaluation.models.umt.retrieval import RetrievalModel
     from repshift.evaluation.tasks.ranks import Ranks
     from repshift.evaluation.tasks.store import Piece
     from repshift.evaluation.tasks.variants import Variant
@@ -35,7 +37,7 @@ class VideoRun(ABC):
 
     def __init__(
         self,
-        model: nn.Module,
+        model: RetrievalModel | AnsweringModel,
         spec: EncoderSpec,
         videos: Videos,
         settings: dict[str, Any],
@@ -50,8 +52,10 @@ class VideoRun(ABC):
         self._settings = {**weights, **settings, **videos.settings}
 
     @abstractmethod
-    def piece(self, indices: Sequence[int], video: Float[Tensor, "B T 3 S S"]) -> Piece:
-        """What is kept of a batch of videos, run with the variant at hand."""
+    def piece(
+        self, encoder: nn.Module, indices: Sequence[int], video: Float[Tensor, "B T 3 S S"]
+    ) -> Piece:
+        """What is kept of a batch of videos, run with the encoder of the variant at hand."""
 
     @abstractmethod
     def quality(self, row: Variant) -> dict[str, Any]:
@@ -76,7 +80,8 @@ class VideoRun(ABC):
                     piece = {"index": torch.tensor(indices)}
                     if indices:
                         with torch.inference_mode(), row.attached(self._model, self.spec, number):
-                            piece |= self.piece(indices, row.given(video))
+                            encoder = row.model or self._model.vision_encoder
+                            piece |= self.piece(encoder, indices, row.given(video))
                     stores[row, number].write(chunk_name(chunk), piece)
         self.ranks.wait()
 

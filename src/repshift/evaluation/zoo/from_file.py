@@ -52,6 +52,7 @@ def model_from_file(
     told = read_off(model, weights, classes)
     if told := {key: value for key, value in told.items() if key not in settings}:
         model = build({**settings, **told})
+        weights, _ = _with_head(model, weights)
     ours = model.state_dict()
     check(ours, weights, path, name, advice=_advice(ours, weights, terms))
     model.load_state_dict(weights)
@@ -92,10 +93,10 @@ def _with_head(model: nn.Module, weights: Weights) -> tuple[Weights, int | None]
     ours = model.state_dict().keys()
     own = next((head for head in HEADS if f"{head}.weight" in ours), None)
     theirs = [head for head in HEADS if f"{head}.weight" in weights]
-    if own is None:  # made without a head, as the user said
-        return weights, None
     if not theirs:
-        return weights, 0
+        return weights, None if own is None else 0
+    if own is None and len(theirs) == 1:  # its library makes it without: DINOv2
+        own = theirs[0]
     if own not in theirs and len(theirs) == 1:
         named = f"{theirs[0]}."
         weights = {

@@ -85,13 +85,37 @@ class Transformer(nn.Module):
         self.patch_embed = PatchEmbed(width, patch)
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=_EPS)
+        self.places: tuple[list[int], int] | None = None
+
+    @property
+    def frames(self) -> int | None:
+        """How many frames of each video were chosen, None if all are given."""
+        return None if self.places is None else len(self.places[0])
+
+    def set_frames(self, places: list[int], of: int) -> None:
+        """Take the frames at these places of a video that has ``of`` (``repshift.thinned``)."""
+        self.places = places, of
 
     def forward(self, video: Float[Tensor, "B T 3 H W"]) -> Float[Tensor, "B K C"]:
         tokens = self.patch_embed(video)
-        tokens = tokens + sinusoids(*tokens.shape[1:], device=tokens.device).to(tokens.dtype)
+        tokens = tokens + self._positions(tokens, video.shape[1])
         for block in self.blocks:
             tokens = block(tokens)
         return self.norm(tokens)
+
+    def _positions(self, tokens: Float[Tensor, "B N C"], given: int) -> Float[Tensor, "N C"]:
+        count, width = tokens.shape[1:]
+        if self.places is None:
+            return sinusoids(count, width, device=tokens.device).to(tokens.dtype)
+        places, of = self.places
+        if given != len(places):
+            raise InputError(
+                f"the model is for {len(places)} of {of} frames of a video and was given {given}; "
+                f"pass repshift.thin_videos(videos, {len(places)})"
+            )
+        patches = count // given
+        table = sinusoids(of * patches, width, device=tokens.device).to(tokens.dtype)
+        return table.unflatten(0, (of, patches))[places].flatten(0, 1)
 
 
 class VisionEncoder(nn.Module):
