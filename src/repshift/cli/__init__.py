@@ -16,6 +16,8 @@ def commands() -> dict[str, type]:
     """The class of each command, by its name."""
     from repshift.cli.bench import Bench
     from repshift.cli.export import Export
+    from repshift.cli.find import Find
+    from repshift.cli.index import Index
     from repshift.cli.search import Search
     from repshift.cli.show import Show
     from repshift.cli.video import Answer, Retrieve
@@ -27,6 +29,8 @@ def commands() -> dict[str, type]:
         "answer": Answer,
         "show": Show,
         "export": Export,
+        "index": Index,
+        "find": Find,
     }
 
 

@@ -7,7 +7,7 @@ import importlib.util
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from repshift.errors import InputError
 
@@ -32,6 +32,17 @@ def import_module(given: str, flag: str = "--import") -> ModuleType:
             at = f"{Path(place.filename).name}, line {place.lineno}"
             reason = f"{type(error).__name__}: {error} ({at})"
         raise InputError(f"{flag} {given}: {reason}") from error
+
+
+def needed(name: str, extra: str) -> Any:
+    """A library that only some commands need; ``InputError`` that names the extra with it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"this needs {error.name}, which is not installed; install it with: "
+            f"pip install 'repshift[{extra}]'"
+        ) from None
 
 
 def _import_file(path: Path) -> ModuleType:

@@ -68,7 +68,7 @@ def find_images(directory: Path) -> list[Path]:
     if not directory.is_dir():
         raise InputError(f"{directory} is not a directory; --images takes a directory of images")
     try:
-        found = sorted(_below(directory, ()))
+        found = sorted(files_below(directory, SUFFIXES))
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read: {error.strerror}") from None
     if not found:
@@ -81,15 +81,18 @@ def is_hidden(path: Path) -> bool:
     return path.name.startswith(".") or path.name in _LEFT_BEHIND
 
 
-def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-    """The images in a folder and those in it; links are followed, but not round in circles."""
+def files_below(folder: Path, suffixes: set[str], above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """The files so named in a folder and those in it, but hidden ones.
+
+    Links are followed, but not round in circles.
+    """
     for path in folder.iterdir():
         if is_hidden(path):
             continue
         if path.is_dir():
             if (real := path.resolve()) not in above:
-                yield from _below(path, (*above, real))
-        elif path.suffix.lower() in SUFFIXES:
+                yield from files_below(path, suffixes, (*above, real))
+        elif path.suffix.lower() in suffixes:
             yield path
 
 

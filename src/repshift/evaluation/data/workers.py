@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from repshift.evaluation.data.signals import ctrl_c_ignored, signals_held
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from multiprocessing.context import BaseContext
 
     from torch.utils.data import Dataset
@@ -27,7 +27,7 @@ class WorkerError(RuntimeError):
 
 def from_workers(
     dataset: Dataset[Any], workers: int, ahead: int, preload: str, in_order: bool = True
-) -> Iterator[Any]:
+) -> Generator[Any, None, None]:
     """What ``dataset`` gives, read by ``workers`` processes of one thread each.
 
     Each is at most ``ahead`` results ahead of what was taken. They are not forked from this
