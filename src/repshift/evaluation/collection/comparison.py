@@ -63,10 +63,10 @@ def compare(
     if len(pieces) < 3:
         return None
     pieces.sort(key=lambda piece: (piece.file, piece.second or 0.0))
-    vectors = []
+    vectors: list[Tensor] = []
+    size = encoder.batch_size
     for dense in (True, False):
         with encoder.attached(dense) as running:
-            size = encoder.batch_size
             parts = (pieces[at : at + size] for at in range(0, len(pieces), size))
             vectors.append(torch.cat([running.embed(stacked(part))[0] for part in parts]))
     count = min(NEIGHBOURS, len(pieces) - 2)
@@ -80,7 +80,7 @@ def compare(
     return Comparison(
         pieces=len(pieces),
         neighbours=count,
-        recall=recall(*vectors, count),
+        recall=recall(vectors[0], vectors[1], count),
         chance=count / (len(pieces) - 1),
         cosine=(vectors[0] * vectors[1]).sum(1).mean().item(),
         speedup=speedup(times["compressed"], times["dense"]),

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from repshift.errors import InputError
 from repshift.evaluation.collection.models import Named, open_encoder
-from repshift.evaluation.collection.pieces import Piece, Pieces, stacked
+from repshift.evaluation.collection.pieces import End, Piece, Pieces, stacked
 from repshift.evaluation.collection.places import SUFFIXES, VIDEOS, Found
 from repshift.evaluation.collection.table import open_table
 from repshift.plan import Plan
@@ -51,8 +51,9 @@ class Finder:
         """What looks most like a file: a photograph, or a video by the mean of its pieces."""
         pieces = Pieces([Found(str(path), 0, 0)], self.encoder.see, self.table.made_by["every"])
         read = list(pieces.read(0))
-        if (reason := read[-1].reason) is not None:
-            raise InputError(reason)
+        reasons = [one.reason for one in read if isinstance(one, End) and one.reason is not None]
+        if reasons:
+            raise InputError(reasons[0])
         seen = stacked([one for one in read if isinstance(one, Piece)])
         with self._turn, self.encoder.attached() as running:
             parts = [running.embed(part)[0] for part in seen.split(self.encoder.batch_size)]

@@ -12,6 +12,7 @@ from torch import nn
 
 from repshift.errors import InputError
 from repshift.evaluation.collection.encoder import Encoder, Texts
+from repshift.evaluation.collection.pieces import See
 from repshift.evaluation.data.pixels import normalise, resize
 from repshift.evaluation.data.videos import Sampling
 from repshift.evaluation.zoo.load import load_model
@@ -94,11 +95,14 @@ def read_before_head(loaded: LoadedModel) -> None:
 
 
 @dataclass(frozen=True)
-class SeeImage:
+class SeeImage(See):
     """An image as the model's own transform makes it; of a video, a frame."""
 
     prepare: Callable[[Image], Any]
-    frames: int = 1
+
+    @property
+    def frames(self) -> int:
+        return 1
 
     def __call__(self, frames: Sequence[Image]) -> Float[Tensor, "C H W"]:
         """The first of ``frames``."""
@@ -106,7 +110,7 @@ class SeeImage:
 
 
 @dataclass(frozen=True)
-class SeeClip:
+class SeeClip(See):
     """A clip of some frames; a photograph stands still."""
 
     sampling: Sampling

@@ -6,9 +6,10 @@ Processes of their own decode and prepare it, so that the encoder does not wait.
 from __future__ import annotations
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -31,14 +32,17 @@ THUMBNAIL = 192  # pixels of the longer side
 _AHEAD = 48  # pieces that a worker holds ready; more than a batch, so that none is waited for
 
 
-class See(Protocol):
+class See(ABC):
     """How a model is given what there is to see; sent to other processes."""
 
-    frames: int
+    @property
+    @abstractmethod
+    def frames(self) -> int:
+        """How many of each piece of a video."""
 
+    @abstractmethod
     def __call__(self, frames: Sequence[Image.Image]) -> Shaped[Tensor, "..."]:
         """One photograph, or ``frames`` of a video, for the model."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,8 @@ class End:
 
 
 @dataclass
-class Pieces(IterableDataset[Any]):
-    """The pieces of all files, an ``End`` after those of each; a worker reads its share of files.
+class Pieces:
+    """The pieces of all files, an ``End`` after those of each.
 
     Of a video there is a piece of every ``seconds``.
     """
@@ -72,9 +76,7 @@ class Pieces(IterableDataset[Any]):
     seconds: float
 
     def __iter__(self) -> Iterator[Piece | End]:
-        own = get_worker_info()
-        first, step = (own.id, own.num_workers) if own else (0, 1)
-        for number in range(first, len(self.files), step):
+        for number in range(len(self.files)):
             yield from self.read(number)
 
     def read(self, number: int) -> Iterator[Piece | End]:
@@ -105,6 +107,19 @@ class Pieces(IterableDataset[Any]):
                 raise InputError(str(error).replace(str(path), file.path)) from None
 
 
+class _Share(IterableDataset[Any]):
+    """What one worker reads: every so-manieth file."""
+
+    def __init__(self, pieces: Pieces) -> None:
+        self.pieces = pieces
+
+    def __iter__(self) -> Iterator[Piece | End]:
+        worker = get_worker_info()
+        assert worker is not None
+        for number in range(worker.id, len(self.pieces.files), worker.num_workers):
+            yield from self.pieces.read(number)
+
+
 def thumbnail(image: Image.Image) -> bytes:
     """A small JPEG of an image."""
     small = image.copy()
@@ -123,7 +138,7 @@ def read_pieces(pieces: Pieces, workers: int) -> Generator[Piece | End, None, No
         return
     left = set(range(len(pieces.files)))
     try:
-        for one in from_workers(pieces, workers, _AHEAD, __name__, in_order=False):
+        for one in from_workers(_Share(pieces), workers, _AHEAD, __name__, in_order=False):
             if isinstance(one, End):
                 left.discard(one.file)
                 yield one

@@ -26,17 +26,15 @@ def read_stretches(
     stretch. ``VideoError`` where it cannot be used, after the stretches before.
     """
     video = VideoFile.inspect(path)
-    rate = video.rate or None
-    if rate is not None:
-        seconds = min(seconds, video.packets / rate)
-    part, taken = seconds / count, 0
+    part = min(seconds, video.lasts or seconds) / count
+    taken = 0
     frames: list[Tensor] = []
     begins = 0.0
     last: tuple[float, Any] | None = None
     with closing(shown_frames(video)) as film:
         for time, frame in _timed(video, film):
-            # The last frame before the middle of a part is its middle one.
-            while time >= (taken + 0.5) * part:
+            # The last frame before the middle of a part is its middle one, but for rounding.
+            while time + 1e-6 >= (taken + 0.5) * part:
                 second, middle = last or (time, frame)
                 begins = begins if frames else second
                 frames.append(upright(video, middle))

@@ -30,7 +30,8 @@ def print_hits(hits: Sequence[Hit]) -> None:
     from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table("likeness", Column("file", overflow="fold"), "at", "tokens kept")
+    narrow = [Column(name, no_wrap=True) for name in ("likeness", "at", "tokens kept")]
+    table = Table(narrow[0], Column("file", overflow="fold"), *narrow[1:])
     for hit in hits:
         cells = (f"{hit.likeness:.3f}", plain(hit.path), when(hit.second), str(hit.kept))
         table.add_row(*map(Text, cells))

@@ -58,7 +58,7 @@ def load(name: str, wanted: Wanted) -> LoadedModel:
     elif wanted.random_weights:
         model = _build(kind, config, {})
     else:
-        model = _pretrained(full, name, kind, config)
+        model = pretrained(full, name, kind, config)
     check_reads(model, full)
     return _loaded(full, model.eval(), processor)
 
@@ -112,7 +112,7 @@ def _build(kind: Any, config: Any, settings: dict[str, Any]) -> nn.Module:
         raise reject(error, type(config).__name__, settings) from None
 
 
-def _pretrained(full: str, name: str, kind: Any, config: Any) -> nn.Module:
+def pretrained(full: str, name: str, kind: Any, config: Any) -> nn.Module:
     """The saved weights, all of them: transformers itself would draw what is missing anew."""
 
     def ask(**settings: Any) -> tuple[Any, dict[str, Any]]:
