@@ -19,6 +19,7 @@ def commands() -> dict[str, type]:
     from repshift.cli.find import Find
     from repshift.cli.index import Index
     from repshift.cli.search import Search
+    from repshift.cli.serve import Serve
     from repshift.cli.show import Show
     from repshift.cli.video import Answer, Retrieve
 
@@ -31,6 +32,7 @@ def commands() -> dict[str, type]:
         "export": Export,
         "index": Index,
         "find": Find,
+        "serve": Serve,
     }
 
 

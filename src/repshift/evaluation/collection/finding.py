@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn import functional as F
 
+from repshift.adapters import describe
 from repshift.errors import InputError
 from repshift.evaluation.collection.models import Named, open_encoder
 from repshift.evaluation.collection.pieces import End, Piece, Pieces, stacked
 from repshift.evaluation.collection.places import SUFFIXES, VIDEOS, Found
 from repshift.evaluation.collection.table import open_table
+from repshift.evaluation.report.names import save
+from repshift.evaluation.report.pictures import pictures
 from repshift.plan import Plan
 
 if TYPE_CHECKING:
@@ -59,6 +63,28 @@ class Finder:
             parts = [running.embed(part)[0] for part in seen.split(self.encoder.batch_size)]
         mean = F.normalize(torch.cat(parts).mean(0), dim=-1)
         return self.table.nearest(mean.numpy(), count)
+
+    def kept_tokens(self, path: str, second: float | None) -> bytes:
+        """A PNG: what the score sees of a row, and what is left after each reduction.
+
+        ``InputError`` where there is no such row, its file is gone, or the model sees films.
+        """
+        loaded = self.encoder.loaded
+        if loaded is None or not self.table.holds(path, second):
+            raise InputError("there is no picture of the tokens that were kept")
+        pieces = Pieces([Found(path, 0, 0)], self.encoder.see, self.table.made_by["every"])
+        read = (one for one in pieces.read(0) if isinstance(one, End) or one.second == second)
+        piece = next(read)
+        if isinstance(piece, End):
+            raise InputError(piece.reason or f"{path} has changed; index again")
+        with self._turn:
+            spec, images = describe(loaded.model), piece.seen[None]
+            drawn = pictures(loaded, spec, self.encoder.plan, images, [Path(path).name])
+        if not drawn:
+            raise InputError(f"the patches of {loaded.name} stand on no known grid")
+        buffer = io.BytesIO()
+        save(drawn[0], buffer, 80)
+        return buffer.getvalue()
 
     def by_query(self, query: str, count: int) -> list[Hit]:
         """By a file if there is one of that name, else by a text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,17 +29,22 @@ def read_image(path: Path) -> Image.Image:
     """
     if not path.is_file():
         raise InputError(f"{path} is not a file")
+    return decode_image(path, str(path))
+
+
+def decode_image(file: Path | BytesIO, name: str) -> Image.Image:
+    """The same of an open file, called ``name`` in errors."""
     try:
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
             opened.load()
             image = _rgb(ImageOps.exif_transpose(opened), opened)
     except InputError as error:
-        raise InputError(f"{path} {error}") from None
+        raise InputError(f"{name} {error}") from None
     except Exception as error:  # a damaged file makes the readers stumble on anything
-        raise InputError(f"{path} cannot be read as an image: {error}") from None
+        raise InputError(f"{name} cannot be read as an image: {error}") from None
     if min(image.size) < SMALLEST:
         raise InputError(
-            f"{path} is {image.width}x{image.height} pixels; expected {SMALLEST} or more a side"
+            f"{name} is {image.width}x{image.height} pixels; expected {SMALLEST} or more a side"
         )
     return image
 
