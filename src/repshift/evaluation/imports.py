@@ -14,6 +14,9 @@ from repshift.errors import InputError
 if TYPE_CHECKING:
     from types import ModuleType
 
+# The files that were imported by their paths; another process finds their modules by nothing else.
+imported_files: list[Path] = []
+
 
 def import_module(given: str, flag: str = "--import") -> ModuleType:
     """Import a module by its name, or a file by its path; ``flag`` is what named it."""
@@ -62,4 +65,5 @@ def _import_file(path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    imported_files.append(path)
     return module

@@ -16,6 +16,7 @@ from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
 from repshift.errors import InputError
+from repshift.evaluation.collection.carried import Carried
 from repshift.evaluation.collection.places import Found, local_file
 from repshift.evaluation.data.images import read_image
 from repshift.evaluation.data.stretches import read_stretches
@@ -111,13 +112,13 @@ class _Share(IterableDataset[Any]):
     """What one worker reads: every so-manieth file."""
 
     def __init__(self, pieces: Pieces) -> None:
-        self.pieces = pieces
+        self.pieces = Carried(pieces)
 
     def __iter__(self) -> Iterator[Piece | End]:
-        worker = get_worker_info()
+        worker, pieces = get_worker_info(), self.pieces.value
         assert worker is not None
-        for number in range(worker.id, len(self.pieces.files), worker.num_workers):
-            yield from self.pieces.read(number)
+        for number in range(worker.id, len(pieces.files), worker.num_workers):
+            yield from pieces.read(number)
 
 
 def thumbnail(image: Image.Image) -> bytes:

@@ -37,7 +37,7 @@ def index(
         if engine == "ray":
             from repshift.evaluation.collection.on_ray import OnRay
 
-            outcome = bring_up_to_date(table, files, OnRay(named, encoder.see, every))
+            outcome = bring_up_to_date(table, files, OnRay(named, encoder, every))
         else:
             outcome = bring_up_to_date(table, files, local)
     if not len(table):
