@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from repshift import InputError
-from repshift.evaluation.data import clips
+from repshift.evaluation.data import clips, workers
 from repshift.evaluation.data.clips import Clips
 from repshift.evaluation.data.frame_cache import FrameCache
 from repshift.evaluation.data.video_file import VideoError
@@ -82,7 +82,7 @@ def test_a_clip_that_a_dead_worker_keeps_is_the_same_error(paths, monkeypatch, e
 
 
 def test_a_fault_in_a_worker_is_no_death():
-    assert not clips._died(OSError("Caught OSError in DataLoader worker process 0.\nTraceback"))
+    assert not workers._died(OSError("Caught OSError in DataLoader worker process 0.\nTraceback"))
 
 
 def test_stopping_early_ends_the_workers(paths):

@@ -16,7 +16,10 @@ def commands() -> dict[str, type]:
     """The class of each command, by its name."""
     from repshift.cli.bench import Bench
     from repshift.cli.export import Export
+    from repshift.cli.find import Find
+    from repshift.cli.index import Index
     from repshift.cli.search import Search
+    from repshift.cli.serve import Serve
     from repshift.cli.show import Show
     from repshift.cli.video import Answer, Retrieve
 
@@ -27,6 +30,9 @@ def commands() -> dict[str, type]:
         "answer": Answer,
         "show": Show,
         "export": Export,
+        "index": Index,
+        "find": Find,
+        "serve": Serve,
     }
 
 

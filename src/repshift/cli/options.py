@@ -93,6 +93,12 @@ def positive(flag: str, value: int) -> None:
         raise InputError(f"{flag} is {value}; expected at most {MOST}")
 
 
+def workers(count: int) -> None:
+    """``--workers``: ``InputError`` if there cannot be so many."""
+    if not 0 <= count <= MOST_WORKERS:
+        raise InputError(f"--workers is {count}; expected 0 (none) to {MOST_WORKERS}")
+
+
 def batch_fits(count: int, example: Tensor, device: torch.device) -> None:
     """``InputError`` if ``count`` of what ``example`` is one of take more memory than there is."""
     import torch

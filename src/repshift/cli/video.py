@@ -132,10 +132,7 @@ class Video:
         for flag in ("frames", "batch_size", "candidates"):
             if getattr(self, flag) is not None:
                 options.positive("--" + flag.replace("_", "-"), getattr(self, flag))
-        if not 0 <= self.workers <= options.MOST_WORKERS:
-            raise InputError(
-                f"--workers is {self.workers}; expected 0 (none) to {options.MOST_WORKERS}"
-            )
+        options.workers(self.workers)
 
     def _methods(self, paper_plan: str) -> tuple[list[tuple[str, Plan]], list[Plan]]:
         """The plans and the methods that were asked for."""

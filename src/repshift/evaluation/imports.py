@@ -7,12 +7,15 @@ import importlib.util
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from repshift.errors import InputError
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+# The files that were imported by their paths; another process finds their modules by nothing else.
+imported_files: list[Path] = []
 
 
 def import_module(given: str, flag: str = "--import") -> ModuleType:
@@ -34,6 +37,17 @@ def import_module(given: str, flag: str = "--import") -> ModuleType:
         raise InputError(f"{flag} {given}: {reason}") from error
 
 
+def needed(name: str, extra: str) -> Any:
+    """A library that only some commands need; ``InputError`` that names the extra with it."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"this needs {error.name}, which is not installed; install it with: "
+            f"pip install 'repshift[{extra}]'"
+        ) from None
+
+
 def _import_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError("there is no such file; pass the name of a module or the path of a file")
@@ -51,4 +65,5 @@ def _import_file(path: Path) -> ModuleType:
     except BaseException:
         del sys.modules[name]
         raise
+    imported_files.append(path)
     return module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,17 +29,22 @@ def read_image(path: Path) -> Image.Image:
     """
     if not path.is_file():
         raise InputError(f"{path} is not a file")
+    return decode_image(path, str(path))
+
+
+def decode_image(file: Path | BytesIO, name: str) -> Image.Image:
+    """The same of an open file, called ``name`` in errors."""
     try:
-        with Image.open(path) as opened:
+        with Image.open(file) as opened:
             opened.load()
             image = _rgb(ImageOps.exif_transpose(opened), opened)
     except InputError as error:
-        raise InputError(f"{path} {error}") from None
+        raise InputError(f"{name} {error}") from None
     except Exception as error:  # a damaged file makes the readers stumble on anything
-        raise InputError(f"{path} cannot be read as an image: {error}") from None
+        raise InputError(f"{name} cannot be read as an image: {error}") from None
     if min(image.size) < SMALLEST:
         raise InputError(
-            f"{path} is {image.width}x{image.height} pixels; expected {SMALLEST} or more a side"
+            f"{name} is {image.width}x{image.height} pixels; expected {SMALLEST} or more a side"
         )
     return image
 
@@ -68,7 +74,7 @@ def find_images(directory: Path) -> list[Path]:
     if not directory.is_dir():
         raise InputError(f"{directory} is not a directory; --images takes a directory of images")
     try:
-        found = sorted(_below(directory, ()))
+        found = sorted(files_below(directory, SUFFIXES))
     except OSError as error:
         raise InputError(f"{error.filename} cannot be read: {error.strerror}") from None
     if not found:
@@ -81,15 +87,18 @@ def is_hidden(path: Path) -> bool:
     return path.name.startswith(".") or path.name in _LEFT_BEHIND
 
 
-def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
-    """The images in a folder and those in it; links are followed, but not round in circles."""
+def files_below(folder: Path, suffixes: set[str], above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """The files so named in a folder and those in it, but hidden ones.
+
+    Links are followed, but not round in circles.
+    """
     for path in folder.iterdir():
         if is_hidden(path):
             continue
         if path.is_dir():
             if (real := path.resolve()) not in above:
-                yield from _below(path, (*above, real))
-        elif path.suffix.lower() in SUFFIXES:
+                yield from files_below(path, suffixes, (*above, real))
+        elif path.suffix.lower() in suffixes:
             yield path
 
 

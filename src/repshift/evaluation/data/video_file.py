@@ -42,6 +42,7 @@ class VideoFile:
     packets: int
     timed: bool
     rate: float | None  # frames a second, on average
+    lasts: float | None  # seconds, its last frame as long as the mean of the others
 
     @staticmethod
     def inspect(path: Path) -> VideoFile:
@@ -65,7 +66,12 @@ class VideoFile:
                 raise VideoError(path, "holds no frames")
             timed = container.format.name in _TIMED and len({*shown} - {None}) == len(shown)
             rate = float(film.average_rate) if film.average_rate else None
-            return VideoFile(path, film.index, len(shown), timed, rate)
+            lasts = len(shown) / rate if rate else None
+            if timed and len(shown) > 1 and film.time_base:
+                known = [time for time in shown if time is not None]
+                apart = (max(known) - min(known)) / (len(known) - 1)
+                lasts = float(apart * len(known) * film.time_base)
+            return VideoFile(path, film.index, len(shown), timed, rate, lasts)
 
     @contextmanager
     def film(self) -> Iterator[tuple[Any, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from repshift.evaluation.data.pixels import resize
 from repshift.evaluation.data.video_file import VideoError, VideoFile, pyav
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
     from pathlib import Path
 
     from jaxtyping import UInt8
@@ -79,7 +81,7 @@ def decode_frames(
             return frames
         found, seen = _by_pyav(video, set(chosen), used if used < total else None)
         if seen == used:
-            return _stack(path, [found[index] for index in chosen])
+            return stack(path, [found[index] for index in chosen])
         if not seen:
             raise VideoError(path, "is corrupt: none of its frames can be decoded")
         total = seen  # a packet held no frame, or two; now it is known
@@ -110,9 +112,21 @@ def _by_pyav(
     video: VideoFile, wanted: set[int], until: int | None
 ) -> tuple[dict[int, UInt8[Tensor, "H W 3"]], int]:
     """The wanted frames, and how many there are (``until``: no more than that are looked at)."""
+    found: dict[int, Tensor] = {}
+    seen = 0
+    with closing(shown_frames(video)) as frames:
+        for seen, frame in enumerate(frames, start=1):
+            if seen - 1 in wanted:
+                found[seen - 1] = upright(video, frame)
+            if seen == until:
+                break
+    return found, seen
+
+
+def shown_frames(video: VideoFile) -> Generator[Any, None, None]:
+    """All frames of the film, as PyAV decodes them, in the order they are shown."""
     import av
 
-    found: dict[int, Tensor] = {}
     seen, broken = 0, False
     with video.film() as (container, stream):
         for packet in container.demux(stream):
@@ -127,14 +141,14 @@ def _by_pyav(
                 continue
             if broken and packet.size:
                 raise VideoError(video.path, f"is corrupt: it cannot be decoded after frame {seen}")
-            for frame in frames:
-                if seen in wanted:
-                    pixels = torch.from_numpy(frame.to_ndarray(format="rgb24"))
-                    found[seen] = _orientation(video, frame).upright(pixels)
-                seen += 1
-                if seen == until:
-                    return found, seen
-    return found, seen
+            seen += len(frames)
+            yield from frames
+
+
+def upright(video: VideoFile, frame: Any) -> UInt8[Tensor, "H W 3"]:
+    """The pixels of a frame of PyAV, the way up they are shown."""
+    pixels = torch.from_numpy(frame.to_ndarray(format="rgb24"))
+    return _orientation(video, frame).upright(pixels)
 
 
 def _orientation(video: VideoFile, frame: Any) -> Orientation:
@@ -176,7 +190,8 @@ def _torchcodec_decoder(source: str | bytes, stream: int | None = None) -> Any:
     )
 
 
-def _stack(path: Path, frames: list[Tensor]) -> UInt8[Tensor, "T 3 H W"]:
+def stack(path: Path, frames: list[Tensor]) -> UInt8[Tensor, "T 3 H W"]:
+    """Upright frames of a video; ``VideoError`` if they are not of one size."""
     if len({frame.shape for frame in frames}) > 1:
         raise VideoError(path, "changes its size from frame to frame")
     return torch.stack(frames).permute(0, 3, 1, 2).contiguous()

@@ -47,7 +47,8 @@ class LoadedModel:
     normalisation for drawing. ``classes`` is 0 if the model gives a pooled feature instead of
     logits. ``decode`` draws maps [B, H, W] from all tokens [B, N, C], where the model has such a
     decoder. ``grid`` is the rows and columns of patches, (1, 1) of a ResNet. ``plan`` is where
-    tokens leave if no plan is named.
+    tokens leave if no plan is named. ``prepare`` is sent to processes that read ahead, so it is
+    no function inside another.
     """
 
     name: str
@@ -74,14 +75,26 @@ class LoadedModel:
         """
         if side is None:
             return self
-        model, prepare = resized(self.model, side), self.prepare
+        model = resized(self.model, side)
         return replace(
             self,
             model=model,
-            prepare=lambda image: resize_images(prepare(image)[None], side)[0],
+            prepare=Smaller(self.prepare, side),
             grid=grid_of(model, (side, side)),
             decode=None,
         )
+
+
+@dataclass(frozen=True)
+class Smaller:
+    """What ``prepare`` makes of an image, at ``side`` pixels."""
+
+    prepare: Callable[[Image], Float[Tensor, "C H W"]]
+    side: int
+
+    def __call__(self, image: Image) -> Float[Tensor, "C S S"]:
+        """The image for the resized model."""
+        return resize_images(self.prepare(image)[None], self.side)[0]
 
 
 def grid_of(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:

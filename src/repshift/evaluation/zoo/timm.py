@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from jaxtyping import Float
+    from PIL.Image import Image
     from torch import Tensor, nn
 
     from repshift.evaluation.models.checkpoint import Weights
@@ -96,6 +98,17 @@ def _image_size(model: Any, filed: Tensor | None) -> int | None:
     return round(patches**0.5) * model.patch_embed.patch_size[0] if patches > 0 else None
 
 
+@dataclass(frozen=True)
+class Grey:
+    """A transform of grey images."""
+
+    transform: Callable[[Image], Float[Tensor, "1 H W"]]
+
+    def __call__(self, image: Image) -> Float[Tensor, "1 H W"]:
+        """The image for the model."""
+        return self.transform(image.convert("L"))
+
+
 def with_transform(
     name: str,
     model: nn.Module,
@@ -119,7 +132,7 @@ def with_transform(
     return LoadedModel(
         name=name,
         model=model,
-        prepare=lambda image: transform(image.convert("L") if grey else image),
+        prepare=Grey(transform) if grey else transform,
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
         classes=classes_of(model),

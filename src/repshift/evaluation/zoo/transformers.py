@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def load(name: str, wanted: Wanted) -> LoadedModel:
     elif wanted.random_weights:
         model = _build(kind, config, {})
     else:
-        model = _pretrained(full, name, kind, config)
+        model = pretrained(full, name, kind, config)
     check_reads(model, full)
     return _loaded(full, model.eval(), processor)
 
@@ -112,7 +113,7 @@ def _build(kind: Any, config: Any, settings: dict[str, Any]) -> nn.Module:
         raise reject(error, type(config).__name__, settings) from None
 
 
-def _pretrained(full: str, name: str, kind: Any, config: Any) -> nn.Module:
+def pretrained(full: str, name: str, kind: Any, config: Any) -> nn.Module:
     """The saved weights, all of them: transformers itself would draw what is missing anew."""
 
     def ask(**settings: Any) -> tuple[Any, dict[str, Any]]:
@@ -149,17 +150,26 @@ def _told(model: nn.Module, weights: Weights, classes: int | None) -> dict[str, 
     return {"num_labels": classes} if classes else {}
 
 
-def _loaded(name: str, model: nn.Module, processor: Any) -> LoadedModel:
-    def prepare(image: Image) -> Float[Tensor, "C H W"]:
-        made = processor(images=image, return_tensors="pt")
-        pixels = made["pixel_values"][0]
+@dataclass(frozen=True)
+class Processed:
+    """An image by the processor of the model ``name``."""
+
+    name: str
+    processor: Any
+
+    def __call__(self, image: Image) -> Float[Tensor, "C H W"]:
+        """The image for the model."""
+        pixels = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
         if pixels.ndim != 3:
             raise InputError(
-                f"{name} takes no single images [C, H, W]: its processor makes "
+                f"{self.name} takes no single images [C, H, W]: its processor makes "
                 f"{list(pixels.shape)}; the commands feed images of one size"
             )
         return pixels
 
+
+def _loaded(name: str, model: nn.Module, processor: Any) -> LoadedModel:
+    prepare = Processed(name, processor)
     from PIL import Image as Pillow
 
     example = prepare(Pillow.new("RGB", (256, 256)))

@@ -1,0 +1,127 @@
+"""What turns pictures, and texts where it has a tower for them, into vectors to compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from repshift.adapters import describe
+from repshift.compress import compress
+from repshift.compression import Compression
+from repshift.evaluation.collection.pieces import See
+from repshift.evaluation.tasks.variants import fitted
+from repshift.evaluation.zoo.loaded import LoadedModel
+from repshift.input_size import resize_images, resized
+from repshift.measure.digest import digest
+from repshift.plan import Plan
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from jaxtyping import Float, Shaped
+    from torch import Tensor
+
+    from repshift.resnet.compression import ResNetCompression
+
+# Texts to vectors that are compared with those of pictures.
+Texts = Callable[[Sequence[str]], Any]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model, how it sees, and the plan by which it drops tokens inside ``attached``.
+
+    ``vectors`` runs the model, or its copy for smaller images, on a batch. ``open_texts`` loads the
+    tower for texts, or says why there is none. ``loaded`` is the model as the other commands have
+    it, where it sees single images.
+    """
+
+    model: nn.Module
+    see: See
+    vectors: Callable[[nn.Module, Any], Any]
+    plan: Plan
+    open_texts: Callable[[], Texts]
+    batch_size: int = 32
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+    loaded: LoadedModel | None = None
+
+    def __post_init__(self) -> None:
+        self.model.to(self.device, self.dtype)
+        object.__setattr__(self, "plan", fitted(self.plan, describe(self.model)))
+
+    @contextmanager
+    def attached(self, dense: bool = False) -> Iterator[Running]:
+        """Inside, the model drops tokens by the plan, or none; afterwards it is as it was."""
+        model, plan = (self.model, Plan({})) if dense else (self._sized, self.plan)
+        with compress(model, plan) as compression:
+            yield Running(self, dense, compression)
+
+    def run(self, seen: Shaped[Tensor, "B ..."], dense: bool = False) -> Float[Tensor, "B D"]:
+        """What the model makes of a batch, at the size that the plan is for."""
+        seen = seen.to(self.device)
+        if seen.is_floating_point():
+            seen = seen.to(self.dtype)
+        if not dense and self.plan.input_size is not None:
+            seen = resize_images(seen, self.plan.input_size)
+        with torch.inference_mode():
+            return self.vectors(self.model if dense else self._sized, seen)
+
+    @cached_property
+    def _sized(self) -> nn.Module:
+        size = self.plan.input_size
+        return self.model if size is None else resized(self.model, size)
+
+    @cached_property
+    def dimension(self) -> int:
+        """How long the vectors are."""
+        from PIL import Image
+
+        seen = self.see([Image.new("RGB", (64, 64))] * self.see.frames)
+        with self.attached() as running:
+            return running.embed(seen[None])[0].shape[1]
+
+    @cached_property
+    def texts(self) -> Texts:
+        """The tower for texts; ``InputError`` that says why there is none."""
+        return self.open_texts()
+
+    @property
+    def made_by(self) -> dict[str, Any]:
+        """What decides the vectors."""
+        return {
+            "plan": self.plan.to_json(),
+            "weights": digest(self.model.state_dict().values()),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "dimension": self.dimension,
+        }
+
+
+@dataclass(frozen=True)
+class Running:
+    """An encoder that drops tokens at the moment, or none, being ``dense``."""
+
+    encoder: Encoder
+    dense: bool
+    compression: Compression | ResNetCompression
+
+    def embed(self, seen: Shaped[Tensor, "B ..."]) -> tuple[Float[Tensor, "B D"], list[int]]:
+        """Vectors of length 1, and how many tokens were kept of each (of a ResNet, rows).
+
+        The batch is filled up, so that the same kernels run whatever its size.
+        """
+        count, size = len(seen), self.encoder.batch_size
+        full = torch.cat([seen, seen[-1:].expand(size - count, *seen.shape[1:])])
+        vectors = self.encoder.run(full, self.dense)[:count].float()
+        if isinstance(self.compression, Compression):
+            kept = self.compression.lengths[:count].tolist()
+        else:
+            kept = [self.compression.counts[-1]] * count
+        return F.normalize(vectors, dim=-1).cpu(), kept

@@ -1,0 +1,260 @@
+"""``repshift index`` and ``find``: the table follows the files, whatever stops it."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from repshift import InputError, Plan, compress
+from repshift.evaluation.collection import table as tables
+from repshift.evaluation.collection.comparison import recall
+from repshift.evaluation.collection.indexing import bring_up_to_date
+from repshift.evaluation.collection.local import Local
+from repshift.evaluation.collection.models import Named, made_by, open_encoder
+from repshift.evaluation.collection.pieces import End, Piece, Pieces, read_pieces
+from repshift.evaluation.collection.places import find_files
+from repshift.evaluation.collection.table import Row, make_table, open_table
+from repshift.evaluation.zoo.digits import held_out_digits, load_digits_vit
+
+DIGITS = ["--model", "digits-vit", "--workers", 0, "--batch-size", 8]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A folder of 24 digits as PNG files, named by what they show."""
+    folder = tmp_path_factory.mktemp("digits")
+    images, labels = held_out_digits()
+    for number in range(24):
+        pixels = ((images[number, 0] + 1) * 127.5).round().byte().numpy()
+        Image.fromarray(pixels).save(folder / f"{number:02}-shows-{labels[number]}.png")
+    return folder
+
+
+@pytest.fixture
+def folder(digits, tmp_path):
+    """A copy of it that may be changed."""
+    return shutil.copytree(digits, tmp_path / "digits")
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    return open_encoder(Named("digits-vit", batch_size=8))
+
+
+def table_of(path, encoder):
+    named = Named("digits-vit", batch_size=8)
+    return make_table(path, made_by(named, encoder, 2.0))
+
+
+def rows(table):
+    """All that the table holds, by file and second; the vectors apart."""
+    listed = table._table.search().to_arrow().to_pylist()
+    listed.sort(key=lambda row: (row["path"], row["second"] or 0))
+    vectors = torch.tensor([row.pop("vector") for row in listed])
+    return listed, vectors
+
+
+def test_find_gives_the_photograph_itself_and_those_like_it(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("repshift.evaluation.collection.comparison.ROUNDS", 1)
+    status, out, err = run("index", folder, *DIGITS, "--out", "d.lance")
+    assert status == 0, err
+    assert "24 rows; 24 files added" in out
+    report = json.loads((tmp_path / "d-report.json").read_text())
+    assert report["comparison"]["pieces"] == 24
+    assert report["comparison"]["chance"] == pytest.approx(10 / 23)
+    assert report["comparison"]["recall"] > 0.6
+    query = sorted(folder.iterdir())[3]
+    status, out, err = run("find", "d.lance", query, "--top", 3)
+    assert status == 0, err
+    assert out.index("1.000") < out.index("0.9")
+    assert query.name in out
+    page = (tmp_path / "found.html").read_text()
+    names = [part.partition('"')[0] for part in page.split('<img alt="')[1:]]
+    assert names[0] == query.name
+    assert {name[-5] for name in names} == {query.name[-5]}  # all show the same digit
+
+
+def test_the_vectors_are_what_the_head_is_given_with_fewer_tokens(encoder, digits):
+    piece, end = Pieces(find_files(str(digits))[:1], encoder.see, 2.0).read(0)
+    assert isinstance(end, End)
+    with encoder.attached() as running:
+        vectors, kept = running.embed(piece.seen[None])
+        assert kept == running.compression.lengths[:1].tolist()
+        assert kept[0] < 65
+    model = load_digits_vit()
+    with compress(model, encoder.plan), torch.inference_mode():
+        before = model.forward_head(model.forward_features(piece.seen[None]), pre_logits=True)
+    assert torch.allclose(vectors, torch.nn.functional.normalize(before), atol=1e-6)
+
+
+def test_a_run_that_was_stopped_goes_on_and_ends_with_the_same_table(encoder, digits, tmp_path):
+    files = find_files(str(digits))
+    whole = table_of(tmp_path / "whole.lance", encoder)
+    bring_up_to_date(whole, files, Local(encoder, 0, 2.0))
+
+    def stopped(after):
+        def engine(due):
+            for number, one in enumerate(Local(encoder, 0, 2.0)(due)):
+                if number == after:
+                    raise KeyboardInterrupt
+                yield one
+
+        return engine
+
+    for after in (0, 5, 9):
+        with pytest.raises(KeyboardInterrupt):
+            bring_up_to_date(table_of(tmp_path / "t.lance", encoder), files, stopped(after))
+    assert len(table_of(tmp_path / "t.lance", encoder)) == 14
+    rest = table_of(tmp_path / "t.lance", encoder)
+    outcome = bring_up_to_date(rest, files, Local(encoder, 0, 2.0))
+    assert (outcome.added, outcome.unchanged) == (10, 14)
+    (found, vectors), (expected, their) = rows(rest), rows(whole)
+    assert found == expected
+    assert torch.equal(vectors, their)
+
+
+def test_changed_files_are_embedded_again_and_removed_ones_leave(encoder, folder, tmp_path):
+    table = table_of(tmp_path / "t.lance", encoder)
+    bring_up_to_date(table, find_files(str(folder)), Local(encoder, 0, 2.0))
+    before = {row["path"]: vector for row, vector in zip(*rows(table), strict=True)}
+    first, second, third, *_ = sorted(folder.iterdir())
+    first.unlink()
+    shutil.copy(third, second)
+    (folder / "new's <b>.png").write_bytes(third.read_bytes())
+    (folder / "broken.png").write_bytes(b"no image")
+    outcome = bring_up_to_date(table, find_files(str(folder)), Local(encoder, 0, 2.0))
+    assert (outcome.added, outcome.changed, outcome.removed, outcome.unchanged) == (1, 1, 1, 22)
+    assert len(outcome.skipped) == 1
+    assert "broken.png cannot be read as an image" in outcome.skipped[0]
+    after = {row["path"]: vector for row, vector in zip(*rows(table), strict=True)}
+    assert str(first) not in after
+    assert torch.equal(after[str(second)], before[str(third)])
+    (folder / "new's <b>.png").unlink()
+    assert bring_up_to_date(table, find_files(str(folder)), Local(encoder, 0, 2.0)).removed == 1
+    assert len(table) == 23
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        (["--model", "digits-vim"], "was made with --model digits-vit, and this is digits-vim"),
+        (["--plan", "0:0.1"], "was made with --plan shift(mlp, l2) at 0:0.2,3:0.2,6:0.2, and "),
+        (["--every", 5.0], "was made with --every 2.0, and this is 5.0; choose another --out"),
+    ],
+)
+def test_a_table_of_something_else_is_refused(run, digits, encoder, tmp_path, other, says):
+    table = table_of(tmp_path / "d.lance", encoder)
+    status, _, err = run("index", digits, *DIGITS, *other, "--out", "d.lance")
+    assert status == 2
+    assert says in err
+    assert err.count("\n") == 1
+    assert len(table) == 0
+
+
+def test_what_is_wrong_is_said_in_one_line(run, photos, tmp_path, encoder):
+    table_of(tmp_path / "d.lance", encoder)
+    (tmp_path / "empty").mkdir()
+    for command, says in [
+        (["index", "nowhere", *DIGITS], "nowhere is not a directory"),
+        (["index", "empty", *DIGITS], "empty holds no images or videos"),
+        (["index", "none://x", *DIGITS], "none://x cannot be listed"),
+        (["index", photos, *DIGITS, "--out", "x.db"], "what is written is named *.lance"),
+        (["index", photos, *DIGITS, "--every", 0], "--every is 0.0; expected seconds"),
+        (["find", "no.lance", "a"], "no.lance is not there; make it with: repshift index"),
+        (["find", "empty", "a"], "cannot be read as a table of LanceDB"),
+        (["find", "d.lance", "cat.jpg"], "cat.jpg is not a file; pass one that is there"),
+        (["find", "d.lance", "a cat"], "digits-vit has no tower for texts; search by an image"),
+    ]:
+        status, _, err = run(*command)
+        assert status == 2, command
+        assert says in err
+        assert err.count("\n") == 1
+
+
+def test_two_processes_do_not_write_one_table(encoder, tmp_path):
+    table = table_of(tmp_path / "d.lance", encoder)
+    with (
+        table.alone(),
+        pytest.raises(InputError, match="another process is writing"),
+        open_table(tmp_path / "d.lance").alone(),
+    ):
+        pass
+    with table.alone():
+        pass
+
+
+def test_files_elsewhere_give_the_same_pieces(digits, encoder):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.put(str(digits), "/there", recursive=True)
+    memory.pipe("/there/.hidden/x.png", b"")
+    memory.pipe("/there/notes.txt", b"")
+    here, there = find_files(str(digits))[:3], find_files("memory://there")
+    assert len(there) == 24
+    assert there[0].path == "memory:///there/" + here[0].path.rpartition("/")[2]
+    assert [one.size for one in there[:3]] == [one.size for one in here]
+    assert there[0].modified > 0
+    pieces = [[one for one in Pieces(files, encoder.see, 2.0) if isinstance(one, Piece)]
+              for files in (here, there[:3])]  # fmt: skip
+    for one, other in zip(*pieces, strict=True):
+        assert torch.equal(one.seen, other.seen)
+        assert one.thumbnail == other.thumbnail
+    memory.pipe("/there/0.png", b"no image")
+    [end] = Pieces(find_files("memory://there")[:1], encoder.see, 2.0).read(0)
+    assert end.reason.startswith("memory:///there/0.png cannot be read as an image")
+
+
+def test_worker_processes_read_all_files_once(digits, encoder):
+    files = find_files(str(digits))
+    ends, seen = [], {}
+    for one in read_pieces(Pieces(files, encoder.see, 2.0), 2):
+        if isinstance(one, End):
+            ends.append(one)
+        else:
+            seen[one.file] = one.seen
+            assert not one.seen.is_shared()
+    assert sorted(one.file for one in ends) == list(range(24))
+    assert {one.pieces for one in ends} == {1}
+    assert all(torch.equal(seen[n], next(Pieces(files, encoder.see, 2.0).read(n)).seen)
+               for n in (0, 11, 23))  # fmt: skip
+
+
+def test_recall_is_the_share_of_neighbours_that_stay():
+    dense = torch.eye(4)[[0, 0, 1, 1]] + torch.tensor([0.0, 0.1, 0.2, 0.3])[:, None]
+    few = dense[[0, 2, 1, 3]]
+    assert recall(dense, dense, 1) == 1.0
+    assert recall(dense, few, 1) == 0.0
+    assert recall(dense, few, 3) == 1.0
+
+
+def test_many_rows_are_found_by_an_index_and_a_video_comes_once(tmp_path, monkeypatch, encoder):
+    monkeypatch.setattr(tables, "INDEXED", 300)
+    table = table_of(tmp_path / "t.lance", encoder)
+    vectors = torch.nn.functional.normalize(torch.randn(320, 64)).numpy()
+    film = [Row("film.mp4", float(n), 1, 1, 9, b"", vectors[0] + 0.01 * n * vectors[1])
+            for n in (3, 1, 2)]  # fmt: skip
+    table.add([*film, *(Row(f"{n}.png", None, 1, 1, 9, b"", one)
+                        for n, one in enumerate(vectors) if n)])  # fmt: skip
+    table.finish()
+    assert len(table._table.list_indices()) == 1
+    for number in (5, 200):
+        assert table.nearest(vectors[number], 2)[0].path == f"{number}.png"
+    hits = table.nearest(vectors[0].astype(np.float32), 20)
+    assert (hits[0].path, hits[0].second) == ("film.mp4", 1.0)
+    assert hits[0].likeness == pytest.approx(1, abs=1e-3)
+    assert len({hit.path for hit in hits}) == 20
+    assert table.holds("film.mp4", 2.0)
+    assert not table.holds("film.mp4", None)
+
+
+def test_a_smaller_input_is_compared_with_the_models_own(digits):
+    size = open_encoder(Named("digits-vit", Plan({}, input_size=24), batch_size=4))
+    piece, _ = Pieces(find_files(str(digits))[:1], size.see, 2.0).read(0)
+    with size.attached() as running:
+        assert running.embed(piece.seen[None])[1] == [37]
+    with size.attached(dense=True) as running:
+        assert running.embed(piece.seen[None])[1] == [65]
