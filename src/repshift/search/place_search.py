@@ -73,7 +73,7 @@ class PlaceSearch:
             known = () if self.seconds is not None else fitted.values()
             if any(plan.prompt is None and drops_more(one, plan) for plan in known):
                 continue
-            self._tell(f"fitted to {share:.3g} of the FLOPs: {one}")
+            self._tell(f"fitting to {share:.3g} of the FLOPs: {one}")
             if (plan := self.fit(one, share, self.flops)) is not None:
                 fitted[one] = plan
         few, *more = self._rungs
