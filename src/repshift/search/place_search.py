@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from repshift.errors import InputError
 from repshift.schedules import fewest
-from repshift.search.places import keeping
+from repshift.search.places import drops_more, keeping
 from repshift.vision_language.plan import VisionLanguagePlan
 
 if TYPE_CHECKING:
@@ -69,7 +69,11 @@ class PlaceSearch:
         """
         fitted: dict[VisionLanguagePlan, VisionLanguagePlan] = {}
         for one in self.table:
-            self._tell(f"fitted to {share:.3g} of the FLOPs: {one}")
+            # Where less is enough, more is not tried; of the time, less may not be.
+            known = () if self.seconds is not None else fitted.values()
+            if any(plan.prompt is None and drops_more(one, plan) for plan in known):
+                continue
+            self._tell(f"fitting to {share:.3g} of the FLOPs: {one}")
             if (plan := self.fit(one, share, self.flops)) is not None:
                 fitted[one] = plan
         few, *more = self._rungs
