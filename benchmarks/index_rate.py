@@ -3,8 +3,8 @@ to decode: DINOv2 ViT-S/14 (saliency-vit-s14), batches of 32, photographs of sci
 
 Run it alone: OMP_NUM_THREADS=1 python benchmarks/index_rate.py [PHOTOGRAPHS [ROUNDS]]
 
-The CPU times hold on a busy machine too: the share of its CPU time that the process with the encoder
-spends in the encoder bounds the share of the rate wherever decoding has processors of its own.
+The CPU times hold on a busy machine too: the share of its CPU time that the process with the
+encoder spends in it bounds the share of the rate where decoding has processors of its own.
 """
 
 import json

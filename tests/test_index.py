@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -166,12 +167,22 @@ def test_what_is_wrong_is_said_in_one_line(run, photos, tmp_path, encoder):
         (["find", "no.lance", "a"], "no.lance is not there; make it with: repshift index"),
         (["find", "empty", "a"], "cannot be read as a table of LanceDB"),
         (["find", "d.lance", "cat.jpg"], "cat.jpg is not a file; pass one that is there"),
-        (["find", "d.lance", "a cat"], "digits-vit has no tower for texts; search by an image"),
+        (
+            ["find", "d.lance", "a cat " * 99],
+            "digits-vit has no tower for texts; search by an image",
+        ),
     ]:
         status, _, err = run(*command)
         assert status == 2, command
         assert says in err
         assert err.count("\n") == 1
+
+
+def test_what_is_not_installed_is_named_with_its_extra(run, photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    status, _, err = run("index", photos, *DIGITS)
+    assert status == 2
+    assert "needs lancedb, which is not installed; install it with: pip install 'rep" in err
 
 
 def test_two_processes_do_not_write_one_table(encoder, tmp_path):
