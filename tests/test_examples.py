@@ -10,6 +10,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 PRINTED = {
     "dense_features": "133 of 257 tokens; restored to (4, 16, 16, 384)",
     "find_a_plan": "of 540 digits",
+    "find_photographs": "motorcycle_right.png, 133 of 257 tokens kept",
     "own_model": "[53, 53, 43, 43, 33, 33]",
     "own_score": "loudest: ",
     "three_lines": "compressed: 102 tokens, 0.8",

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -166,12 +167,22 @@ def test_what_is_wrong_is_said_in_one_line(run, photos, tmp_path, encoder):
         (["find", "no.lance", "a"], "no.lance is not there; make it with: repshift index"),
         (["find", "empty", "a"], "cannot be read as a table of LanceDB"),
         (["find", "d.lance", "cat.jpg"], "cat.jpg is not a file; pass one that is there"),
-        (["find", "d.lance", "a cat"], "digits-vit has no tower for texts; search by an image"),
+        (
+            ["find", "d.lance", "a cat " * 99],
+            "digits-vit has no tower for texts; search by an image",
+        ),
     ]:
         status, _, err = run(*command)
         assert status == 2, command
         assert says in err
         assert err.count("\n") == 1
+
+
+def test_what_is_not_installed_is_named_with_its_extra(run, photos, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lancedb", None)
+    status, _, err = run("index", photos, *DIGITS)
+    assert status == 2
+    assert "needs lancedb, which is not installed; install it with: pip install 'rep" in err
 
 
 def test_two_processes_do_not_write_one_table(encoder, tmp_path):
@@ -208,19 +219,37 @@ def test_files_elsewhere_give_the_same_pieces(digits, encoder):
     assert end.reason.startswith("memory:///there/0.png cannot be read as an image")
 
 
-def test_worker_processes_read_all_files_once(digits, encoder):
+OWN = """
+from repshift.evaluation.zoo.digits import digits_vit
+import numpy, torch
+
+def transform(image):
+    return torch.from_numpy(numpy.array(image.convert("L").resize((32, 32))))[None] / 255
+
+def make(hidden=False):
+    return digits_vit(), (lambda image: transform(image)) if hidden else transform
+"""
+
+
+def test_worker_processes_read_all_files_once_by_a_transform_of_the_users(digits, tmp_path):
+    (tmp_path / "own_index_model.py").write_text(OWN)
+    name = f"{tmp_path / 'own_index_model.py'}:make"
+    see = open_encoder(Named(name)).see
     files = find_files(str(digits))
     ends, seen = [], {}
-    for one in read_pieces(Pieces(files, encoder.see, 2.0), 2):
+    for one in read_pieces(Pieces(files, see, 2.0), 2):
         if isinstance(one, End):
             ends.append(one)
         else:
             seen[one.file] = one.seen
             assert not one.seen.is_shared()
     assert sorted(one.file for one in ends) == list(range(24))
-    assert {one.pieces for one in ends} == {1}
-    assert all(torch.equal(seen[n], next(Pieces(files, encoder.see, 2.0).read(n)).seen)
-               for n in (0, 11, 23))  # fmt: skip
+    assert {(one.pieces, one.reason) for one in ends} == {(1, None)}
+    for number in (0, 11, 23):
+        assert torch.equal(seen[number], next(Pieces(files, see, 2.0).read(number)).seen)
+    hidden = open_encoder(Named(name, settings={"hidden": True})).see
+    with pytest.raises(InputError, match="cannot be sent to other processes .* --workers 0"):
+        next(read_pieces(Pieces(files, hidden, 2.0), 2))
 
 
 def test_recall_is_the_share_of_neighbours_that_stay():

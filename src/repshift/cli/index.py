@@ -56,6 +56,7 @@ class Index:
         from repshift.evaluation.collection.models import Named
         from repshift.evaluation.collection.run import index
         from repshift.evaluation.report.collection import IndexReport
+        from repshift.evaluation.report.names import plain
         from repshift.plan_given import as_plan
 
         settings = options.model_args(self.model_args)
@@ -78,4 +79,4 @@ class Index:
             getattr(torch, self.dtype),
         )
         report = index(self.photos, named, self.out, self.every, self.engine, self.workers)
-        print(*report.outcome.skipped, *report.lines(), sep="\n")
+        print(*map(plain, (*report.outcome.skipped, *report.lines())), sep="\n")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from repshift.evaluation.collection.encoder import Encoder
     from repshift.evaluation.collection.places import Found
 
-SAMPLE = 256  # files, and at most as many pieces
-ROUNDS = 5
+SAMPLE = 256  # pieces at most
+_OF_A_VIDEO = 8  # of them, the first ones
+ROUNDS = 3
+_TIMED = 8  # pieces in a batch that is timed on a CPU, where a larger one is no faster
 NEIGHBOURS = 10
 
 
@@ -52,14 +55,11 @@ def compare(
     encoder: Encoder, files: Sequence[Found], workers: int, seconds: float
 ) -> Comparison | None:
     """Both models on a sample drawn by a fixed seed; None where fewer than three can be read."""
-    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0))
-    drawn = [files[index] for index in order[:SAMPLE].tolist()]
-    pieces: list[Piece] = []
-    for one in read_pieces(Pieces(drawn, encoder.see, seconds), workers):
-        if isinstance(one, Piece):
-            pieces.append(one)
-        if len(pieces) == SAMPLE:
-            break
+    order = torch.randperm(len(files), generator=torch.Generator().manual_seed(0)).tolist()
+    until = list(accumulate(_OF_A_VIDEO if files[at].is_video else 1 for at in order))
+    drawn = [files[at] for at, pieces in zip(order, until, strict=True) if pieces <= SAMPLE]
+    read = read_pieces(Pieces(drawn, encoder.see, seconds, _OF_A_VIDEO), workers)
+    pieces = [one for one in read if isinstance(one, Piece)]
     if len(pieces) < 3:
         return None
     pieces.sort(key=lambda piece: (piece.file, piece.second or 0.0))
@@ -70,7 +70,8 @@ def compare(
             parts = (pieces[at : at + size] for at in range(0, len(pieces), size))
             vectors.append(torch.cat([running.embed(stacked(part))[0] for part in parts]))
     count = min(NEIGHBOURS, len(pieces) - 2)
-    batch = stacked([pieces[number % len(pieces)] for number in range(size)]).to(encoder.device)
+    timed = size if encoder.device.type == "cuda" else min(size, _TIMED)
+    batch = stacked([pieces[number % len(pieces)] for number in range(timed)]).to(encoder.device)
     times = interleave(
         {"dense": nullcontext, "compressed": encoder.attached},
         {name: partial(encoder.run, batch, name == "dense") for name in ("dense", "compressed")},
@@ -84,8 +85,8 @@ def compare(
         chance=count / (len(pieces) - 1),
         cosine=(vectors[0] * vectors[1]).sum(1).mean().item(),
         speedup=speedup(times["compressed"], times["dense"]),
-        dense_rate=size / median(times["dense"]),
-        compressed_rate=size / median(times["compressed"]),
+        dense_rate=timed / median(times["dense"]),
+        compressed_rate=timed / median(times["compressed"]),
         environment=environment(encoder.device, encoder.dtype, "timm", "transformers"),
     )
 

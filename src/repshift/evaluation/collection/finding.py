@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,10 +89,9 @@ class Finder:
 
     def by_query(self, query: str, count: int) -> list[Hit]:
         """By a file if there is one of that name, else by a text."""
-        path = Path(query)
-        if path.is_file():
-            return self.by_file(path, count)
-        if path.suffix.lower() in SUFFIXES | VIDEOS:
+        if os.path.isfile(query):  # a text may be longer than the name of a file can be
+            return self.by_file(Path(query), count)
+        if Path(query).suffix.lower() in SUFFIXES | VIDEOS:
             raise InputError(f"{query} is not a file; pass one that is there, or a text")
         return self.by_text(query, count)
 
@@ -105,9 +105,9 @@ def open_finder(path: Path, device: torch.device) -> Finder:
         Plan.from_json(made_by["plan"]),
         Path(made_by["checkpoint"]) if made_by["checkpoint"] else None,
         made_by["model_args"],
-        made_by["batch_size"],
-        device,
-        getattr(torch, made_by["dtype"]),
+        batch_size=1,
+        device=device,
+        dtype=getattr(torch, made_by["dtype"]),
     )
     encoder = open_encoder(named)
     if encoder.made_by["weights"] != made_by["weights"]:

@@ -75,7 +75,6 @@ def made_by(named: Named, encoder: Encoder, every: float) -> dict[str, Any]:
         "model": named.model,
         "checkpoint": None if named.checkpoint is None else str(named.checkpoint.absolute()),
         "model_args": named.settings,
-        "batch_size": named.batch_size,
         "every": every,
         **encoder.made_by,
     }

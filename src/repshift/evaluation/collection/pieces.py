@@ -9,6 +9,7 @@ import io
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -69,12 +70,13 @@ class End:
 class Pieces:
     """The pieces of all files, an ``End`` after those of each.
 
-    Of a video there is a piece of every ``seconds``.
+    Of a video there is a piece of every ``seconds``, at most ``most``.
     """
 
     files: Sequence[Found]
     see: See
     seconds: float
+    most: int | None = None
 
     def __iter__(self) -> Iterator[Piece | End]:
         for number in range(len(self.files)):
@@ -84,7 +86,7 @@ class Pieces:
         """Those of one file."""
         count = 0
         try:
-            for second, frames in self._frames(self.files[number]):
+            for second, frames in islice(self._frames(self.files[number]), self.most):
                 yield Piece(number, second, self.see(frames), thumbnail(frames[0]))
                 count += 1
         except InputError as error:
