@@ -10,6 +10,7 @@ import os
 import pkgutil
 import signal
 import sys
+import types
 import typing
 
 import jaxtyping
@@ -17,6 +18,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+
+def _ours() -> list[str]:
+    return [name for name in sys.modules if name.partition(".")[0] == "repshift"]
 
 
 def _import_package() -> None:
@@ -30,7 +35,7 @@ def _check_shapes() -> None:
     # Once plainly, so that no other library is imported while TYPE_CHECKING is changed.
     _import_package()
     importlib.import_module("beartype.door")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "repshift"]:
+    for name in _ours():
         del sys.modules[name]
     typing.TYPE_CHECKING = True
     with jaxtyping.install_import_hook("repshift", "beartype.beartype"):
@@ -38,8 +43,13 @@ def _check_shapes() -> None:
     typing.TYPE_CHECKING = False
 
 
-if "REPSHIFT_TEST_DEVICE" not in os.environ:
-    _check_shapes()
+def pytest_configure(config):
+    # Compiled once, for the processes that tests start too.
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    hands_out = getattr(config.option, "numprocesses", None)  # pytest-xdist's, which runs no test
+    if "REPSHIFT_TEST_DEVICE" not in os.environ and not hands_out:
+        _check_shapes()
 
 
 # These models are so small that a second thread costs more than it does.
@@ -81,14 +91,19 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+_PLAIN: dict[str, types.ModuleType] = {}
+
+
 @pytest.fixture
 def plain(monkeypatch):
     """The package without its type checks, which a compiler cannot trace."""
-    if "REPSHIFT_TEST_DEVICE" in os.environ:
-        return importlib.import_module("repshift")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "repshift"]:
-        monkeypatch.delitem(sys.modules, name)
-    return importlib.import_module("repshift")
+    if "REPSHIFT_TEST_DEVICE" not in os.environ:
+        for name in _ours():
+            monkeypatch.delitem(sys.modules, name)
+        for name, module in _PLAIN.items():
+            monkeypatch.setitem(sys.modules, name, module)
+    yield importlib.import_module("repshift")
+    _PLAIN.update({name: sys.modules[name] for name in _ours()})
 
 
 @pytest.fixture

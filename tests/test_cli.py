@@ -318,26 +318,24 @@ def test_python_m_repshift_is_the_same_command():
     assert ran.stderr.splitlines()[-1].startswith("repshift: block 0 drops a share of 2.0")
 
 
-def alone(tmp_path, *arguments):
-    """The command in a process of its own: without the type checks and imports of the tests."""
-    command = [sys.executable, "-m", "repshift", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
 def test_bench_needs_nothing_that_only_the_tests_import(tmp_path, photos):
     images = "--images", str(photos), "--batch-size", "3", "--samples", "2"
-    done = alone(tmp_path, "bench", "--model", "digits-vit", "--methods", "tome", *images)
+    command = [sys.executable, "-m", "repshift", "bench", "--model", "digits-vit", *images]
+    done = subprocess.run(
+        [*command, "--methods", "tome"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
     assert "Best at each speed-up" in done.stdout
     assert "digits-vit, 2 images; " in done.stdout
     assert (tmp_path / "runs" / "digits-vit" / "report.html").exists()
 
 
-def test_export_writes_one_checked_file(tmp_path):
-    done = alone(tmp_path, "export", "digits-vit", "--plan", "0:0.3", "--method", "tome")
+@pytest.mark.usefixtures("plain")
+def test_export_writes_one_checked_file(run, tmp_path):
+    status, out, err = run("export", "digits-vit", "--plan", "0:0.3", "--method", "tome")
+    assert status == 0, err
     assert [path.name for path in tmp_path.iterdir()] == ["digits-vit.onnx"]
-    assert "46 tokens kept" in done.stdout
+    assert "46 tokens kept" in out
 
 
 @pytest.mark.parametrize(
