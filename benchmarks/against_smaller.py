@@ -9,19 +9,16 @@ lower the loss (KL, or 1 - cosine of features) is than the smaller input's (95 %
 paired bootstrap). ``--subject`` takes another model. A stopped run goes on where it was.
 """
 
-import argparse
 from pathlib import Path
 
 import torch
 
+from harness import Dtype, Report, command
 from lab import Lab
 from repshift import ClassAttention, ColumnAttention, Plan, Prune, Random, Shift, ToMe
-from repshift.files import write_text
 from repshift.measure.bootstrap import paired_interval
-from repshift.measure.environment import environment, in_words
 from repshift.search.candidates import closed_forms
-from repshift.search.memo import Memo
-from subjects import SUBJECTS, add_arguments, open_subject
+from subjects import Given, Named, open_subject
 
 
 def contenders(lab, found, seeds):
@@ -43,61 +40,60 @@ def contenders(lab, found, seeds):
     yield f"**found**: {found.method}{size}", [found]
 
 
-def line(lab, label, plans):
+def row(lab, label, plans):
     share = lab.share(plans[0])
     losses = torch.stack([lab.losses(plan) for plan in plans]).mean(0)
-    figures = torch.tensor([lab.figures(plan) for plan in plans]).mean(0).tolist()
+    quality, fidelity = torch.tensor([lab.figures(plan) for plan in plans]).mean(0).tolist()
     theirs = lab.rival_at(share)
     mean, low, high = paired_interval(losses, theirs)
     return (
-        f"| {label} | {plans[0].schedule} | {100 * share:.1f} % | {figures[0]:.1f} | "
-        f"{100 * figures[1]:.1f} % | {losses.mean():.4f} | {losses.mean() / theirs.mean():.2f} | "
-        f"{-mean:.4f} ({-high:.4f} to {-low:.4f}) |"
-    )
+        label, plans[0].schedule, f"{100 * share:.1f} %", f"{quality:.1f}",
+        f"{100 * fidelity:.1f} %", f"{losses.mean():.4f}",
+        f"{losses.mean() / theirs.mean():.2f}", f"{-mean:.4f} ({-high:.4f} to {-low:.4f})",
+    )  # fmt: skip
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--subject", choices=SUBJECTS, default="timm")
-    add_arguments(parser)
-    parser.add_argument("--plans", nargs="+", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path("runs/against-smaller"))
-    parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=25)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    arguments = parser.parse_args()
-    subject = open_subject(arguments.subject, parser, arguments, 1, arguments.images)
-    dtype = getattr(torch, arguments.dtype)
-    facts = {"model": subject.name, "test inputs": len(subject.test)}
-    facts |= environment(torch.device("cpu"), dtype, "timm")
-    lab = Lab(subject, arguments.batch, dtype, Memo(arguments.out.with_suffix(".json"), facts))
-    loss = "KL" if subject.logits else "1 - cosine"
-    fidelity = "agreement" if subject.logits else "cosine"
-    heads = [
-        "", "plan", "FLOPs", subject.quality_name, fidelity, loss, "of the smaller input's",
-        "lower by (95 %)",
-    ]  # fmt: skip
-    text = [in_words(facts), "", f"| {' | '.join(heads)} |", "|---|---|" + "---:|" * 6]
-    quality, agreement = lab.figures(Plan({}))
-    text.append(f"| dense | | 100.0 % | {quality:.1f} | {100 * agreement:.1f} % | 0 | | |")
-    found = [Plan.from_json(path.read_text(encoding="utf-8")) for path in arguments.plans]
+def dense_row(lab, label, side, ratio):
+    plan = Plan({}, input_size=side)
+    quality, fidelity = lab.figures(plan)
+    share, loss = lab.share(plan), lab.losses(plan).mean()
+    return (
+        label, f"{side} pixels" if side else "", f"{100 * share:.1f} %", f"{quality:.1f}",
+        f"{100 * fidelity:.1f} %", f"{loss:z.4f}", ratio, "",
+    )  # fmt: skip
+
+
+def rows(lab, found, seeds):
+    yield dense_row(lab, "dense", None, "")
     least = min(map(lab.share, found))
     for side in lab.sizes:
-        plan = Plan({}, input_size=side)
-        share, (quality, agreement) = lab.share(plan), lab.figures(plan)
-        text.append(
-            f"| dense, smaller input | {side} pixels | {100 * share:.1f} % | {quality:.1f} | "
-            f"{100 * agreement:.1f} % | {lab.losses(plan).mean():.4f} | 1 | |"
-        )
-        if share < least:
+        yield dense_row(lab, "dense, smaller input", side, 1)
+        if lab.share(Plan({}, input_size=side)) < least:
             break
     for plan in found:
-        for label, plans in contenders(lab, plan, arguments.seeds):
-            text.append(line(lab, label, plans))
-            print(text[-1], flush=True)
-            write_text(arguments.out.with_suffix(".md"), "\n".join([*text, ""]))
+        for label, plans in contenders(lab, plan, seeds):
+            yield row(lab, label, plans)
+
+
+def main(
+    plans: tuple[Path, ...],
+    subject: Named = "timm",
+    given: Given = Given(),  # noqa: B008  (frozen)
+    out: Path = Path("runs/against-smaller"),
+    images: int = 500,
+    seeds: int = 3,
+    batch: int = 25,
+    dtype: Dtype = "float32",
+):
+    opened = open_subject(subject, given, 1, images)
+    facts = {"model": opened.name, "test inputs": len(opened.test)}
+    report = Report(out, "timm", dtype=dtype, **facts)
+    lab = Lab(opened, batch, report.dtype, report.memo())
+    names = ("agreement", "KL") if opened.logits else ("cosine", "1 - cosine")
+    heads = ["", "plan", "FLOPs", opened.quality_name, *names, "of the smaller input's"]
+    found = [Plan.from_json(path.read_text(encoding="utf-8")) for path in plans]
+    report.table([*heads, "lower by (95 %)"], rows(lab, found, seeds))
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -32,7 +32,8 @@ def command(benchmark: Callable[..., None]) -> None:
     import tyro  # which a machine that runs only gpu.py may lack
 
     try:
-        tyro.cli(benchmark, description=sys.modules[benchmark.__module__].__doc__)
+        told = sys.modules[benchmark.__module__].__doc__
+        tyro.cli(benchmark, description=told, config=(tyro.conf.OmitArgPrefixes,))
     except InputError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 
@@ -78,7 +79,7 @@ class Report:
             self._write()
             print(*held[-1], sep=" | ", flush=True)
 
-    def rows(self, columns: Mapping[str, Callable[[dict], object]], rows: Iterable[dict]) -> None:
+    def rows(self, columns: Mapping[str, Callable[[dict], object]], rows: Iterable[dict]) -> list:
         """A table of rows, a column for each function of one, and the rows in full as JSON."""
         held = []
 
@@ -90,6 +91,7 @@ class Report:
                 yield [cell(row) for cell in columns.values()]
 
         self.table(columns, cells())
+        return held
 
     def _write(self) -> None:
         write_text(self.file(".md"), "\n\n".join(self.parts) + "\n")

@@ -1,6 +1,6 @@
 """Where the time of a forward goes, operator by operator: dense, and with the paper's plan.
 
-    python benchmarks/operators.py --out docs/results/operators-cpu
+python benchmarks/operators.py --out docs/results/operators-cpu
 """
 
 from pathlib import Path

@@ -38,7 +38,9 @@ COLUMNS = {
     "method": lambda row: row["method"],
     "visual tokens": lambda row: row["tokens"],
     "prefill GFLOPs": lambda row: f"{row['gflops']:.3g}",
-    **{f"{name} ms": lambda row, key=f"{key}_ms": f"{row[key]:.3g}" for key, name in PHASES.items()},
+    **{
+        f"{name} ms": lambda row, key=f"{key}_ms": f"{row[key]:.3g}" for key, name in PHASES.items()
+    },
     "key-value MB": lambda row: f"{row['cache_mb']:.3g}",
     **{name: lambda row, key=f"{key}_speedup": f"{row[key]:.2f}x" for key, name in PHASES.items()},
     "of FLOPs' gain": lambda row: f"{row['flop_share']:.0%}",

@@ -118,10 +118,20 @@ def photos(tmp_path):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def quick(monkeypatch):
+    """Costs are measured in next to no time: how fast a row is, no test of a bench asks."""
+    measured = importlib.import_module("repshift.measure.speed")._cpu_seconds
+    monkeypatch.setattr(
+        "repshift.measure.speed._cpu_seconds", lambda run, seconds: measured(run, seconds / 100)
+    )
+    for task in ("bench", "video_bench"):
+        monkeypatch.setattr(f"repshift.evaluation.tasks.{task}.ROUNDS", 2)
+
+
+@pytest.fixture
+def run(quick, monkeypatch, capsys, tmp_path):
     """Run the command in an empty directory; gives exit status, standard output and error."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("repshift.evaluation.tasks.bench.ROUNDS", 2)
 
     def command(*arguments):
         from repshift.cli import main

@@ -24,7 +24,9 @@ KEYS = {
 
 
 def test_bench_writes_table_json_csv_plot_and_report(run, tmp_path):
-    status, out, err = run("bench", "--model", "digits-vit", "--batch-size", 90, "--json", "b.json")
+    status, out, err = run(
+        "bench", "--model", "digits-vit", "--samples", 90, "--batch-size", 30, "--json", "b.json"
+    )
     assert status == 0, err
     written = json.loads((tmp_path / "b.json").read_text())
     rows = {row["method"]: row for row in written["rows"]}
@@ -73,7 +75,7 @@ def test_bench_writes_table_json_csv_plot_and_report(run, tmp_path):
 
 def test_bench_of_a_resnet_compares_lines(run, tmp_path):
     status, out, err = run(
-        "bench", "--model", "digits-resnet", "--batch-size", 90,
+        "bench", "--model", "digits-resnet", "--samples", 90, "--batch-size", 30,
         "--plan", "resnet", "0:2", "--methods", "random", "per-row-and-column",
     )  # fmt: skip
     assert status == 0, err

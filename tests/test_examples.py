@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from repshift import registry
-
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PRINTED = {
     "dense_features": "133 of 257 tokens; restored to (4, 16, 16, 384)",
@@ -23,8 +21,8 @@ def test_every_example_is_tested():
 
 
 @pytest.mark.parametrize("name", PRINTED)
+@pytest.mark.usefixtures("plain")
 def test_the_example_runs(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert PRINTED[name] in capsys.readouterr().out

@@ -26,7 +26,6 @@ from repshift.input_size import image_sides
 from repshift.measure.bootstrap import paired_interval
 from repshift.measure.flops import count_flops
 
-
 OWN = """
 import timm
 
@@ -175,7 +174,7 @@ def test_a_plan_found_for_smaller_images_is_a_row_like_others():
 
 
 def test_a_search_tries_sizes_too_and_says_how_far_ahead_of_a_smaller_input_it_is():
-    model, photos = square(), torch.randn(8, 3, 80, 80)
+    model, photos = square(side=56), torch.randn(6, 3, 56, 56)
     found = search_plan(model, photos, flops=0.6, methods=["tome", "random"], batch_size=4)
     sizes = {trial.plan.input_size for trial in found.tried}
     assert len(sizes) > 2
@@ -210,7 +209,7 @@ def test_the_interval_of_a_difference_is_that_of_the_pairs():
 def test_every_command_feeds_what_the_plan_is_for(run, tmp_path):
     (tmp_path / "plan.json").write_text(Plan({0: 0.25}, input_size=24).to_json())
     given = ["--model", "digits-vit", "--plan", "plan.json"]
-    status, _, err = run("bench", *given, "--methods", "random", "--batch-size", 90, "--out", "out")
+    status, _, err = run("bench", *given, "--methods", "random", "--samples", 30, "--out", "out")
     assert status == 0, err
     rows = json.loads((tmp_path / "out" / "bench.json").read_text())["rows"]
     own = next(row for row in rows if row["method"] == "shift(mlp, l2)")

@@ -25,7 +25,7 @@ import repshift.evaluation.tasks.bench as bench
 import repshift.evaluation.tasks.video_bench as video_bench
 import repshift.evaluation.zoo.clips.files as files
 bench.ROUNDS = video_bench.ROUNDS = 2
-files.CLIPS = 8
+files.CLIPS = 4
 """
 DIGITS = ["--model", "digits-vit"]
 VIDEOS = ["--plan", "0:0.3", "--batch-size", "2", "--workers", "2", "--out", "o"]
