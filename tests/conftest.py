@@ -117,6 +117,23 @@ def photos(tmp_path):
     return folder
 
 
+OWN = """
+import timm
+
+def make():
+    size = {"img_size": 32, "patch_size": 8, "depth": 3, "num_classes": 5}
+    return timm.create_model("vit_tiny_patch16_224", **size).eval()
+"""
+
+
+@pytest.fixture
+def own(tmp_path):
+    """The name of a model of one's own, on which a search takes a moment."""
+    (tmp_path / "small_model.py").write_text(OWN)
+    yield "small_model.py:make"
+    sys.modules.pop("small_model", None)
+
+
 @pytest.fixture
 def quick(monkeypatch):
     """Costs are measured in next to no time: how fast a row is, no test of a bench asks."""

@@ -151,9 +151,10 @@ def test_show_draws_one_image(run, photos):
         assert picture.width > 3 * picture.height
 
 
-def test_search_writes_a_plan_that_every_command_takes(run, photos, tmp_path):
+def test_search_writes_a_plan_that_every_command_takes(run, own, photos, tmp_path):
+    model = ["--model", own]
     status, out, err = run(
-        "search", "--model", "digits-vit", "--flops", 0.8, "--samples", 8, "--batch-size", 4,
+        "search", *model, "--images", photos, "--flops", 0.8, "--batch-size", 2,
         "--methods", "redundancy(mlp) + merge", "--out", "p/plan.json",
     )  # fmt: skip
     assert status == 0, err
@@ -161,22 +162,21 @@ def test_search_writes_a_plan_that_every_command_takes(run, photos, tmp_path):
     plan = as_plan("p/plan.json")
     assert plan.method == "redundancy(mlp) + merge"
     assert plan.schedule in out
-    assert json.loads((tmp_path / "p/plan.json").read_text())["provenance"]["model"] == "digits-vit"
-    status, _, err = run("show", photos / "0.png", "--model", "digits-vit", "--plan", "p/plan.json")
+    assert json.loads((tmp_path / "p/plan.json").read_text())["provenance"]["model"] == own
+    status, _, err = run("show", photos / "0.png", *model, "--plan", "p/plan.json")
     assert status == 0, err
 
 
-def test_an_adaptive_plan_goes_through_bench_and_show(run, photos, tmp_path):
+def test_an_adaptive_plan_goes_through_bench_and_show(run, own, photos, tmp_path):
+    model = ["--model", own]
     status, out, err = run(
-        "search", "--model", "digits-vit", "--flops", 0.8, "--samples", 8, "--batch-size", 4,
+        "search", *model, "--images", photos, "--flops", 0.9, "--batch-size", 2,
         "--budget", "adaptive", "--methods", "redundancy(mlp)", "--out", "plan.json",
     )  # fmt: skip
     assert status == 0, err
     assert "with the same number of tokens in every image" in out
     assert as_plan("plan.json").adaptive
-    status, out, err = run(
-        "bench", "--model", "digits-vit", "--images", photos, "--plan", "plan.json", "--out", "b"
-    )
+    status, out, err = run("bench", *model, "--images", photos, "--plan", "plan.json", "--out", "b")
     assert status == 0, err
     rows = json.loads((tmp_path / "b/bench.json").read_text())["rows"]
     assert [row["method"] for row in rows][2:] == [
@@ -184,7 +184,7 @@ def test_an_adaptive_plan_goes_through_bench_and_show(run, photos, tmp_path):
         "redundancy(mlp), adaptive",
     ]
     assert rows[3]["gflops"] < rows[1]["gflops"]
-    show = ["show", photos / "0.png", "--model", "digits-vit", "--plan", "plan.json"]
+    show = ["show", photos / "0.png", *model, "--plan", "plan.json"]
     assert run(*show)[0] == 0
     status, _, err = run(*show, "--method", "tome")
     assert (status, "levels of an adaptive plan are those of its own score" in err) == (2, True)

@@ -18,11 +18,6 @@ from repshift.evaluation.tasks.store import Store
 from video_files import write_video
 
 DIGITS = ["--model", "digits-vit"]
-OWN = """
-import timm
-def make():
-    return timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2, num_classes=5).eval()
-"""
 
 
 def full(*_, **__):
@@ -36,7 +31,7 @@ def files(folder):
 def command(name):
     bench = ["bench", *DIGITS, "--images", "photos", "--methods", "random", "--plan", "0:0.5"]
     images = ["--images", "photos", "--samples", "2"]
-    search = ["search", "--model", "own.py:make", *images, "--flops", "0.8", "--methods", "random"]
+    search = ["search", "--model", "small_model.py:make", *images, "--flops", "0.8", "--methods", "random"]
     return {
         "show": ["show", "photos/0.png", *DIGITS, "--out", "o/a.png"],
         "search": [*search, "--out", "o/plan.json"],
@@ -52,9 +47,9 @@ LAST = {
 }
 
 
+@pytest.mark.usefixtures("own")
 @pytest.mark.parametrize("name", LAST)
 def test_a_full_disk_at_the_last_file_leaves_none(run, photos, tmp_path, monkeypatch, name):
-    (tmp_path / "own.py").write_text(OWN)
     before = files(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(LAST[name], full)
@@ -64,7 +59,7 @@ def test_a_full_disk_at_the_last_file_leaves_none(run, photos, tmp_path, monkeyp
     assert lines[0].startswith("repshift: cannot write ")
     assert lines[0].endswith(": No space left on device")
     assert "Traceback" not in err
-    goes_on = (".search.json", ".safetensors")  # what the next run goes on from
+    goes_on = (".search.json", ".safetensors", ".pyc")  # what the next run goes on from
     assert [one for one in files(tmp_path) if not one.endswith(goes_on)] == before
 
 

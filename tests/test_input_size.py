@@ -26,14 +26,6 @@ from repshift.input_size import image_sides
 from repshift.measure.bootstrap import paired_interval
 from repshift.measure.flops import count_flops
 
-OWN = """
-import timm
-
-def make():
-    size = {"img_size": 32, "patch_size": 8, "depth": 2, "num_classes": 5}
-    return timm.create_model("vit_tiny_patch16_224", **size).eval()
-"""
-
 
 def square(family="deit", side=80):
     return build(family, img_size=(side, side))
@@ -174,8 +166,8 @@ def test_a_plan_found_for_smaller_images_is_a_row_like_others():
 
 
 def test_a_search_tries_sizes_too_and_says_how_far_ahead_of_a_smaller_input_it_is():
-    model, photos = square(side=56), torch.randn(6, 3, 56, 56)
-    found = search_plan(model, photos, flops=0.6, methods=["tome", "random"], batch_size=4)
+    model, photos = build("deit", depth=3, img_size=64), torch.randn(6, 3, 64, 64)
+    found = search_plan(model, photos, flops=0.6, methods=["tome", "random"], batch_size=3)
     sizes = {trial.plan.input_size for trial in found.tried}
     assert len(sizes) > 2
     assert None in sizes
@@ -187,7 +179,7 @@ def test_a_search_tries_sizes_too_and_says_how_far_ahead_of_a_smaller_input_it_i
     assert difference["from"] <= difference["loss"] <= difference["to"]
     assert difference["loss"] == pytest.approx(facts["held_out"]["loss"] - rival["loss"])
     assert f"the dense model on {rival['pixels']} pixels" in found.summary()
-    again = search_plan(model, photos, flops=0.6, methods=["tome", "random"], batch_size=4)
+    again = search_plan(model, photos, flops=0.6, methods=["tome", "random"], batch_size=3)
     assert again.to_json() == found.to_json()
     size = found.plan.input_size
     own = model if size is None else resized(model, size)
@@ -223,10 +215,9 @@ def test_every_command_feeds_what_the_plan_is_for(run, tmp_path):
 
 
 @pytest.mark.usefixtures("plain")  # symbolic sizes do not go through the type checks
-def test_what_is_exported_takes_the_size_that_the_plan_is_for(run, tmp_path):
+def test_what_is_exported_takes_the_size_that_the_plan_is_for(run, own, tmp_path):
     (tmp_path / "plan.json").write_text(Plan({0: 0.25}, input_size=24).to_json())
-    (tmp_path / "own.py").write_text(OWN)
-    status, out, err = run("export", "own.py:make", "--plan", "plan.json", "--out", "a.onnx")
+    status, out, err = run("export", own, "--plan", "plan.json", "--out", "a.onnx")
     assert status == 0, err
     assert "8 tokens kept" in out
     found = onnxruntime.InferenceSession(tmp_path / "a.onnx").get_inputs()[0].shape
