@@ -5,13 +5,15 @@ Compares, on saliency-vit-s14, the map drawn from restored tokens with the dense
     python benchmarks/restore.py --images DIR --out docs/results/restore
 """
 
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from tqdm import tqdm
 
 from harness import Report, command
-from repshift import Plan, Random, Shift, compress
+from repshift import Plan, Random, Score, Shift, compress
 from repshift.evaluation.data.batches import FileSource
 from repshift.evaluation.data.images import find_images, sample_photographs
 from repshift.evaluation.zoo.load import load_model
@@ -28,9 +30,24 @@ def index(positions, width):
     return positions[..., None].expand(-1, -1, width)
 
 
-def restorations(model, compression, images):
+@dataclass(frozen=True)
+class Watched(Score):
+    """Another score, that remembers the streams from which tokens leave."""
+
+    name: ClassVar[str] = "watched"
+    inner: Score
+    streams: dict = field(default_factory=dict, compare=False)
+
+    def required(self):
+        return self.inner.required() | {"exit"}
+
+    def __call__(self, snapshot):
+        self.streams[snapshot.block] = snapshot.exit
+        return self.inner(snapshot)
+
+
+def restorations(model, compression, watched, images):
     """The tokens of the compressed encoder, put back in three ways."""
-    encoder, streams = model.encoder, {}
     tokens = model.encode(images)
     yield "most similar survivor", compression.restore(tokens)
 
@@ -40,22 +57,13 @@ def restorations(model, compression, images):
     patches = tokens.gather(1, index(nearest, tokens.shape[-1]))
     yield "nearest position", torch.cat((tokens[:, :1], patches), dim=1)
 
-    # Each token as it was when it left, through the last norm. Blocks hand on survivors alone, so
-    # the streams are taken by hooks that run before those of the plan.
-    def record(block):
-        return lambda module, args, output: streams.update({block: output})
-
-    handles = [
-        block.register_forward_hook(record(number), prepend=True)
-        for number, block in enumerate(encoder.blocks)
-    ]
-    model.encode(images)
-    for handle in handles:
-        handle.remove()
-    whole = streams[0].clone()
-    for block, stream in list(streams.items())[1:]:
+    # Each token as it was when it left, through the last norm.
+    first, *others = watched.streams.items()
+    whole = first[1].clone()
+    for block, stream in others:
         whole.scatter_(1, index(compression.kept_after(block - 1), whole.shape[-1]), stream)
-    yield "own last value", encoder.norm(whole)
+    whole = model.encoder.norm(whole)
+    yield "own last value", whole.scatter(1, index(compression.kept, whole.shape[-1]), tokens)
 
 
 @torch.inference_mode()
@@ -68,8 +76,9 @@ def main(images: Path | None = None, out: Path = Path("runs/restore")):
         dense = model(batch.images).flatten(1)
         for plan, drop in PLANS.items():
             for score in (Shift(), Shift(definition="update"), Random()):
-                with compress(model.encoder, Plan(drop, score=score)) as compression:
-                    for way, tokens in restorations(model, compression, batch.images):
+                watched = Watched(score)
+                with compress(model.encoder, Plan(drop, watched)) as compression:
+                    for way, tokens in restorations(model, compression, watched, batch.images):
                         error = (model.decode(tokens).flatten(1) - dense).abs().mean(1)
                         found.setdefault((plan, str(score), way), []).append(error)
     report = Report(out, images=len(source) - len(source.skipped))

@@ -50,6 +50,9 @@ def pytest_configure(config):
     hands_out = getattr(config.option, "numprocesses", None)  # pytest-xdist's, which runs no test
     if "REPSHIFT_TEST_DEVICE" not in os.environ and not hands_out:
         _check_shapes()
+        hypothesis = importlib.import_module("hypothesis")
+        hypothesis.settings.register_profile("repshift", max_examples=40, deadline=None)
+        hypothesis.settings.load_profile("repshift")
 
 
 # These models are so small that a second thread costs more than it does.
