@@ -9,7 +9,6 @@ a ViT alone: images end to end (what repshift does), padded under a mask, rounde
 of 16 and batched by length, and one by one; equal lengths are the bound. A stopped run goes on.
 """  # noqa: E501
 
-import argparse
 from contextlib import nullcontext
 from pathlib import Path
 from statistics import median
@@ -18,16 +17,17 @@ import torch
 from tqdm import tqdm
 
 import ragged
+from harness import Report, command, in_turn
 from plans import Bench
 from plans import mean as average
 from repshift import Plan, Prune, Random, Redundancy, Shift, adapt, compress
-from repshift.files import write_text
-from repshift.measure.environment import environment, in_words
-from repshift.measure.speed import interleave, speedup
-from repshift.search.memo import Memo
-from subjects import labelled
+from repshift.measure.speed import speedup
+from subjects import Given, open_subject
 
-HEAD = "| method | blocks | budget | FLOPs | tokens at the end | accuracy | agreement | KL | images/s | vs dense |"  # noqa: E501
+HEADS = (
+    "method", "blocks", "budget", "FLOPs", "tokens at the end", "accuracy", "agreement", "KL",
+    "images/s", "vs dense",
+)  # fmt: skip
 METHODS = {"shift": Shift(), "redundancy(keys)": Redundancy("keys")}
 
 
@@ -64,74 +64,61 @@ def contenders(bench, share):
             yield label, blocks, "adaptive", [Plan(drop, score, budget="adaptive")]
 
 
-def fidelity_table(bench, share, count, rounds):
-    rows = list(contenders(bench, share))
+def fidelity_rows(bench, share, count, rounds):
+    contending = list(contenders(bench, share))
     qualities = []
-    for _, _, _, plans in rows:
+    for _, _, _, plans in contending:
         seen = [
             bench.memo(f"{plan.method} at {plan.schedule}", lambda plan=plan: quality(bench, plan))
             for plan in plans
         ]
         qualities.append(average(seen))
     ways = {"dense": nullcontext} | {
-        str(at): lambda plan=row[3][0]: compress(bench.model, plan, bench.spec)
-        for at, row in enumerate(rows)
+        at: lambda plan=row[3][0]: compress(bench.model, plan, bench.spec)
+        for at, row in enumerate(contending)
     }
     # Several batches: an image costs what it needs.
     batches = torch.cat(bench.meter.batches)[: 4 * count].split(count)
     images = sum(map(len, batches))
-    with tqdm(total=rounds * len(ways), desc="speed, in turn", leave=False) as bar:
-        times = interleave(
-            ways,
-            lambda: [bench.model(batch) for batch in batches],
-            rounds=rounds,
-            seconds=0.5,
-            progress=bar.update,
-        )
-    lines = [HEAD, "|---" * HEAD.count("| ") + "|"]
-    right = bench.subject.quality(bench.meter.dense, Plan({}))
-    speed = images / median(times["dense"])
-    lines.append(f"| dense | | | 100 % | | {right:.1f} % | | | {speed:.3g} | 1.00x |")
-    for at, ((label, blocks, budget, _), row) in enumerate(zip(rows, qualities, strict=True)):
+    runs = dict.fromkeys(ways, lambda: [bench.model(batch) for batch in batches])
+    times = in_turn(runs, contexts=ways, rounds=rounds, seconds=0.5)
+
+    def speed(way):
+        return f"{images / median(times[way]):.3g}", f"{speedup(times[way], times['dense']):.2f}x"
+
+    right = f"{bench.subject.quality(bench.meter.dense, Plan({})):.1f} %"
+    yield "dense", "", "", "100 %", "", right, "", "", *speed("dense")
+    for at, ((label, blocks, budget, _), row) in enumerate(zip(contending, qualities, strict=True)):
         cost, tokens, spread, right, agreement, kl = row
-        taken = times[str(at)]
-        gain = speedup(taken, times["dense"])
-        lines.append(
-            f"| {label} | {blocks} | {budget} | {100 * cost:.1f} % | {tokens:.0f} ± {spread:.0f} | "
-            f"{right:.1f} % | {100 * agreement:.1f} % | {kl:.4f} | "
-            f"{images / median(taken):.3g} | {gain:.2f}x |"
-        )
-    return lines
+        yield (
+            label, blocks, budget, f"{100 * cost:.1f} %", f"{tokens:.0f} ± {spread:.0f}",
+            f"{right:.1f} %", f"{100 * agreement:.1f} %", f"{kl:.4f}", *speed(at),
+        )  # fmt: skip
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="timm:vit_small_patch14_dinov2")
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--search", type=Path, required=True, help="images, without labels")
-    parser.add_argument("--test", type=Path, required=True, help="images with labels.csv")
-    parser.add_argument("--out", type=Path, default=Path("runs/adaptive"))
-    parser.add_argument("--share", type=float, default=0.65, help="of the dense FLOPs")
-    parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--samples", type=int, default=96, help="images to search on")
-    parser.add_argument("--batch", type=int, default=8, help="images in a timed forward")
-    parser.add_argument("--rounds", type=int, default=7)
-    arguments = parser.parse_args()
-    facts = environment(torch.device("cpu"), torch.float32, "timm")
-    settings = {"model": arguments.model, "images": arguments.images, "share": arguments.share}
-    memo = Memo(arguments.out.with_suffix(".json"), settings | facts)
-    subject = labelled(
-        arguments.model, arguments.checkpoint, arguments.search, arguments.test,
-        arguments.samples, arguments.images,
-    )  # fmt: skip
-    bench = Bench(subject, 25, torch.float32, memo, torch.device("cpu"))
-    text = [in_words(settings | facts), ""]
-    text += fidelity_table(bench, arguments.share, arguments.batch, arguments.rounds)
-    for name, spread in (("vit_small_patch16_224", 26), ("vit_base_patch16_224", 26)):
-        text += ["", *ragged.table(name, arguments.batch, 128, spread, arguments.rounds)]
-    write_text(arguments.out.with_suffix(".md"), "\n".join([*text, ""]))
-    print("\n".join(text))
+def main(
+    given: Given = Given(),  # noqa: B008  (frozen)
+    out: Path = Path("runs/adaptive"),
+    share: float = 0.65,
+    images: int = 500,
+    samples: int = 96,
+    batch: int = 8,
+    rounds: int = 7,
+):
+    """``share`` of the dense FLOPs; ``samples`` to search on; ``batch`` in a timed forward."""
+    report = Report(out, "timm", model=given.model, images=images, share=share)
+    opened = open_subject("timm", given, samples, images)
+    bench = Bench(opened, 25, report.dtype, report.memo(), report.device)
+    report.table(HEADS, fidelity_rows(bench, share, batch, rounds))
+    for name in ("vit_small_patch16_224", "vit_base_patch16_224"):
+        report.add(f"{name}, {batch} images of 128 ± 26 tokens")
+        ways = ragged.measure(
+            name, batch, 128, 26, rounds=rounds, seconds=0.5, device=report.device,
+            dtype=report.dtype,
+        )  # fmt: skip
+        cells = ((way["method"], f"{way['ms']:.0f}", f"{way['vs_bound']:.0%}") for way in ways)
+        report.table(("way", "ms", "of the bound's speed"), cells)
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -11,7 +11,6 @@ paired bootstrap). ``--subject`` takes another model. With ``--rounds`` the foun
 smaller inputs next to them are timed instead, in turn. A stopped run goes on where it was.
 """
 
-import argparse
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -20,6 +19,7 @@ from statistics import fmean, median
 
 import torch
 
+from harness import Dtype, Report, command, in_turn
 from lab import Lab
 from plans import found_plan
 from repshift import (
@@ -35,16 +35,14 @@ from repshift import (
     ToMe,
     compress,
 )
-from repshift.files import write_text
 from repshift.input_size import input_in_words
 from repshift.measure.bootstrap import paired_interval
-from repshift.measure.environment import environment, in_words
-from repshift.measure.speed import interleave, speedup
+from repshift.measure.speed import speedup
 from repshift.search.candidates import closed_forms
-from repshift.search.memo import Memo
-from subjects import SUBJECTS, add_arguments, open_subject
+from subjects import Given, Named, open_subject
 
 TIMED = 8  # inputs in a batch whose speed is measured
+SPEEDS = ("found", "FLOPs", "vs dense", "smaller inputs beside it", "its time over theirs")
 
 
 def contenders(lab, found, seeds):
@@ -90,7 +88,7 @@ def fitted(lab, rival, shape, share, *method):
 
 @torch.inference_mode()
 def speeds(lab, found, rounds):
-    """A table: each plan's time over that of the smaller input at the same FLOPs, timed in turn."""
+    """Rows: each plan's time over that of the smaller input at the same FLOPs, timed in turn."""
     inputs, ways, runs = lab.inputs[:TIMED], {"dense": nullcontext}, {}
     runs["dense"] = lambda: lab.model(inputs)
     for plan in found:
@@ -102,14 +100,12 @@ def speeds(lab, found, rounds):
         for other in filter(None, lab.beside(lab.share(plan))):
             ways[other], runs[other] = nullcontext, partial(other.model, other.given(inputs))
     names = {str(number): way for number, way in enumerate(ways)}
-    times = interleave(
-        {name: ways[way] for name, way in names.items()},
+    times = in_turn(
         {name: runs[way] for name, way in names.items()},
+        contexts={name: ways[way] for name, way in names.items()},
         rounds=rounds, seconds=0.3,
     )  # fmt: skip
     taken = {way: times[name] for name, way in names.items()}
-    yield "| found | FLOPs | vs dense | smaller inputs beside it | its time over theirs |"
-    yield "|---|---:|---:|---|---:|"
     for plan in found:
         share, size = lab.share(plan), input_in_words(plan)
         above, below = lab.beside(share)
@@ -123,81 +119,74 @@ def speeds(lab, found, rounds):
             f"{speedup(taken[one], taken['dense']):.2f}x)"
             for one in filter(None, (above, below))
         )
+        low, high = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
         yield (
-            f"| {plan.method}{size and ' on '}{size} | {100 * share:.1f} % | "
-            f"{speedup(taken[plan], taken['dense']):.2f}x | {beside} | "
-            f"{median(ratios):.3f} ({ratios[len(ratios) // 4]:.3f} to "
-            f"{ratios[-1 - len(ratios) // 4]:.3f}) |"
-        )
+            f"{plan.method}{size and ' on '}{size}", f"{100 * share:.1f} %",
+            f"{speedup(taken[plan], taken['dense']):.2f}x", beside,
+            f"{median(ratios):.3f} ({low:.3f} to {high:.3f})",
+        )  # fmt: skip
 
 
-def line(lab, label, plans):
+def row(lab, label, plans):
     share = lab.share(plans[0])
     losses, *figures = zip(*map(lab.rated, plans), strict=True)
-    losses, figures = torch.stack(losses).mean(0), [fmean(each) for each in figures]
+    losses, (quality, fidelity) = torch.stack(losses).mean(0), [fmean(each) for each in figures]
     theirs = lab.rival_at(share)
     mean, low, high = paired_interval(losses, theirs)
     return (
-        f"| {label} | {plans[0].schedule} | {100 * share:.1f} % | {figures[0]:.1f} | "
-        f"{100 * figures[1]:.1f} % | {losses.mean():.4f} | {losses.mean() / theirs.mean():.2f} | "
-        f"{-mean:.4f} ({-high:.4f} to {-low:.4f}) |"
-    )
+        label, plans[0].schedule, f"{100 * share:.1f} %", f"{quality:.1f}",
+        f"{100 * fidelity:.1f} %", f"{losses.mean():.4f}",
+        f"{losses.mean() / theirs.mean():.2f}", f"{-mean:.4f} ({-high:.4f} to {-low:.4f})",
+    )  # fmt: skip
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--subject", choices=SUBJECTS, default="timm")
-    add_arguments(parser)
-    parser.add_argument("--plans", nargs="*", type=Path, default=[])
-    parser.add_argument("--budgets", nargs="*", type=float, default=[])
-    parser.add_argument("--samples", type=int, default=96, help="inputs to search on")
-    parser.add_argument("--out", type=Path, default=Path("runs/against-smaller"))
-    parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rounds", type=int, default=0, help="of the timing, which is all then")
-    parser.add_argument("--batch", type=int, default=25)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    arguments = parser.parse_args()
-    subject = open_subject(
-        arguments.subject, parser, arguments, arguments.samples, arguments.images
-    )
-    dtype = getattr(torch, arguments.dtype)
-    facts = {"model": subject.name, "test inputs": len(subject.test)}
-    facts |= environment(torch.device("cpu"), dtype, "timm")
-    lab = Lab(subject, arguments.batch, dtype, Memo(arguments.out.with_suffix(".json"), facts))
-    loss = "KL" if subject.logits else "1 - cosine"
-    fidelity = "agreement" if subject.logits else "cosine"
-    heads = [
-        "", "plan", "FLOPs", subject.quality_name, fidelity, loss, "of the smaller input's",
-        "lower by (95 %)",
-    ]  # fmt: skip
-    found = [Plan.from_json(path.read_text(encoding="utf-8")) for path in arguments.plans]
-    found += [
-        found_plan(subject, lab.model, lab.placed(subject.searched), budget, arguments.out)
-        for budget in arguments.budgets
-    ]
-    if arguments.rounds:
-        text = [in_words(facts), "", *speeds(lab, found, arguments.rounds)]
-        write_text(arguments.out.with_suffix(".md"), "\n".join([*text, ""]))
-        print("\n".join(text))
-        return
-    text = [in_words(facts), "", f"| {' | '.join(heads)} |", "|---|---|" + "---:|" * 6]
-    _, quality, agreement = lab.rated(Plan({}))
-    text.append(f"| dense | | 100.0 % | {quality:.1f} | {100 * agreement:.1f} % | 0 | | |")
+def dense_row(lab, label, rival, ratio):
+    losses, quality, fidelity = lab.dense_on(rival) if rival else lab.rated(Plan({}))
+    share = lab.share_of(rival) if rival else 1.0
+    return (
+        label, rival.label if rival else "", f"{100 * share:.1f} %", f"{quality:.1f}",
+        f"{100 * fidelity:.1f} %", f"{losses.mean():z.4f}", ratio, "",
+    )  # fmt: skip
+
+
+def rows(lab, found, seeds):
+    yield dense_row(lab, "dense", None, "")
     for rival in dict.fromkeys(one for plan in found for one in lab.beside(lab.share(plan)) if one):
-        losses, quality, agreement = lab.dense_on(rival)
-        text.append(
-            f"| dense, smaller input | {rival.label} | {100 * lab.share_of(rival):.1f} % | "
-            f"{quality:.1f} | {100 * agreement:.1f} % | {losses.mean():.4f} | 1 | |"
-        )
+        yield dense_row(lab, "dense, smaller input", rival, 1)
     for plan in found:
-        for label, plans in contenders(lab, plan, arguments.seeds):
-            if None in plans:
-                continue
-            text.append(line(lab, label, plans))
-            print(text[-1], flush=True)
-            write_text(arguments.out.with_suffix(".md"), "\n".join([*text, ""]))
+        for label, plans in contenders(lab, plan, seeds):
+            if None not in plans:
+                yield row(lab, label, plans)
+
+
+def main(
+    plans: tuple[Path, ...] = (),
+    budgets: tuple[float, ...] = (),
+    samples: int = 96,
+    subject: Named = "timm",
+    given: Given = Given(),  # noqa: B008  (frozen)
+    out: Path = Path("runs/against-smaller"),
+    images: int = 500,
+    seeds: int = 3,
+    rounds: int = 0,
+    batch: int = 25,
+    dtype: Dtype = "float32",
+):
+    """``samples`` to search on, ``images`` to test on; ``rounds`` of the timing."""
+    opened = open_subject(subject, given, samples, images)
+    facts = {"model": opened.name, "test inputs": len(opened.test)}
+    report = Report(out, "timm", dtype=dtype, **facts)
+    lab = Lab(opened, batch, report.dtype, report.memo())
+    found = [Plan.from_json(path.read_text(encoding="utf-8")) for path in plans]
+    searched = lab.placed(opened.searched)
+    found += [found_plan(opened, lab.model, searched, budget, report) for budget in budgets]
+    if rounds:
+        report.table(SPEEDS, speeds(lab, found, rounds))
+        return
+    names = ("agreement", "KL") if opened.logits else ("cosine", "1 - cosine")
+    heads = ["", "plan", "FLOPs", opened.quality_name, *names, "of the smaller input's"]
+    report.table([*heads, "lower by (95 %)"], rows(lab, found, seeds))
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -4,29 +4,22 @@ Beside the shift, the same blocks with the first tokens cut off by a slice: no s
 copy, which no reduction can undercut. Eager and under ``torch.compile``, whose freezing packs the
 weights once.
 
-    python benchmarks/bound.py --out docs/results/bound-cpu.md
+    python benchmarks/bound.py --out docs/results/bound-cpu
 """
 
-import argparse
-from collections.abc import Callable
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Literal
 
 import timm
 import torch
-from tqdm import tqdm
 
+from harness import Report, command, in_turn
 from repshift import Plan, compress
-from repshift.files import write_text
 from repshift.measure.flops import count_flops
-from repshift.measure.speed import interleave, speedup
+from repshift.measure.speed import speedup
 from speed import CASES
-
-
-def dense(model, plan):
-    pass
 
 
 def a_slice(model, plan):
@@ -38,11 +31,7 @@ def a_slice(model, plan):
         block.register_forward_hook(lambda _, __, x, left=left: x[:, :left])
 
 
-def shift(model, plan):
-    compress(model, plan)
-
-
-WAYS: dict[str, Callable] = {"dense": dense, "a slice": a_slice, "shift(mlp, l2)": shift}
+WAYS = {"dense": lambda *_: None, "a slice": a_slice, "shift(mlp, l2)": compress}
 
 
 def compiled(model):
@@ -54,55 +43,38 @@ def compiled(model):
 def measure(name, batch, compiler, rounds):
     torch.manual_seed(0)
     kind, settings, size, plan = CASES[name]
-    images, models, flops = torch.randn(batch, 3, *size), {}, {}
+    images, runs, flops = torch.randn(batch, 3, *size), {}, {}
     for way, attach in WAYS.items():
         model = timm.create_model(kind, **settings).eval()
         attach(model, Plan.paper(plan))
         flops[way] = count_flops(partial(model, images))[0]
-        models[way] = compiled(model) if compiler else model
-    current = models["dense"]
-
-    @contextmanager
-    def taking(way):
-        nonlocal current
-        current = models[way]
-        yield
-
-    contenders = {way: partial(taking, way) for way in WAYS}
-    with tqdm(total=rounds * len(WAYS), desc=f"{name}, batch {batch}") as bar:
-        times = interleave(
-            contenders, lambda: current(images), rounds=rounds, seconds=0.5, progress=bar.update
-        )
+        runs[way] = partial(compiled(model) if compiler else model, images)
+    times = in_turn(runs, rounds=rounds, seconds=0.5, title=f"{name}, batch {batch}")
     for way in WAYS:
         gain = speedup(times[way], times["dense"])
         share = gain * flops[way] / flops["dense"]
-        yield (
-            f"| {name} | {batch} | {'compiled' if compiler else 'eager'} | {way} "
-            f"| {1e3 * median(times[way]):.1f} | {gain:.2f} | {100 * share:.0f} % |"
-        )
+        run = "compiled" if compiler else "eager"
+        ms = f"{1e3 * median(times[way]):.1f}"
+        yield name, batch, run, way, ms, f"{gain:.2f}", f"{100 * share:.0f} %"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/bound.md"))
-    parser.add_argument("--models", nargs="*", choices=CASES, default=["DeiT-S", "DeiT-B"])
-    parser.add_argument("--batches", nargs="*", type=int, default=[1, 8])
-    parser.add_argument("--rounds", type=int, default=15)
-    arguments = parser.parse_args()
-    lines = [
-        f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}, timm "
-        f"{timm.__version__}, {arguments.rounds} rounds in turn.",
-        "",
-        "| model | batch | run | tokens leave by | ms | vs dense | of FLOPs' gain |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for name in arguments.models:
-        for batch in arguments.batches:
-            for compiler in (False, True):
-                lines += measure(name, batch, compiler, arguments.rounds)
-                write_text(arguments.out, "\n".join([*lines, ""]))
-    print("\n".join(lines))
+def main(
+    out: Path = Path("runs/bound"),
+    models: tuple[Literal[tuple(CASES)], ...] = ("DeiT-S", "DeiT-B"),
+    batches: tuple[int, ...] = (1, 8),
+    rounds: int = 15,
+):
+    each = (
+        measure(name, batch, compiler, rounds)
+        for name in models
+        for batch in batches
+        for compiler in (False, True)
+    )
+    Report(out, "timm", rounds=rounds).table(
+        ("model", "batch", "run", "tokens leave by", "ms", "vs dense", "of FLOPs' gain"),
+        (row for rows in each for row in rows),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -12,14 +12,11 @@ CIFAR-10 as an npz with ``images`` (uint8 [N, 32, 32, 3]) and ``labels`` ([N]):
 
 Nothing is trained, unless ``--finetune`` says so: then each network is trained on every second test
 image for a few epochs and judged on the others, since the npz holds no training images. An
-interrupted run goes on where it stopped; delete the JSON file to start anew.
+interrupted run goes on where it stopped.
 """
 
-import argparse
-import csv
-import io
-import json
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +26,7 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from harness import Report, command
 from repshift import (
     Border,
     InputError,
@@ -43,17 +41,15 @@ from repshift import (
     StreamNorm,
     compress,
 )
-from repshift.files import write_text
-from repshift.measure.environment import environment, in_words
 from repshift.measure.fidelity import accuracy
 from repshift.measure.flops import count_flops
+from repshift.search.memo import Memo
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SEEDS = range(3)
 # Rows and columns that leave after the first and the second stage, of 32 and of half of the rest.
 # 4 and 2 are the paper's shares, 1/7 and 1/6.
 SCHEDULES = ({0: 2, 1: 1}, {0: 4, 1: 2}, {0: 8, 1: 4})
-TUNED = ({0: 4, 1: 2}, {0: 8, 1: 4})
 # Each is a mean over its entries.
 BASELINES = {
     "random": [Random(seed) for seed in SEEDS],
@@ -69,24 +65,32 @@ READINGS = [
     Reverse(Shift("block")),
 ]
 METHODS = BASELINES | {str(score): [score] for score in READINGS}
-HEADS = (
-    "model", "rows and columns", "reduction", "method", "MFLOPs", "torn", "accuracy", "agreement",
-)  # fmt: skip
+TUNED = (*BASELINES, str(Shift("block")))  # at the larger two counts
+COLUMNS = {
+    **dict.fromkeys(("model", "rows and columns", "reduction", "method"), str),
+    "MFLOPs": "{:.1f}".format,
+    "torn": "{:.2f}".format,
+    **dict.fromkeys(("accuracy", "agreement", "fine-tuned"), "{:.2%}".format),
+}
 
 
-EXPLANATION = (
-    "The reverse of the shift, which removes the rows and columns that move most, is the control: "
-    "it should be worse than random ones.",
-    "",
-    "Cropping (border) is a strong baseline here: the objects of CIFAR-10 stand in the middle, and "
-    "a crop tears nothing apart. The shift knows nothing of the middle.",
-    "",
-    "Why per-row-and-column gains less over random, or nothing: what is left of a row moves "
-    "together, each row by its own amount, so that a 3 x 3 convolution sees neighbours that were "
-    "none (the column torn). The more a score changes from row to row, the more it tears. Whole "
-    "rows and columns tear nothing sideways, and every method is better with them, or equal where "
-    "it tears nothing (border).",
-)
+EXPLANATION = """\
+ResNets of pytorch_resnet_cifar10 on CIFAR-10. Rows and as many columns leave after the first + the
+second stage, for each image by itself; 4 + 2 are the paper's shares. Agreement: the share of images
+with the dense model's class. Random rows and columns are the mean of three seeds. Torn: by how many
+places neighbours were moved apart sideways after the first stage, on average. Training-free, but
+for a column fine-tuned, with rows and columns missing.
+
+The reverse of the shift, which removes the rows and columns that move most, is the control: it
+should be worse than random ones.
+
+Cropping (border) is a strong baseline here: the objects of CIFAR-10 stand in the middle, and a crop
+tears nothing apart. The shift knows nothing of the middle.
+
+Why per-row-and-column gains less over random, or nothing: what is left of a row moves together,
+each row by its own amount, so that a 3 x 3 convolution sees neighbours that were none (the column
+torn). The more a score changes from row to row, the more it tears. Whole rows and columns tear
+nothing sideways, and every method is better with them, or equal where it tears nothing (border)."""
 
 
 class BasicBlock(nn.Module):
@@ -209,16 +213,14 @@ def judge(model, images, labels, plans, dense):
 
 def jobs(models, finetune):
     """Everything to be measured: model, schedule, reduction, method, its plans."""
+    methods = {name: METHODS[name] for name in (TUNED if finetune else METHODS)}
     for model in models:
         yield model, {}, "", "dense", [None]
-        for drop in TUNED if finetune else SCHEDULES:
-            for reduction in (
-                (RowsAndColumns(),) if finetune else (RowsAndColumns(), PerRowAndColumn())
-            ):
-                for method, scores in METHODS.items():
-                    if not finetune or method in (*BASELINES, str(Shift("block"))):
-                        plans = [Plan(drop, score, reduction) for score in scores]
-                        yield model, drop, str(reduction), method, plans
+        for drop in SCHEDULES[1:] if finetune else SCHEDULES:
+            for reduction in [RowsAndColumns(), *[PerRowAndColumn()] * (not finetune)]:
+                for method, scores in methods.items():
+                    plans = [Plan(drop, score, reduction) for score in scores]
+                    yield model, drop, str(reduction), method, plans
 
 
 def tune(weights, plan, images, labels, epochs, seed=0):
@@ -251,50 +253,27 @@ def moved(images):
     return torch.where(mirrored, images.flip(-1), images)
 
 
-def measure(models, images, labels, finetune, rows, save):
+def measure(models, images, labels, finetune, memo):
     train, test = (slice(None, None, 2), slice(1, None, 2)) if finetune else (None, slice(None))
-    done = {tuple(row[head] for head in HEADS[:4]) for row in rows}
-    dense = {}
-    work = list(jobs(models, finetune))
-    for model, drop, reduction, method, plans in (bar := tqdm(work)):
-        key = (model.name, written(drop), reduction, method)
-        bar.set_postfix_str(" ".join(key))
-        if key in done:
-            continue
-        if model.name not in dense:
-            dense[model.name] = run(model, images[test]).argmax(1)
-        right, same = judge(model, images[test], labels[test], plans, dense[model.name])
-        apart = sum(torn(model, plan, images[test]) for plan in plans) / len(plans)
-        figures = (*key, mflops(model, plans[0]), apart, right, same)
-        row = dict(zip(HEADS, figures, strict=True))
+    shown, answers = images[test], labels[test]
+
+    def after_training(model, plan, dense):
+        tuned = tune(model.state_dict(), plan, images[train], labels[train], finetune)
+        return judge(tuned, shown, answers, [plan], dense)[0]
+
+    def figures(model, plans):
+        dense = run(model, shown).argmax(1)
+        right, same = judge(model, shown, answers, plans, dense)
+        apart = sum(torn(model, plan, shown) for plan in plans) / len(plans)
+        found = [mflops(model, plans[0]), apart, right, same]
         if finetune:
-            tuned = [
-                judge(
-                    tune(model.state_dict(), plan, images[train], labels[train], finetune),
-                    images[test], labels[test], [plan], dense[model.name],
-                )[0]
-                for plan in plans
-            ]  # fmt: skip
-            row["fine-tuned"] = sum(tuned) / len(tuned)
-        rows.append(row)
-        save()
+            found.append(sum(after_training(model, plan, dense) for plan in plans) / len(plans))
+        return found
 
-
-def written(drop):
-    return " + ".join(map(str, drop.values()))
-
-
-def percent(value):
-    return f"{100 * value:.2f} %"
-
-
-def table(rows):
-    heads = [*HEADS, *(["fine-tuned"] if "fine-tuned" in rows[0] else [])]
-    lines = [f"| {' | '.join(heads)} |", "|" + "---|" * len(heads)]
-    for row in rows:
-        cells = [row[head] for head in HEADS[:4]] + [f"{row['MFLOPs']:.1f}", f"{row['torn']:.2f}"]
-        lines.append(f"| {' | '.join([*cells, *(percent(row[head]) for head in heads[6:])])} |")
-    return lines
+    for model, drop, reduction, method, plans in tqdm(list(jobs(models, finetune))):
+        key = (model.name, " + ".join(map(str, drop.values())), reduction, method)
+        found = memo(", ".join(key), partial(figures, model, plans))
+        yield dict(zip(COLUMNS, (*key, *found), strict=False))
 
 
 def verdict(rows, method, figure):
@@ -318,70 +297,39 @@ def verdict(rows, method, figure):
     return f"- {method}: {'; '.join(parts)}"
 
 
-def report(facts, rows):
-    figures = ["accuracy", *(["fine-tuned"] if "fine-tuned" in rows[0] else [])]
-    methods = dict.fromkeys(row["method"] for row in rows if row["reduction"])
-    lines = [
-        in_words(facts),
-        "",
-        "ResNets of pytorch_resnet_cifar10 on CIFAR-10. Rows and as many columns leave after the "
-        "first + the second stage, for each image by itself; 4 + 2 are the paper's shares. "
-        "Agreement: the share of images with the dense model's class. Random rows and columns are "
-        f"the mean of {len(SEEDS)} seeds. Torn: by how many places neighbours were moved apart "
-        "sideways after the first stage, on average. Training-free"
-        + (
-            ", and in the last column fine-tuned with rows and columns missing (see the command)."
-            if "fine-tuned" in rows[0]
-            else "."
-        ),
-    ]
-    for figure in figures:
-        lines += [
-            "",
+def main(
+    weights: tuple[Path, ...],
+    images: Path,
+    count: int = 0,
+    finetune: int = 0,
+    threads: int = torch.get_num_threads(),
+    out: Path = Path("runs/cifar"),
+):
+    """``images``: npz; ``count`` of them, 0 all; ``finetune``: so many epochs."""
+    torch.set_num_threads(threads)
+    models = [load_resnet(path) for path in weights]
+    given, labels = load_images(images, count)
+    report = Report(out, images=len(given), **{"epochs of fine-tuning": finetune})
+    report.add(EXPLANATION)
+    state = Memo(report.file(".state.json"), report.facts)
+    columns = {
+        head: lambda row, head=head, form=form: form(row[head])
+        for head, form in COLUMNS.items()
+        if finetune or head != "fine-tuned"
+    }
+    rows = report.rows(columns, measure(models, given, labels, finetune, state))
+    for figure in ("accuracy", "fine-tuned")[: 1 + bool(finetune)]:
+        report.add(
             f"{figure.capitalize()} against random rows and columns in percentage points, mean "
             "over networks and counts:",
-            "",
-            *(verdict(rows, method, figure) for method in methods if method != "random"),
-        ]
-    return "\n".join([*lines, "", *EXPLANATION, "", *table(rows), ""])
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", type=Path, nargs="+", required=True)
-    parser.add_argument("--images", type=Path, required=True, help="npz: images, labels")
-    parser.add_argument("--count", type=int, default=0, help="of the images; all if left out")
-    parser.add_argument("--finetune", type=int, default=0, metavar="EPOCHS")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("runs/cifar"))
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    models = [load_resnet(path) for path in arguments.weights]
-    images, labels = load_images(arguments.images, arguments.count)
-    facts = environment(torch.device("cpu"), torch.float32) | {
-        "images": len(images),
-        "epochs of fine-tuning": arguments.finetune,
-    }
-    figures, rows = arguments.out.with_suffix(".json"), []
-    if figures.exists():
-        earlier = json.loads(figures.read_text())
-        if earlier["environment"] != facts:
-            raise InputError(f"{figures} holds another run ({earlier['environment']}); move it")
-        rows = earlier["rows"]
-
-    def save():
-        write_text(figures, json.dumps({"environment": facts, "rows": rows}, indent=1))
-
-    measure(models, images, labels, arguments.finetune, rows, save)
-    text = report(facts, rows)
-    write_text(arguments.out.with_suffix(".md"), text)
-    sheet = io.StringIO()
-    writer = csv.DictWriter(sheet, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(arguments.out.with_suffix(".csv"), sheet.getvalue())
-    print(text)
+            "\n".join(
+                verdict(rows, method, figure)
+                for method in (TUNED if finetune else METHODS)
+                if method != "random"
+            ),
+        )
+    state.path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

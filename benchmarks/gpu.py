@@ -21,7 +21,9 @@ from time import perf_counter
 
 import torch
 
+import harness
 from gpu_parts.setting import Setting
+from harness import COSTS
 from repshift.files import write_text
 from repshift.measure.environment import environment, in_words
 
@@ -120,28 +122,23 @@ def table(name, part):
     if not part["cases"]:
         return []
     module = import_module(f"gpu_parts.{name}")
-    rule = "|" + "---|" * (module.HEADS.count("|") - 1)
-    rows = [module.line(row) for case in part["cases"].values() for row in case]
+    rows = (row for case in part["cases"].values() for row in case)
+    cells = ([column(row) for column in module.COLUMNS.values()] for row in rows)
     title = module.__doc__.splitlines()[0]
-    return [f"## {title}", "", module.HEADS, rule, *rows, ""]
+    return [f"## {title}", "", harness.table(module.COLUMNS, cells), ""]
 
 
 def summary(parts):
     """The goals in one small table: the shift and what it is measured against."""
-    lines = [
-        "| model | batch | method | vs eager | vs fused | of FLOPs' gain |",
-        "|---|---|---|---|---|---|",
+    heads = ("model", "batch", "method", "vs eager", "vs fused", "of FLOPs' gain")
+    rows = [
+        [COSTS[head](row) for head in heads]
+        for name in ("images", "video")
+        for case in parts.get(name, {}).get("cases", {}).values()
+        for row in case
+        if row["method"].startswith(("shift", "tome", "dense"))
     ]
-    for name in ("images", "video"):
-        for rows in parts.get(name, {}).get("cases", {}).values():
-            lines += [
-                f"| {row['model']} | {row['batch']} | {row['method']} | "
-                f"{row['speedup_vs_eager']:.2f} | {row['speedup_vs_fused']:.2f} | "
-                f"{row['flop_share']:.0%} |"
-                for row in rows
-                if row["method"].startswith(("shift", "tome", "dense"))
-            ]
-    return lines
+    return harness.table(heads, rows)
 
 
 def main():
@@ -187,7 +184,7 @@ def main():
             missed = ["## Not as it should be", "", *(f"- {fault}" for fault in failed), ""]
             text = [in_words(facts), "", *tables, *(missed if failed else [])]
             write_text(arguments.out.with_suffix(".md"), "\n".join(text))
-    print("", *summary(results.parts), "", *failed, sep="\n")
+    print("", summary(results.parts), "", *failed, sep="\n")
     if failed:
         sys.exit(1)
 

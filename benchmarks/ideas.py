@@ -9,7 +9,6 @@ is not in the package is written here, in a few lines each. A stopped run goes o
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -18,14 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from harness import Dtype, Report, command
 from plans import Bench, mean
 from repshift import Merge, Plan, Prune, Random, Redundancy, Shift, ToMe, VidTLDR
-from repshift.files import write_text
-from repshift.measure.environment import environment, in_words
 from repshift.scores import Score
-from repshift.search.memo import Memo
 from repshift.sequence.token_map import gather
-from subjects import labelled
+from subjects import Given, labelled
 
 SINK = 2.5  # standard deviations above the mean norm
 WINDOW = 3  # reductions over which streams and scores are remembered
@@ -194,54 +191,37 @@ def ideas(first):
     yield "vid-TLDR's merging by the shift", [(Shift(), VidTLDR())]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="timm:vit_small_patch14_dinov2")
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--test", type=Path, required=True, help="images with labels.csv")
-    parser.add_argument("--out", type=Path, default=Path("runs/ideas"))
-    parser.add_argument("--share", type=float, default=0.65, help="of the dense FLOPs")
-    parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--batch", type=int, default=25)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    arguments = parser.parse_args()
-    device, dtype = torch.device("cpu"), getattr(torch, arguments.dtype)
-    settings = {"model": arguments.model, "images": arguments.images, "share": arguments.share}
-    settings |= environment(device, dtype, "timm")
-    memo = Memo(arguments.out.with_suffix(".json"), settings)
-    subject = labelled(
-        arguments.model, arguments.checkpoint, arguments.test, arguments.test, 1, arguments.images
+def main(
+    given: Given = Given(),  # noqa: B008  (frozen)
+    out: Path = Path("runs/ideas"),
+    share: float = 0.65,
+    images: int = 500,
+    batch: int = 25,
+    dtype: Dtype = "float32",
+):
+    """``share`` of the dense FLOPs."""
+    report = Report(out, "timm", dtype=dtype, model=given.model, images=images, share=share)
+    subject = labelled(given.model, given.checkpoint, given.test, given.test, 1, images)
+    bench = Bench(subject, batch, report.dtype, report.memo(), report.device)
+    left, right = (
+        bench.fit(shape, share, Shift(), Prune()).drop for shape in (bench.paper, bench.constant)
     )
-    bench = Bench(subject, arguments.batch, dtype, memo, device)
-    drops = [
-        bench.fit(shape, arguments.share, Shift(), Prune()).drop
-        for shape in (bench.paper, bench.constant)
-    ]
-    rows = []
-    for number, drop in enumerate(drops):
-        for at, (label, methods) in enumerate(ideas(min(drop))):
-            _, right, agreement, kl = mean(
-                [bench.rate(Plan(drop, score, reduction)) for score, reduction in methods]
-            )
-            cells = f"{right:.1f} % | {100 * agreement:.1f} % | {kl:.4f}"
-            if number == 0:
-                rows.append(f"| {label} | {cells}")
-            else:
-                rows[at] += f" | {cells} |"
-    schedules = [Plan(drop).schedule for drop in drops]
-    text = [
-        in_words(settings),
-        "",
-        f"Left: {schedules[0]}. Right: {schedules[1]}.",
-        "",
-        "| idea | accuracy | agreement | KL | accuracy | agreement | KL |",
-        "|---|---:|---:|---:|---:|---:|---:|",
-        *rows,
-        "",
-    ]
-    write_text(arguments.out.with_suffix(".md"), "\n".join(text))
-    print("\n".join(text))
+    report.add(f"Left: {Plan(left).schedule}. Right: {Plan(right).schedule}.")
+
+    def figures(drop, methods):
+        plans = [Plan(drop, score, reduction) for score, reduction in methods]
+        _, quality, agreement, kl = mean([bench.rate(plan) for plan in plans])
+        return f"{quality:.1f} %", f"{100 * agreement:.1f} %", f"{kl:.4f}"
+
+    both = zip(ideas(min(left)), ideas(min(right)), strict=True)
+    report.table(
+        ("idea", *("accuracy", "agreement", "KL") * 2),
+        (
+            (label, *figures(left, methods), *figures(right, others))
+            for (label, methods), (_, others) in both
+        ),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

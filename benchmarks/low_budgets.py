@@ -10,7 +10,6 @@ same FLOPs (see ``lab.py``). ``--subject`` takes another model (see
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -18,15 +17,13 @@ from typing import ClassVar
 import torch
 from torch.nn import functional as F
 
+from harness import Dtype, Report, command
 from lab import Lab
 from repshift import Merge, Plan, Redundancy, Shift, ToMe
-from repshift.files import write_text
-from repshift.measure.environment import environment, in_words
 from repshift.reductions.prune import nearest
 from repshift.search.candidates import closed_forms
-from repshift.search.memo import Memo
 from repshift.sequence.token_map import Step, gather
-from subjects import SUBJECTS, add_arguments, open_subject
+from subjects import Given, Named, open_subject
 
 KEPT = Merge(length="kept")
 
@@ -143,39 +140,38 @@ def ideas(depth, sides):
         yield "updates, early, length kept", early, mlp, KEPT, side
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--subject", choices=SUBJECTS, default="timm")
-    add_arguments(parser)
-    parser.add_argument("--out", type=Path, default=Path("runs/low-budgets"))
-    parser.add_argument("--budgets", nargs="*", type=float, default=[0.5, 0.4])
-    parser.add_argument("--sides", nargs="*", type=int, default=[196, 182])
-    parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--batch", type=int, default=25)
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    arguments = parser.parse_args()
-    subject = open_subject(arguments.subject, parser, arguments, 1, arguments.images)
-    dtype = getattr(torch, arguments.dtype)
-    facts = {"model": subject.name, "inputs": len(subject.test)}
-    facts |= environment(torch.device("cpu"), dtype, "timm")
-    lab = Lab(subject, arguments.batch, dtype, Memo(arguments.out.with_suffix(".json"), facts))
-    text = [in_words(facts)]
-    heads = "".join(f" at {100 * b:g} % of the FLOPs | of the rival's |" for b in arguments.budgets)
-    text += ["", f"| idea |{heads}", "|---|" + "---:|---:|" * len(arguments.budgets)]
-    for label, shape, score, reduction, side in ideas(len(subject.spec.blocks), arguments.sides):
-        cells = ""
-        for budget in arguments.budgets:
-            method = Plan({}, score, reduction, side)
+def main(
+    subject: Named = "timm",
+    given: Given = Given(),  # noqa: B008  (frozen)
+    out: Path = Path("runs/low-budgets"),
+    budgets: tuple[float, ...] = (0.5, 0.4),
+    sides: tuple[int, ...] = (196, 182),
+    images: int = 500,
+    batch: int = 25,
+    dtype: Dtype = "float32",
+):
+    opened = open_subject(subject, given, 1, images)
+    report = Report(out, "timm", dtype=dtype, model=opened.name, inputs=len(opened.test))
+    lab = Lab(opened, batch, report.dtype, report.memo())
+
+    def cells(shape, method):
+        for budget in budgets:
             plan = lab.at(lab.rival_of(method)).fit(method, shape, budget)
             if plan is None:
-                cells += " not reached | |"
+                yield from ("not reached", "")
                 continue
             loss = lab.rated(plan)[0].mean()
-            cells += f" {loss:.4f} | {loss / lab.rival_at(lab.share(plan)).mean():.2f} |"
-        text.append(f"| {label} |{cells}")
-        write_text(arguments.out.with_suffix(".md"), "\n".join([*text, ""]))
-        print(text[-1], flush=True)
+            yield from (f"{loss:.4f}", f"{loss / lab.rival_at(lab.share(plan)).mean():.2f}")
+
+    heads = [(f"at {100 * b:g} % of the FLOPs", "of the rival's") for b in budgets]
+    report.table(
+        ("idea", *(head for pair in heads for head in pair)),
+        (
+            (label, *cells(shape, Plan({}, score, reduction, side)))
+            for label, shape, score, reduction, side in ideas(len(opened.spec.blocks), sides)
+        ),
+    )
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -1,21 +1,18 @@
 """Where the time of a forward goes, operator by operator: dense, and with the paper's plan.
 
-    python benchmarks/operators.py --out docs/results/operators-cpu.md
-
-It needs no more of repshift than ``compress`` and ``Plan.paper``, so that it profiles any version:
-``git worktree add before COMMIT`` and ``PYTHONPATH=before/src`` in front of the command.
+python benchmarks/operators.py --out docs/results/operators-cpu
 """
 
-import argparse
 from pathlib import Path
 
 import timm
 import torch
 from torch.profiler import ProfilerActivity, profile
 
+from harness import Report, command
 from repshift import Plan, compress
+from speed import CASES
 
-MODELS = {"DeiT-S": "deit_small_patch16_224", "DeiT-B": "deit_base_patch16_224"}
 KINDS = {
     "linear layers": ("addmm", "linear"),
     "attention": ("scaled_dot_product",),
@@ -42,34 +39,25 @@ def milliseconds(model, image, calls):
             REST,
         )
         spent[kind] += operator.self_cpu_time_total / calls / 1e3
-    return spent
+    return spent | {"all": sum(spent.values())}
 
 
-def table(name, calls):
+def measure(name, calls):
     torch.manual_seed(0)
-    model, image = timm.create_model(MODELS[name]).eval(), torch.randn(1, 3, 224, 224)
+    model, image = timm.create_model(CASES[name][0]).eval(), torch.randn(1, 3, 224, 224)
     dense = milliseconds(model, image, calls)
     compress(model, Plan.paper("deit"))
     shift = milliseconds(model, image, calls)
-    lines = [f"| {name}, batch 1 | dense, ms | shift, ms | what is left |", "|---|---:|---:|---:|"]
-    dense["all"], shift["all"] = sum(dense.values()), sum(shift.values())
     for kind, spent in dense.items():
-        lines.append(f"| {kind} | {spent:.2f} | {shift[kind]:.2f} | {shift[kind] / spent:.0%} |")
-    return lines
+        yield kind, f"{spent:.2f}", f"{shift[kind]:.2f}", f"{shift[kind] / spent:.0%}"
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/operators.md"))
-    parser.add_argument("--calls", type=int, default=30)
-    arguments = parser.parse_args()
-    lines = [f"{torch.get_num_threads()} threads, PyTorch {torch.__version__}."]
-    for name in MODELS:
-        lines += ["", *table(name, arguments.calls)]
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text("\n".join([*lines, ""]))
-    print("\n".join(lines))
+def main(out: Path = Path("runs/operators"), calls: int = 30):
+    report = Report(out, "timm", calls=calls)
+    for name in ("DeiT-S", "DeiT-B"):
+        heads = (f"{name}, batch 1", "dense, ms", "shift, ms", "what is left")
+        report.table(heads, measure(name, calls))
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

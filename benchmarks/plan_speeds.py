@@ -4,12 +4,12 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 from matplotlib.figure import Figure
-from tqdm import tqdm
 
+from harness import in_turn
 from repshift import compress
 from repshift.evaluation.tasks.smaller_input import LABEL as SMALLER
 from repshift.files import replacing
-from repshift.measure.speed import interleave, speedup
+from repshift.measure.speed import speedup
 from repshift.runtime.attention import EagerAttention
 
 TIMED = 8  # images in a batch whose speed is measured
@@ -36,8 +36,7 @@ def speedups(bench, plans, rival, rounds):
         if rival is not None:
             ways[SMALLER], given = nullcontext, rival.given(images)
             runs[SMALLER] = lambda: rival.model(given)
-        with tqdm(total=rounds * len(ways), desc="speed, in turn", leave=False) as bar:
-            times = interleave(ways, runs, rounds=rounds, seconds=0.5, progress=bar.update)
+        times = in_turn(runs, contexts=ways, rounds=rounds, seconds=0.5)
         return {
             way: [speedup(times[w], times["dense"]) for w in (way, (way, "eager")) if w in times]
             for way in ways
@@ -58,10 +57,7 @@ def on_eager(bench, plan):
 
 def speed_cells(rates):
     """The cells of the speeds on fused attention and on eager."""
-    if rates is None:
-        return ""
-    fused, *eager = (f"{rate:.2f}x" for rate in rates)
-    return f" {fused} | {' '.join(eager)} |"
+    return [*(f"{rate:.2f}x" for rate in rates or ()), "", ""][:2]
 
 
 def draw(bench, tables, path):

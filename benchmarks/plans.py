@@ -11,12 +11,10 @@ budget in turn with the dense model and draws quality against speed. A stopped r
 was.
 """  # noqa: E501
 
-import argparse
 import json
 from pathlib import Path
 
-import torch
-
+from harness import Dtype, Report, command, table
 from plan_speeds import draw, speed_cells, speedups
 from repshift import (
     ClassAttention,
@@ -36,13 +34,11 @@ from repshift import (
 from repshift.evaluation.report.progress import search_bar
 from repshift.evaluation.tasks.smaller_input import LABEL as SMALLER
 from repshift.files import write_text
-from repshift.measure.environment import environment, in_words
 from repshift.search.candidates import Search, closed_forms
 from repshift.search.cost_model import FlopsCost
 from repshift.search.fidelity_meter import FidelityMeter
-from repshift.search.memo import Memo
 from rivals import rate, rival_at
-from subjects import SUBJECTS, add_arguments, open_subject
+from subjects import Given, Named, open_subject
 
 
 class Bench:
@@ -138,18 +134,23 @@ def rows_at(bench, budget, found, seeds, rounds, further):
 
 def budget_table(bench, budget, rows):
     timed = any(speed for *_, speed in rows)
-    quality, fidelity, loss = bench.names
-    lines = [
-        f"| at most {budget:g} of the FLOPs | plan | FLOPs | {quality} | {fidelity} | {loss} |"
-        + " vs fused | on eager attention |" * timed,
-        "|---|---|---:|---:|---:|---:|" + "---:|---:|" * timed,
-    ]
-    for label, schedule, (share, quality, fidelity, loss), speed in rows:
-        lines.append(
-            f"| {label} | {schedule} | {100 * share:.1f} % | {quality:.1f} | "
-            f"{100 * fidelity:.1f} % | {loss:z.4f} |" + speed_cells(speed)
-        )
-    return lines
+    heads = [f"at most {budget:g} of the FLOPs", "plan", "FLOPs", *bench.names]
+    heads += ["vs fused", "on eager attention"] * timed
+    return table(
+        heads,
+        (
+            (
+                label,
+                schedule,
+                f"{100 * share:.1f} %",
+                f"{quality:.1f}",
+                f"{100 * fidelity:.1f} %",
+                f"{loss:z.4f}",
+                *(speed_cells(speed) if timed else ()),
+            )
+            for label, schedule, (share, quality, fidelity, loss), speed in rows
+        ),
+    )
 
 
 def single_blocks(bench, batches):
@@ -170,18 +171,18 @@ def halves(bench, batches):
 
 
 def one_block_table(bench, batches, blocks, share, scores):
-    heads = " | ".join(f"block {block}" for block in blocks)
-    lines = [f"| score | {heads} |", "|---|" + "---:|" * len(blocks)]
-    for score in scores:
-        rows = [bench.rate(Plan({block: share}, score), batches) for block in blocks]
-        cells = " | ".join(f"{quality:.1f} ({loss:.3f})" for _, quality, _, loss in rows)
-        lines.append(f"| {score} | {cells} |")
-    return lines
+    def cells(score):
+        for block in blocks:
+            _, quality, _, loss = bench.rate(Plan({block: share}, score), batches)
+            yield f"{quality:.1f} ({loss:.3f})"
+
+    heads = ("score", *(f"block {block}" for block in blocks))
+    return table(heads, ((score, *cells(score)) for score in scores))
 
 
-def found_plan(subject, model, inputs, budget, out):
-    """The plan that the search finds at a budget, kept beside ``out``."""
-    path = out.parent / f"{out.name}-plan-{budget:g}.json"
+def found_plan(subject, model, inputs, budget, report):
+    """The plan that the search finds at a budget, kept beside the results."""
+    path = report.file(f"-plan-{budget:g}.json")
     state = path.with_suffix(".search.json")
     if not path.is_file():
         with search_bar() as progress:
@@ -200,60 +201,44 @@ def found_plan(subject, model, inputs, budget, out):
     return Plan.from_json(path.read_text(encoding="utf-8"))
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--subject", choices=SUBJECTS, default="timm")
-    add_arguments(parser)
-    parser.add_argument("--out", type=Path, default=Path("runs/plans"))
-    parser.add_argument("--budgets", nargs="*", type=float, default=[0.65, 0.5, 0.75])
-    parser.add_argument("--images", type=int, default=500, help="test inputs")
-    parser.add_argument("--samples", type=int, default=128, help="inputs to search on")
-    parser.add_argument(
-        "--plans", nargs="*", type=Path, default=[], help="further ones that repshift search found"
-    )
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=25)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
-    parser.add_argument("--ablations", type=int, default=0, metavar="BATCHES")
-    parser.add_argument("--speed", action="store_true")
-    parser.add_argument("--rounds", type=int, default=7)
-    arguments = parser.parse_args()
-    counts = arguments.samples, arguments.images
-    subject = open_subject(arguments.subject, parser, arguments, *counts)
-    device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
-    facts = {
-        "model": subject.name,
-        "test inputs": len(subject.test),
-        "batch": arguments.batch,
-        **environment(device, dtype, "timm"),
+def main(
+    subject: Named = "timm",
+    given: Given = Given(),  # noqa: B008  (frozen)
+    out: Path = Path("runs/plans"),
+    budgets: tuple[float, ...] = (0.65, 0.5, 0.75),
+    images: int = 500,
+    samples: int = 128,
+    plans: tuple[Path, ...] = (),
+    seeds: int = 3,
+    batch: int = 25,
+    device: str = "cpu",
+    dtype: Dtype = "float32",
+    ablations: int = 0,
+    speed: bool = False,
+    rounds: int = 7,
+):
+    """``images`` to test on, ``samples`` to search on; ``plans``: further ones that repshift search
+    found; ``ablations``: so many batches of them."""
+    opened = open_subject(subject, given, samples, images)
+    facts = {"model": opened.name, "test inputs": len(opened.test), "batch": batch}
+    report = Report(out, "timm", device=device, dtype=dtype, **facts)
+    bench = Bench(opened, batch, report.dtype, report.memo(), report.device)
+    found = {
+        budget: found_plan(opened, bench.model, bench.seen, budget, report) for budget in budgets
     }
-    memo = Memo(arguments.out.with_suffix(".json"), facts)
-    bench = Bench(subject, arguments.batch, dtype, memo, device)
-    plans = {
-        budget: found_plan(subject, bench.model, bench.seen, budget, arguments.out)
-        for budget in arguments.budgets
-    }
-    text = [in_words(facts)]
-
-    def add(title, lines):
-        text.extend(["", f"## {title}", "", *lines])
-        write_text(arguments.out.with_suffix(".md"), "\n".join([*text, ""]))
-        print("\n".join(lines), flush=True)
-
-    rounds, tables = arguments.speed and arguments.rounds, []
-    for budget, plan in plans.items():
-        tables.append(list(rows_at(bench, budget, plan, arguments.seeds, rounds, arguments.plans)))
-        add(f"{100 * budget:g} % of the FLOPs", budget_table(bench, budget, tables[-1]))
-    if arguments.speed:
-        draw(bench, tables, arguments.out.with_suffix(".png"))
-    if arguments.ablations:
-        on = f"({arguments.ablations * arguments.batch} images: {bench.names[0]}, {bench.names[2]})"
-        add(f"Table 8: half leave at one block {on}", halves(bench, arguments.ablations))
-        add(
-            f"Figure 5: a fifth leaves at one block {on}", single_blocks(bench, arguments.ablations)
-        )
+    tables = []
+    for budget, plan in found.items():
+        tables.append(list(rows_at(bench, budget, plan, seeds, speed and rounds, plans)))
+        lines = budget_table(bench, budget, tables[-1])
+        report.add(f"## {100 * budget:g} % of the FLOPs", lines)
+    if speed:
+        draw(bench, tables, report.file(".png"))
+    if ablations:
+        on = f"({ablations * batch} images: {bench.names[0]}, {bench.names[2]})"
+        table_8, figure_5 = halves(bench, ablations), single_blocks(bench, ablations)
+        report.add(f"## Table 8: half leave at one block {on}", table_8)
+        report.add(f"## Figure 5: a fifth leaves at one block {on}", figure_5)
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -14,7 +14,8 @@ import torch
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from repshift.measure.speed import interleave, speedup
+from harness import in_turn
+from repshift.measure.speed import speedup
 from repshift.runtime.attention import AttentionRecorder
 from repshift.sequence.segments import Segments
 
@@ -60,13 +61,8 @@ def measure(name, count, mean, spread, *, rounds, seconds, device, dtype):
     contexts = dict.fromkeys(batches, nullcontext)
     contexts["end to end"] = partial(AttentionRecorder, (), None, segments)
     contexts["padded, under a mask"] = partial(Masked, segments)
-    times = interleave(
-        contexts,
-        {way: partial(through, own) for way, own in batches.items()},
-        device=device,
-        rounds=rounds,
-        seconds=seconds,
-    )
+    runs = {way: partial(through, own) for way, own in batches.items()}
+    times = in_turn(runs, contexts=contexts, device=device, rounds=rounds, seconds=seconds)
     bound, *_ = times.values()
     return [
         {
@@ -79,19 +75,4 @@ def measure(name, count, mean, spread, *, rounds, seconds, device, dtype):
             "vs_bound": speedup(taken, bound),
         }
         for way, taken in times.items()
-    ]
-
-
-def table(name, count, mean, spread, rounds):
-    """On CPU, as lines of Markdown."""
-    rows = measure(
-        name, count, mean, spread, rounds=rounds, seconds=0.5, device=torch.device("cpu"),
-        dtype=torch.float32,
-    )  # fmt: skip
-    return [
-        f"{name}, {count} images of {mean} ± {spread} tokens",
-        "",
-        "| way | ms | of the bound's speed |",
-        "|---|---:|---:|",
-        *(f"| {row['method']} | {row['ms']:.0f} | {row['vs_bound']:.0%} |" for row in rows),
     ]

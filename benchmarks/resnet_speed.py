@@ -7,21 +7,18 @@ all figures (JSON):
     python benchmarks/resnet_speed.py --out docs/results/resnet-speed-cpu
 """
 
-import argparse
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torchvision
 
+from harness import COSTS, Report, command, costs
 from repshift import Border, PerRowAndColumn, Plan, Random, RowsAndColumns, Shift
 from repshift.adapters import describe
-from repshift.evaluation.tasks.costs import measure_costs
 from repshift.evaluation.tasks.smaller_input import smaller_images
 from repshift.evaluation.tasks.variants import DENSE, Variant
-from repshift.files import write_text
-from repshift.measure.environment import environment, in_words
 
 FORMATS = {"contiguous": torch.contiguous_format, "channels last": torch.channels_last}
 PAPER = Plan.paper("resnet")
@@ -32,7 +29,10 @@ PLANS = [
     Plan(PAPER.drop, Shift("branch", definition="update"), RowsAndColumns()),
     Plan(PAPER.drop, RowsAndColumns.default_score, PerRowAndColumn()),
 ]
-HEADS = "| model | memory format | batch | method | GFLOPs | peak MB | images/s | vs dense | of FLOPs' gain |"  # noqa: E501
+COLUMNS = {"model": COSTS["model"], "memory format": lambda row: row["layout"]} | {
+    head: COSTS[head]
+    for head in ("batch", "method", "GFLOPs", "peak MB", "images/s", "vs fused", "of FLOPs' gain")
+}
 
 
 def measure(name, layout, batch, size, rounds, seconds, device, dtype):
@@ -44,48 +44,27 @@ def measure(name, layout, batch, size, rounds, seconds, device, dtype):
     smaller, _ = smaller_images(model, describe(model), [PAPER], images)
     rows = [DENSE, *(replace(row, label=f"dense, {row.input}") for row in smaller)]
     rows += [Variant(plan.method, "resnet", (plan,)) for plan in PLANS]
-    costs = measure_costs(model, describe(model), rows, images, rounds=rounds, seconds=seconds)
-    return [
-        {"model": name, "layout": layout, "batch": batch, "method": row.label, **asdict(cost)}
-        for row, cost in costs.items()
-    ]
+    where = {"model": name, "layout": layout, "batch": batch}
+    return costs(model, rows, images, where, rounds=rounds, seconds=seconds)
 
 
-def line(row):
-    return (
-        f"| {row['model']} | {row['layout']} | {row['batch']} | {row['method']} | "
-        f"{row['gflops']:.2f} | {row['peak_mb']:.1f} | {row['images_per_s']:.3g} | "
-        f"{row['speedup_vs_fused']:.2f} | {100 * row['flop_share']:.0f} % |"
+def main(
+    out: Path = Path("runs/resnet-speed"),
+    models: tuple[str, ...] = ("resnet34", "resnet50"),
+    layouts: tuple[Literal[tuple(FORMATS)], ...] = tuple(FORMATS),
+    batch: int = 16,
+    size: int = 224,
+    rounds: int = 7,
+    device: str = "cpu",
+):
+    report = Report(out, "torchvision", device=device, rounds=rounds)
+    each = (
+        measure(name, layout, batch, size, rounds, 0.5, report.device, report.dtype)
+        for name in models
+        for layout in layouts
     )
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/resnet-speed"))
-    parser.add_argument("--models", nargs="+", default=["resnet34", "resnet50"])
-    parser.add_argument("--layouts", nargs="+", choices=FORMATS, default=list(FORMATS))
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--size", type=int, default=224, help="pixels of a side")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=0.5, help="of one measurement, at least")
-    parser.add_argument("--device", default="cpu")
-    arguments = parser.parse_args()
-    device = torch.device(arguments.device)
-    facts = {"rounds": arguments.rounds} | environment(device, torch.float32, "torchvision")
-    rows = []
-    for name in arguments.models:
-        for layout in arguments.layouts:
-            rows += measure(
-                name, layout, arguments.batch, arguments.size, arguments.rounds,
-                arguments.seconds, device, torch.float32,
-            )  # fmt: skip
-            rule = "|" + "---|" * (HEADS.count("|") - 1)
-            text = "\n".join([in_words(facts), "", HEADS, rule, *map(line, rows), ""])
-            write_text(arguments.out.with_suffix(".md"), text)
-            form = {"rows": rows, "environment": facts}
-            write_text(arguments.out.with_suffix(".json"), json.dumps(form, indent=1))
-    print(text)
+    report.rows(COLUMNS, (row for rows in each for row in rows))
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

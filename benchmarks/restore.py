@@ -2,21 +2,22 @@
 
 Compares, on saliency-vit-s14, the map drawn from restored tokens with the dense model's map:
 
-    python benchmarks/restore.py --images DIR --out docs/results/restore.md
+    python benchmarks/restore.py --images DIR --out docs/results/restore
 """
 
-import argparse
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from tqdm import tqdm
 
-from repshift import Plan, Random, Shift, compress
+from harness import Report, command
+from repshift import Plan, Random, Score, Shift, compress
 from repshift.evaluation.data.batches import FileSource
 from repshift.evaluation.data.images import find_images, sample_photographs
 from repshift.evaluation.zoo.load import load_model
 from repshift.evaluation.zoo.saliency_vit import GRID, load_saliency_vit
-from repshift.files import write_text
 
 PLANS = {
     "0:0.2,3:0.2,6:0.2": {0: 0.2, 3: 0.2, 6: 0.2},
@@ -29,9 +30,24 @@ def index(positions, width):
     return positions[..., None].expand(-1, -1, width)
 
 
-def restorations(model, compression, images):
+@dataclass(frozen=True)
+class Watched(Score):
+    """Another score, that remembers the streams from which tokens leave."""
+
+    name: ClassVar[str] = "watched"
+    inner: Score
+    streams: dict = field(default_factory=dict, compare=False)
+
+    def required(self):
+        return self.inner.required() | {"exit"}
+
+    def __call__(self, snapshot):
+        self.streams[snapshot.block] = snapshot.exit
+        return self.inner(snapshot)
+
+
+def restorations(model, compression, watched, images):
     """The tokens of the compressed encoder, put back in three ways."""
-    encoder, streams = model.encoder, {}
     tokens = model.encode(images)
     yield "most similar survivor", compression.restore(tokens)
 
@@ -41,59 +57,38 @@ def restorations(model, compression, images):
     patches = tokens.gather(1, index(nearest, tokens.shape[-1]))
     yield "nearest position", torch.cat((tokens[:, :1], patches), dim=1)
 
-    # Each token as it was when it left, through the last norm. Blocks hand on survivors alone, so
-    # the streams are taken by hooks that run before those of the plan.
-    def record(block):
-        return lambda module, args, output: streams.update({block: output})
-
-    handles = [
-        block.register_forward_hook(record(number), prepend=True)
-        for number, block in enumerate(encoder.blocks)
-    ]
-    model.encode(images)
-    for handle in handles:
-        handle.remove()
-    whole = streams[0].clone()
-    for block, stream in list(streams.items())[1:]:
+    # Each token as it was when it left, through the last norm.
+    first, *others = watched.streams.items()
+    whole = first[1].clone()
+    for block, stream in others:
         whole.scatter_(1, index(compression.kept_after(block - 1), whole.shape[-1]), stream)
-    yield "own last value", encoder.norm(whole)
+    whole = model.encoder.norm(whole)
+    yield "own last value", whole.scatter(1, index(compression.kept, whole.shape[-1]), tokens)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--images", type=Path, help="a directory; the sample photographs if left out"
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/restore.md"))
-    arguments = parser.parse_args()
-    paths = find_images(arguments.images) if arguments.images else sample_photographs()
+@torch.inference_mode()
+def main(images: Path | None = None, out: Path = Path("runs/restore")):
+    """``images``: a directory; the sample photographs if left out."""
+    paths = find_images(images) if images else sample_photographs()
     source = FileSource(paths, load_model("saliency-vit-s14").prepare)
-    model = load_saliency_vit()
-    found: dict[tuple[str, ...], list[torch.Tensor]] = {}
-    with torch.inference_mode():
-        for batch in tqdm(source.batches(8), total=-(-len(source) // 8)):
-            dense = model(batch.images).flatten(1)
-            for plan, drop in PLANS.items():
-                for score in (Shift(), Shift(definition="update"), Random()):
-                    with compress(model.encoder, Plan(drop, score=score)) as compression:
-                        for way, tokens in restorations(model, compression, batch.images):
-                            maps = model.decode(tokens).flatten(1)
-                            error = (maps - dense).abs().mean(1)
-                            found.setdefault((plan, str(score), way), []).append(error)
-    lines = [
-        f"saliency-vit-s14, {len(source) - len(source.skipped)} images: mean absolute difference "
-        "of the saliency map (0 to 1) to the dense model's.",
-        "",
-        "| plan | score | restored by | difference |",
-        "|---|---|---|---|",
-        *(
-            f"| {' | '.join(key)} | {torch.cat(errors).mean():.4f} |"
-            for key, errors in found.items()
-        ),
-    ]
-    write_text(arguments.out, "\n".join([*lines, ""]))
-    print("\n".join(lines))
+    model, found = load_saliency_vit(), {}
+    for batch in tqdm(source.batches(8), total=-(-len(source) // 8)):
+        dense = model(batch.images).flatten(1)
+        for plan, drop in PLANS.items():
+            for score in (Shift(), Shift(definition="update"), Random()):
+                watched = Watched(score)
+                with compress(model.encoder, Plan(drop, watched)) as compression:
+                    for way, tokens in restorations(model, compression, watched, batch.images):
+                        error = (model.decode(tokens).flatten(1) - dense).abs().mean(1)
+                        found.setdefault((plan, str(score), way), []).append(error)
+    report = Report(out, images=len(source) - len(source.skipped))
+    report.add(
+        "Mean absolute difference of the saliency map (0 to 1) of saliency-vit-s14 to the dense "
+        "model's."
+    )
+    rows = ((*key, f"{torch.cat(errors).mean():.4f}") for key, errors in found.items())
+    report.table(("plan", "score", "restored by", "difference"), rows)
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

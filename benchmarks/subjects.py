@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -196,6 +197,18 @@ def sentences(samples, count):
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Given:
+    """Where the subjects come from, as options of a benchmark."""
+
+    model: str = "timm:vit_small_patch14_dinov2"
+    checkpoint: Path | None = None
+    search: Path | None = None
+    """Images, without labels."""
+    test: Path | None = None
+    """Images, of timm with labels.csv."""
+
+
 # By name: what the command line says, inputs to search on and test inputs.
 SUBJECTS: dict[str, Callable] = {
     "timm": lambda given, *counts: labelled(
@@ -206,21 +219,11 @@ SUBJECTS: dict[str, Callable] = {
     "clips": lambda given, *counts: clips(*counts),
     "minilm": lambda given, *counts: sentences(*counts),
 }
+Named = Literal[tuple(SUBJECTS)]
 
 
-def add_arguments(parser):
-    """What the subjects take."""
-    parser.add_argument("--model", default="timm:vit_small_patch14_dinov2", help="of timm")
-    parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--search", type=Path, help="images, without labels")
-    parser.add_argument("--test", type=Path, help="images, of timm with labels.csv")
-
-
-def open_subject(name, parser, arguments, samples, count):
-    """A subject by name; what cannot be opened is an error of the command line."""
-    if name in ("timm", "saliency") and not (arguments.test and arguments.search):
-        parser.error(f"the subject {name} needs --search DIR and --test DIR")
-    try:
-        return SUBJECTS[name](arguments, samples, count)
-    except InputError as error:
-        parser.error(str(error))
+def open_subject(name, given, samples, count):
+    """A subject by name."""
+    if name in ("timm", "saliency") and not (given.test and given.search):
+        raise InputError(f"the subject {name} needs --search DIR and --test DIR")
+    return SUBJECTS[name](given, samples, count)

@@ -14,10 +14,10 @@ Reads what the commands below wrote and measures nothing itself:
     python benchmarks/tables.py --results docs/results --out docs/results/paper-tables.md
 """  # noqa: E501
 
-import argparse
 import json
 from pathlib import Path
 
+from harness import command, table
 from repshift import InputError, Plan
 from repshift.evaluation.tasks.published import of_method
 from repshift.evaluation.tasks.variants import DENSE_FUSED
@@ -31,13 +31,6 @@ SPEEDS = {
 }
 TABLE_6 = [("dense", "73.2 / 76.1"), ("line-wise", "72.8 / 76.4"), ("token-wise", "72.2 / 75.9")]
 TABLE_7 = [("dense", "76.1"), ("ToP-ViM", "75.1"), ("shift", "75.5")]
-
-
-def table(heads, lines):
-    rule = "|" + "|".join("---" for _ in heads) + "|"
-    return "\n".join(
-        ["| " + " | ".join(heads) + " |", rule, *(f"| {' | '.join(c)} |" for c in lines)]
-    )
 
 
 def read(folder, name):
@@ -106,9 +99,6 @@ def shares_table(folder):
 
 
 def grid_table(folder):
-    rows = [
-        row for row in read(folder, "cifar")["rows"] if row["rows and columns"] in ("", "4 + 2")
-    ]
     heads = ["model", "method", "reduction", "MFLOPs", "accuracy"]
     cells = [
         [
@@ -118,7 +108,8 @@ def grid_table(folder):
             f"{row['MFLOPs']:.1f}",
             accuracy(row),
         ]
-        for row in rows
+        for row in read(folder, "cifar")["rows"]
+        if row["rows and columns"] in ("", "4 + 2")
     ]
     return table(heads, cells)
 
@@ -132,12 +123,7 @@ def bench_table(folder, name):
     return table(heads, cells)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, default=Path("docs/results"))
-    parser.add_argument("--out", type=Path, default=Path("runs/paper-tables.md"))
-    arguments = parser.parse_args()
-    folder = arguments.results
+def main(results: Path = Path("docs/results"), out: Path = Path("runs/paper-tables.md")):
     commands = __doc__.split("itself:\n\n")[1].rstrip()
     parts = [
         "# The paper's tables, rebuilt on what runs here",
@@ -148,29 +134,29 @@ def main():
         "directions; speeds are of the vision encoder, those of UMT with random weights on 12 "
         "frames at batch 1 on two CPU cores; the paper's on one A6000 at batch 20. "
         + FREE.format("it is"),
-        video(folder, "clips-retrieval", "retrieval", "msrvtt", recalls),
+        video(results, "clips-retrieval", "retrieval", "msrvtt", recalls),
         "Other shares of the tokens, in each of the same three blocks:",
-        shares_table(folder),
+        shares_table(results),
         "## Table 4: video question answering",
         FREE.format("it is"),
-        video(folder, "clips-answers", "answering", "msrvtt-qa", accuracy),
+        video(results, "clips-answers", "answering", "msrvtt-qa", accuracy),
         "## Table 6: CNNs",
         "CIFAR-10 (2,000 test images that had been through JPEG) instead of ImageNet, the paper's "
         "shares. **Here nothing is trained; the paper fine-tunes for 100 epochs.**",
-        grid_table(folder),
+        grid_table(results),
         "`digits-resnet`, where random rows and columns are best:",
-        bench_table(folder, "digits-resnet"),
+        bench_table(results, "digits-resnet"),
         "Published (ResNet-34 / 50, ImageNet, fine-tuned): "
         + "; ".join(f"{name} {value} %" for name, value in TABLE_6) + ".",
         "## Table 7: Vision Mamba",
         "`digits-vim`, 8 blocks. **Here nothing is trained; the paper's figures are most likely "
         "fine-tuned, as ToP-ViM's are (30 epochs).**",
-        bench_table(folder, "digits-vim"),
+        bench_table(results, "digits-vim"),
         "Published (ViM-T, ImageNet): " + "; ".join(f"{n} {v} %" for n, v in TABLE_7) + ".",
     ]  # fmt: skip
-    write_text(arguments.out, "\n\n".join(parts) + "\n")
-    print(arguments.out)
+    write_text(out, "\n\n".join(parts) + "\n")
+    print(out)
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

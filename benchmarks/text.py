@@ -7,17 +7,16 @@ questions do not. Writes tables (Markdown) and all figures (JSON):
     python benchmarks/text.py --out docs/results/text
 """
 
-import argparse
 import ast
 import json
 import re
 import sysconfig
-import time
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from harness import Report, command, table
 from repshift import (
     ClassAttention,
     ColumnAttention,
@@ -32,7 +31,6 @@ from repshift import (
 )
 from repshift.evaluation.zoo.minilm import load_minilm
 from repshift.files import write_text
-from repshift.measure.environment import environment, in_words
 
 SEEDS = range(3)
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
@@ -50,7 +48,15 @@ METHODS = {
     "shift(mlp, l2) + merge": [(Shift(), Merge())],
     "random + merge": [(Random(seed), Merge()) for seed in SEEDS],
 }
-HEADS = ["method", "cosine", "lowest", "same neighbour", "right document"]
+COLUMNS = {
+    "share": lambda row: row["share"],
+    "tokens left": lambda row: f"{(1 - row['share']) ** len(BLOCKS):.0%}",
+    "method": lambda row: row["method"],
+    "cosine": lambda row: f"{row['cosine']:.4f}",
+    "lowest": lambda row: f"{row['lowest']:.3f}",
+    "same neighbour": lambda row: f"{100 * row['same neighbour']:.1f} %",
+    "right document": lambda row: f"{100 * row['right document']:.1f} %",
+}
 
 
 def docstrings():
@@ -140,67 +146,44 @@ def verdict(rows, method, control):
     return f"- {method} {' and '.join(parts)}: {control} (mean of {len(SEEDS)} seeds)."
 
 
-def table(rows):
-    lines = [f"| share | tokens left | {' | '.join(HEADS)} |", "|" + "---|" * (len(HEADS) + 2)]
-    for row in rows:
-        left = (1 - row["share"]) ** len(BLOCKS)
-        cells = [f"{row['cosine']:.4f}", f"{row['lowest']:.3f}"]
-        cells += [f"{100 * row[name]:.1f} %" for name in HEADS[3:]]
-        lines.append(f"| {row['share']} | {left:.0%} | {row['method']} | {' | '.join(cells)} |")
-    return lines
+def cells(rows):
+    return ([cell(row) for cell in COLUMNS.values()] for row in rows)
 
 
-def report(facts, equal, padded):
-    blocks = " and ".join(map(str, BLOCKS))
-    pruning = [label for label in METHODS if label.endswith("prune") and "random" not in label]
-    return "\n".join(
-        [
-            in_words(facts),
-            "",
-            f"MiniLM-L6, {equal['texts']} docstrings of {EQUAL.start} to {EQUAL.stop - 1} tokens, "
-            "in batches of one length. The share leaves after each of blocks "
-            f"{blocks} (the special tokens are not counted). Cosine: to the dense embedding, mean "
-            "and lowest. Same neighbour: the question finds the document that it finds with dense "
-            "embeddings. Right document: it finds its own.",
-            "",
-            *table(equal["rows"]),
-            "",
-            "Against random, by the mean cosine:",
-            "",
-            *(verdict(equal["rows"], label, "random + prune") for label in pruning),
-            verdict(equal["rows"], "shift(mlp, l2) + merge", "random + merge"),
-            "",
-            f"{padded['texts']} docstrings of {MIXED.start} to {MIXED.stop - 1} tokens, in padded "
-            "batches of 16. The share counts the padding, which leaves first, so that short texts "
-            "lose little:",
-            "",
-            *table(padded["rows"]),
-            "",
-        ]
-    )
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/text"))
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    model, pairs, started = load_minilm(), docstrings(), time.perf_counter()
+def main(
+    out: Path = Path("runs/text"), threads: int = torch.get_num_threads(), count: int | None = None
+):
+    """``count``: of the docstrings; all if left out."""
+    torch.set_num_threads(threads)
+    report = Report(out, "transformers")
+    model, pairs = load_minilm(), docstrings()
     if len(pairs) < 100:
         raise InputError("the sources of the standard library are not installed")
+    pairs = pairs[:count]
     runs = sum(map(len, METHODS.values())) * (len(SHARES) + 1)
     with torch.inference_mode(), tqdm(total=runs) as progress:
         equal = measure(model, batches_of(model, pairs, EQUAL, 0), SHARES, METHODS, progress)
         padded = measure(model, batches_of(model, pairs, MIXED, 16), (0.3,), METHODS, progress)
-    facts = environment(torch.device("cpu"), torch.float32, "transformers")
-    facts["seconds"] = round(time.perf_counter() - started)
-    text = report(facts, equal, padded)
-    write_text(arguments.out.with_suffix(".md"), text)
-    form = {"environment": facts, "equal": equal, "padded": padded}
-    write_text(arguments.out.with_suffix(".json"), json.dumps(form, indent=1))
-    print(text)
+    pruning = [label for label in METHODS if label.endswith("prune") and "random" not in label]
+    verdicts = [verdict(equal["rows"], label, "random + prune") for label in pruning]
+    verdicts.append(verdict(equal["rows"], "shift(mlp, l2) + merge", "random + merge"))
+    report.add(
+        f"MiniLM-L6, {equal['texts']} docstrings of {EQUAL.start} to {EQUAL.stop - 1} tokens, in "
+        f"batches of one length. The share leaves after each of blocks {BLOCKS[0]} and {BLOCKS[1]} "
+        "(the special tokens are not counted). Cosine: to the dense embedding, mean and lowest. "
+        "Same neighbour: the question finds the document that it finds with dense embeddings. "
+        "Right document: it finds its own.",
+        table(COLUMNS, cells(equal["rows"])),
+        "Against random, by the mean cosine:",
+        "\n".join(verdicts),
+        f"{padded['texts']} docstrings of {MIXED.start} to {MIXED.stop - 1} tokens, in padded "
+        "batches of 16. The share counts the padding, which leaves first, so that short texts "
+        "lose little:",
+        table(COLUMNS, cells(padded["rows"])),
+    )
+    form = {"environment": report.facts, "equal": equal, "padded": padded}
+    write_text(report.file(".json"), json.dumps(form, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -7,21 +7,19 @@ the same machine, and with the dense model on fewer frames at the same FLOPs. Wr
     python benchmarks/video.py --out docs/results/video-cpu
 """
 
-import argparse
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 
+from harness import COSTS, Report, command, costs
 from repshift import Plan
 from repshift.adapters import describe
 from repshift.evaluation.models.umt.config import CONFIGS
 from repshift.evaluation.models.umt.vision import VisionEncoder
-from repshift.evaluation.tasks.costs import measure_costs
 from repshift.evaluation.tasks.smaller_input import fewer_frames
 from repshift.evaluation.tasks.variants import paper_variants, with_rival
-from repshift.measure.environment import environment
-from speed import write_results
 
 FRAMES, SIDE = 12, 224
 # Table 2 and 3 with MSRVTT's schedule of vid-TLDR, table 4 with MSRVTT-QA's.
@@ -34,7 +32,7 @@ def plans(name, task):
     return plan, f"vid-tldr/{data}-{name.removeprefix('umt-')}"
 
 
-def measure(size, video, plan, tldr, *, rounds, seconds=0.2, methods=()):
+def measure(where, size, video, plan, tldr, *, rounds, seconds=0.2, methods=()):
     """Costs of all rows; ``plan`` and ``tldr`` are a name and a plan each."""
     torch.manual_seed(0)
     with video.device:
@@ -46,36 +44,33 @@ def measure(size, video, plan, tldr, *, rounds, seconds=0.2, methods=()):
         rows = [row for row in rows if not row.plans or row.label in methods]
     fewer = fewer_frames(model, spec, [plan[1]], video)
     rows = with_rival(rows, [replace(row, label=f"dense, {row.input}") for row in fewer])
-    return measure_costs(model, spec, rows, video, rounds=rounds, seconds=seconds)
+    return costs(model, rows, video, where, rounds=rounds, seconds=seconds)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/video"))
-    parser.add_argument("--models", nargs="+", choices=CONFIGS, default=list(CONFIGS))
-    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 4])
-    parser.add_argument("--methods", nargs="+", default=(), help="only these beside the dense ones")
-    parser.add_argument("--rounds", type=int, default=3)
-    arguments = parser.parse_args()
-    facts = environment(torch.device("cpu"), torch.float32) | {"rounds": arguments.rounds}
-    rows = []
-    for name in arguments.models:
-        for task in arguments.tasks:
-            for batch in arguments.batches:
-                video = torch.randn(batch, FRAMES, 3, SIDE, SIDE)
-                chosen = [(plan, Plan.paper(plan)) for plan in plans(name, task)]
-                costs = measure(
-                    CONFIGS[name], video, *chosen, rounds=arguments.rounds,
-                    methods=arguments.methods,
-                )  # fmt: skip
-                rows += [
-                    {"model": f"{name}, {task}", "batch": batch, "method": row.label} | asdict(cost)
-                    for row, cost in costs.items()
-                ]
-                text = write_results(arguments.out, facts, rows)
-    print(text)
+def main(
+    out: Path = Path("runs/video"),
+    models: tuple[Literal[tuple(CONFIGS)], ...] = tuple(CONFIGS),
+    tasks: tuple[Literal[tuple(TASKS)], ...] = tuple(TASKS),
+    batches: tuple[int, ...] = (1, 4),
+    methods: tuple[str, ...] = (),
+    rounds: int = 3,
+):
+    """``methods``: only these beside the dense ones."""
+    report = Report(out, rounds=rounds)
+
+    def rows():
+        for name in models:
+            for task in tasks:
+                for batch in batches:
+                    video = torch.randn(batch, FRAMES, 3, SIDE, SIDE)
+                    chosen = [(plan, Plan.paper(plan)) for plan in plans(name, task)]
+                    where = {"model": f"{name}, {task}", "batch": batch}
+                    yield from measure(
+                        where, CONFIGS[name], video, *chosen, rounds=rounds, methods=methods
+                    )
+
+    report.rows(COSTS, rows())
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -10,7 +10,6 @@ pruning by the last query's attention map, which only eager attention gives (as 
 arXiv 2403.06764). The decision is all that is done for it inside the prefill, as a share of that.
 """
 
-import argparse
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,19 +22,30 @@ from unittest.mock import patch
 import torch
 import transformers
 
+from harness import Dtype, Report, command, in_turn
 from repshift import Grid, Keep, Plan, Random, Score, Shift, VisionLanguagePlan, compress
-from repshift.measure.environment import environment
 from repshift.measure.flops import count_flops
-from repshift.measure.speed import interleave, speedup
+from repshift.measure.speed import speedup
 from repshift.vision_language import decoder
 from repshift.vision_language.prompt import PromptSite
-from speed import write_results
 
-HEADS = "| images | method | visual tokens | prefill GFLOPs | tower ms | prefill ms | word ms | first word ms | key-value MB | tower | prefill | word | first word | of FLOPs' gain | decision |"  # noqa: E501
 IMAGE = 5  # the id of a placeholder; words have the ids behind it
 WORDS = 4  # written behind the prompt
-PHASES = ("tower", "prefill", "word", "first")
+PHASES = {"tower": "tower", "prefill": "prefill", "word": "word", "first": "first word"}
 LAYER = 2  # of the decoder: tokens are dropped after it
+COLUMNS = {
+    "images": lambda row: row["images"],
+    "method": lambda row: row["method"],
+    "visual tokens": lambda row: row["tokens"],
+    "prefill GFLOPs": lambda row: f"{row['gflops']:.3g}",
+    **{
+        f"{name} ms": lambda row, key=f"{key}_ms": f"{row[key]:.3g}" for key, name in PHASES.items()
+    },
+    "key-value MB": lambda row: f"{row['cache_mb']:.3g}",
+    **{name: lambda row, key=f"{key}_speedup": f"{row[key]:.2f}x" for key, name in PHASES.items()},
+    "of FLOPs' gain": lambda row: f"{row['flop_share']:.0%}",
+    "decision": lambda row: "" if row["decision"] is None else f"{row['decision']:.1%}",
+}
 
 
 @dataclass(frozen=True)
@@ -276,9 +286,9 @@ def measure(shape, images, *, device, dtype, rounds, seconds):
             yield
 
     def timed(rows, context, run):
-        return interleave(
-            {row.label: partial(context, row) for row in rows},
+        return in_turn(
             {row.label: partial(run, row) for row in rows},
+            contexts={row.label: partial(context, row) for row in rows},
             device=device, rounds=rounds, seconds=seconds,
         )  # fmt: skip
 
@@ -308,37 +318,26 @@ def measure(shape, images, *, device, dtype, rounds, seconds):
     return found
 
 
-def line(row):
-    milliseconds = " | ".join(f"{row[f'{phase}_ms']:.3g}" for phase in PHASES)
-    gains = " | ".join(f"{row[f'{phase}_speedup']:.2f}x" for phase in PHASES)
-    decision = "" if row["decision"] is None else f"{row['decision']:.1%}"
-    return (
-        f"| {row['images']} | {row['method']} | {row['tokens']} | {row['gflops']:.3g} | "
-        f"{milliseconds} | {row['cache_mb']:.3g} | {gains} | {row['flop_share']:.0%} | "
-        f"{decision} |"
-    )
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("runs/vision-language"))
-    parser.add_argument("--images", nargs="+", type=int, default=[1, 4], help="in a prompt")
-    parser.add_argument("--rounds", type=int, default=5, help="with several images half of them")
-    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--tiny", action="store_true", help="a small model: does all run?")
-    arguments = parser.parse_args()
-    device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
-    shape = "tiny" if arguments.tiny else "0.2B"
-    facts = {"shape": shape, "rounds": arguments.rounds}
-    facts |= environment(device, dtype, "transformers")
-    rows = []
-    for images in arguments.images:
-        rounds = arguments.rounds if images == 1 else max(2, arguments.rounds // 2)
-        rows += measure(shape, images, device=device, dtype=dtype, rounds=rounds, seconds=0.1)
-        text = write_results(arguments.out, facts, rows, HEADS, line)
-    print(text)
+def main(
+    out: Path = Path("runs/vision-language"),
+    images: tuple[int, ...] = (1, 4),
+    rounds: int = 5,
+    dtype: Dtype = "bfloat16",
+    device: str = "cpu",
+    tiny: bool = False,
+):
+    """``images`` in a prompt; with several half of the rounds; ``tiny``: does all run?"""
+    shape = "tiny" if tiny else "0.2B"
+    report = Report(out, "transformers", device=device, dtype=dtype, shape=shape, rounds=rounds)
+    each = (
+        measure(
+            shape, count, device=report.device, dtype=report.dtype, seconds=0.1,
+            rounds=rounds if count == 1 else max(2, rounds // 2),
+        )
+        for count in images
+    )  # fmt: skip
+    report.rows(COLUMNS, (row for rows in each for row in rows))
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

@@ -10,6 +10,7 @@ import os
 import pkgutil
 import signal
 import sys
+import types
 import typing
 
 import jaxtyping
@@ -17,6 +18,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+
+def _ours() -> list[str]:
+    return [name for name in sys.modules if name.partition(".")[0] == "repshift"]
 
 
 def _import_package() -> None:
@@ -30,7 +35,7 @@ def _check_shapes() -> None:
     # Once plainly, so that no other library is imported while TYPE_CHECKING is changed.
     _import_package()
     importlib.import_module("beartype.door")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "repshift"]:
+    for name in _ours():
         del sys.modules[name]
     typing.TYPE_CHECKING = True
     with jaxtyping.install_import_hook("repshift", "beartype.beartype"):
@@ -38,8 +43,16 @@ def _check_shapes() -> None:
     typing.TYPE_CHECKING = False
 
 
-if "REPSHIFT_TEST_DEVICE" not in os.environ:
-    _check_shapes()
+def pytest_configure(config):
+    # Compiled once, for the processes that tests start too.
+    sys.dont_write_bytecode = False
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    hands_out = getattr(config.option, "numprocesses", None)  # pytest-xdist's, which runs no test
+    if "REPSHIFT_TEST_DEVICE" not in os.environ and not hands_out:
+        _check_shapes()
+        hypothesis = importlib.import_module("hypothesis")
+        hypothesis.settings.register_profile("repshift", max_examples=40, deadline=None)
+        hypothesis.settings.load_profile("repshift")
 
 
 # These models are so small that a second thread costs more than it does.
@@ -81,14 +94,19 @@ def unchecked():
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+_PLAIN: dict[str, types.ModuleType] = {}
+
+
 @pytest.fixture
 def plain(monkeypatch):
     """The package without its type checks, which a compiler cannot trace."""
-    if "REPSHIFT_TEST_DEVICE" in os.environ:
-        return importlib.import_module("repshift")
-    for name in [name for name in sys.modules if name.partition(".")[0] == "repshift"]:
-        monkeypatch.delitem(sys.modules, name)
-    return importlib.import_module("repshift")
+    if "REPSHIFT_TEST_DEVICE" not in os.environ:
+        for name in _ours():
+            monkeypatch.delitem(sys.modules, name)
+        for name, module in _PLAIN.items():
+            monkeypatch.setitem(sys.modules, name, module)
+    yield importlib.import_module("repshift")
+    _PLAIN.update({name: sys.modules[name] for name in _ours()})
 
 
 @pytest.fixture
@@ -102,11 +120,38 @@ def photos(tmp_path):
     return folder
 
 
+OWN = """
+import timm
+
+def make():
+    size = {"img_size": 32, "patch_size": 8, "depth": 3, "num_classes": 5}
+    return timm.create_model("vit_tiny_patch16_224", **size).eval()
+"""
+
+
 @pytest.fixture
-def run(monkeypatch, capsys, tmp_path):
+def own(tmp_path):
+    """The name of a model of one's own, on which a search takes a moment."""
+    (tmp_path / "small_model.py").write_text(OWN)
+    yield "small_model.py:make"
+    sys.modules.pop("small_model", None)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Costs are measured in next to no time: how fast a row is, no test of a bench asks."""
+    measured = importlib.import_module("repshift.measure.speed")._cpu_seconds
+    monkeypatch.setattr(
+        "repshift.measure.speed._cpu_seconds", lambda run, seconds: measured(run, seconds / 100)
+    )
+    for task in ("bench", "video_bench"):
+        monkeypatch.setattr(f"repshift.evaluation.tasks.{task}.ROUNDS", 2)
+
+
+@pytest.fixture
+def run(quick, monkeypatch, capsys, tmp_path):
     """Run the command in an empty directory; gives exit status, standard output and error."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("repshift.evaluation.tasks.bench.ROUNDS", 2)
 
     def command(*arguments):
         from repshift.cli import main

@@ -14,10 +14,7 @@ from repshift import EncoderSpec, InputError, Plan, compress
 from repshift.evaluation import bench
 from repshift.evaluation.tasks.any_model import _grid
 
-
-@pytest.fixture(autouse=True)
-def _short(monkeypatch):
-    monkeypatch.setattr("repshift.evaluation.tasks.bench.ROUNDS", 2)
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def vit():

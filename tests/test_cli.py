@@ -24,7 +24,9 @@ KEYS = {
 
 
 def test_bench_writes_table_json_csv_plot_and_report(run, tmp_path):
-    status, out, err = run("bench", "--model", "digits-vit", "--batch-size", 90, "--json", "b.json")
+    status, out, err = run(
+        "bench", "--model", "digits-vit", "--samples", 90, "--batch-size", 30, "--json", "b.json"
+    )
     assert status == 0, err
     written = json.loads((tmp_path / "b.json").read_text())
     rows = {row["method"]: row for row in written["rows"]}
@@ -73,7 +75,7 @@ def test_bench_writes_table_json_csv_plot_and_report(run, tmp_path):
 
 def test_bench_of_a_resnet_compares_lines(run, tmp_path):
     status, out, err = run(
-        "bench", "--model", "digits-resnet", "--batch-size", 90,
+        "bench", "--model", "digits-resnet", "--samples", 90, "--batch-size", 30,
         "--plan", "resnet", "0:2", "--methods", "random", "per-row-and-column",
     )  # fmt: skip
     assert status == 0, err
@@ -149,9 +151,10 @@ def test_show_draws_one_image(run, photos):
         assert picture.width > 3 * picture.height
 
 
-def test_search_writes_a_plan_that_every_command_takes(run, photos, tmp_path):
+def test_search_writes_a_plan_that_every_command_takes(run, own, photos, tmp_path):
+    model = ["--model", own]
     status, out, err = run(
-        "search", "--model", "digits-vit", "--flops", 0.8, "--samples", 8, "--batch-size", 4,
+        "search", *model, "--images", photos, "--flops", 0.8, "--batch-size", 2,
         "--methods", "redundancy(mlp) + merge", "--out", "p/plan.json",
     )  # fmt: skip
     assert status == 0, err
@@ -159,22 +162,21 @@ def test_search_writes_a_plan_that_every_command_takes(run, photos, tmp_path):
     plan = as_plan("p/plan.json")
     assert plan.method == "redundancy(mlp) + merge"
     assert plan.schedule in out
-    assert json.loads((tmp_path / "p/plan.json").read_text())["provenance"]["model"] == "digits-vit"
-    status, _, err = run("show", photos / "0.png", "--model", "digits-vit", "--plan", "p/plan.json")
+    assert json.loads((tmp_path / "p/plan.json").read_text())["provenance"]["model"] == own
+    status, _, err = run("show", photos / "0.png", *model, "--plan", "p/plan.json")
     assert status == 0, err
 
 
-def test_an_adaptive_plan_goes_through_bench_and_show(run, photos, tmp_path):
+def test_an_adaptive_plan_goes_through_bench_and_show(run, own, photos, tmp_path):
+    model = ["--model", own]
     status, out, err = run(
-        "search", "--model", "digits-vit", "--flops", 0.8, "--samples", 8, "--batch-size", 4,
+        "search", *model, "--images", photos, "--flops", 0.9, "--batch-size", 2,
         "--budget", "adaptive", "--methods", "redundancy(mlp)", "--out", "plan.json",
     )  # fmt: skip
     assert status == 0, err
     assert "with the same number of tokens in every image" in out
     assert as_plan("plan.json").adaptive
-    status, out, err = run(
-        "bench", "--model", "digits-vit", "--images", photos, "--plan", "plan.json", "--out", "b"
-    )
+    status, out, err = run("bench", *model, "--images", photos, "--plan", "plan.json", "--out", "b")
     assert status == 0, err
     rows = json.loads((tmp_path / "b/bench.json").read_text())["rows"]
     assert [row["method"] for row in rows][2:] == [
@@ -182,7 +184,7 @@ def test_an_adaptive_plan_goes_through_bench_and_show(run, photos, tmp_path):
         "redundancy(mlp), adaptive",
     ]
     assert rows[3]["gflops"] < rows[1]["gflops"]
-    show = ["show", photos / "0.png", "--model", "digits-vit", "--plan", "plan.json"]
+    show = ["show", photos / "0.png", *model, "--plan", "plan.json"]
     assert run(*show)[0] == 0
     status, _, err = run(*show, "--method", "tome")
     assert (status, "levels of an adaptive plan are those of its own score" in err) == (2, True)
@@ -318,26 +320,24 @@ def test_python_m_repshift_is_the_same_command():
     assert ran.stderr.splitlines()[-1].startswith("repshift: block 0 drops a share of 2.0")
 
 
-def alone(tmp_path, *arguments):
-    """The command in a process of its own: without the type checks and imports of the tests."""
-    command = [sys.executable, "-m", "repshift", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
 def test_bench_needs_nothing_that_only_the_tests_import(tmp_path, photos):
     images = "--images", str(photos), "--batch-size", "3", "--samples", "2"
-    done = alone(tmp_path, "bench", "--model", "digits-vit", "--methods", "tome", *images)
+    command = [sys.executable, "-m", "repshift", "bench", "--model", "digits-vit", *images]
+    done = subprocess.run(
+        [*command, "--methods", "tome"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
     assert "Best at each speed-up" in done.stdout
     assert "digits-vit, 2 images; " in done.stdout
     assert (tmp_path / "runs" / "digits-vit" / "report.html").exists()
 
 
-def test_export_writes_one_checked_file(tmp_path):
-    done = alone(tmp_path, "export", "digits-vit", "--plan", "0:0.3", "--method", "tome")
+@pytest.mark.usefixtures("plain")
+def test_export_writes_one_checked_file(run, tmp_path):
+    status, out, err = run("export", "digits-vit", "--plan", "0:0.3", "--method", "tome")
+    assert status == 0, err
     assert [path.name for path in tmp_path.iterdir()] == ["digits-vit.onnx"]
-    assert "46 tokens kept" in done.stdout
+    assert "46 tokens kept" in out
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,6 @@ RECALLS = {"t2v_r1", "t2v_r5", "t2v_r10", "v2t_r1", "v2t_r5", "v2t_r10", "mean_r
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setattr("repshift.evaluation.zoo.clips.files.CLIPS", 6)
-    monkeypatch.setattr("repshift.evaluation.tasks.video_bench.ROUNDS", 2)
 
 
 @pytest.fixture

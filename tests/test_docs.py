@@ -22,9 +22,9 @@ COMMANDS = sorted(
 )
 
 
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("page", PAGES)
 def test_the_snippets_of_a_page_run_one_after_the_other(page, monkeypatch):
-    monkeypatch.setattr("repshift.evaluation.tasks.bench.ROUNDS", 2)
     monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
     monkeypatch.setattr(adapters, "_REGISTERED", dict(adapters._REGISTERED))
     snippets = re.findall(r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL)

@@ -88,9 +88,23 @@ def open_clip_vit():
     return model, lambda batch: {"x": torch.randn(batch, 3, 40, 40)}
 
 
-@pytest.mark.parametrize("method", ["shift(block, l2)", "shift(block, l2) + merge", "tome"])
+# Every library and every method once; all pairs take minutes.
+PAIRS = {
+    timm_vit: "shift(block, l2)",
+    transformers_vit: "shift(block, l2) + merge",
+    transformers_text: "tome",
+    torchvision_vit: "tome",
+    open_clip_vit: "shift(block, l2) + merge",
+}
+
+
 @pytest.mark.parametrize(
-    "library", [timm_vit, transformers_vit, transformers_text, torchvision_vit, open_clip_vit]
+    ("library", "method"),
+    [
+        pytest.param(library, method, marks=[] if PAIRS[library] == method else pytest.mark.slow)
+        for library in PAIRS
+        for method in ("shift(block, l2)", "shift(block, l2) + merge", "tome")
+    ],
 )
 def test_every_library_by_the_exporter_of_pytorch(library, method, plain, tmp_path):
     model, make = library()

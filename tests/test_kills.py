@@ -25,7 +25,7 @@ import repshift.evaluation.tasks.bench as bench
 import repshift.evaluation.tasks.video_bench as video_bench
 import repshift.evaluation.zoo.clips.files as files
 bench.ROUNDS = video_bench.ROUNDS = 2
-files.CLIPS = 8
+files.CLIPS = 4
 """
 DIGITS = ["--model", "digits-vit"]
 VIDEOS = ["--plan", "0:0.3", "--batch-size", "2", "--workers", "2", "--out", "o"]
@@ -195,8 +195,7 @@ def test_ended_at_random_moments_and_run_again(tmp_path, name):
     assert outcome(tmp_path / "disturbed" / "o", results) == expected
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("after", [0, 0.7])
+@pytest.mark.parametrize(("number", "after"), [(signal.SIGINT, 0.7), (signal.SIGTERM, 0)])
 def test_a_signal_during_the_imports_of_a_command_is_one_line(tmp_path, number, after):
     fill(tmp_path)
     command = Command(tmp_path, COMMANDS["show"][0])

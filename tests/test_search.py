@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -365,7 +363,7 @@ def test_one_image_or_block_is_too_few(small):
         search_plan(build("deit", depth=1), images(), flops=0.7)
 
 
-# What it tells, and what it needs.
+# What it tells.
 
 
 def test_progress_is_told_of_every_plan_that_was_tried(small):
@@ -380,52 +378,6 @@ def test_progress_is_told_of_every_plan_that_was_tried(small):
     )
     assert len(told) >= len(found.tried)
     assert all("random" in text and "loss" in text for text in told)
-
-
-CORE_ALONE = """
-import sys
-
-# The libraries of the extras cannot be imported.
-for name in ("tqdm", "numpy", "PIL", "matplotlib", "rich", "tyro", "safetensors", "timm"):
-    sys.modules[name] = None
-
-import torch
-from torch import nn
-from repshift import EncoderSpec, search_plan
-
-
-class Layer(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(16, 16)
-
-    def forward(self, tokens):
-        return tokens + self.linear(tokens)
-
-
-class Model(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layers, self.head = nn.Sequential(Layer(), Layer(), Layer()), nn.Linear(16, 4)
-
-    def forward(self, tokens):
-        return self.head(self.layers(tokens)[:, 0])
-
-
-model = Model().eval()
-spec = EncoderSpec(list(model.layers), [None] * 3, prefix_tokens=1, class_token=True)
-images = torch.randn(4, 17, 16)
-print(search_plan(model, images, flops=0.8, methods=["random"], spec=spec).summary())
-"""
-
-
-def test_the_search_needs_torch_alone():
-    ran = subprocess.run(
-        [sys.executable, "-c", CORE_ALONE],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    assert "% of the dense FLOPs" in ran.stdout
 
 
 # The state of a search.

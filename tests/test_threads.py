@@ -10,7 +10,7 @@ import resnet_models
 import transformers_models
 from models import build, images
 
-THREADS, CALLS = 4, 100
+THREADS, CALLS = 4, 40
 DROP = {0: 0.3, 2: 4}
 
 

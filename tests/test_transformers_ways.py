@@ -1,8 +1,6 @@
 """A compressed model of transformers is still one: attention, outputs, compilers, pipelines."""
 
 import copy
-import importlib
-import sys
 
 import pytest
 import torch
@@ -13,14 +11,6 @@ from transformers_models import AVERAGES, FAMILIES, HEADS, REFUSED, build, first
 
 PLAN = Plan({0: 0.3, 1: 3})
 MERGES = [Plan({1: 3}, reduction=ToMe()), Plan({1: 3}, reduction=Merge())]
-
-
-@pytest.fixture
-def plain(monkeypatch):
-    """The package without its type checks, which a compiler cannot trace."""
-    for name in [name for name in sys.modules if name.partition(".")[0] == "repshift"]:
-        monkeypatch.delitem(sys.modules, name)
-    return importlib.import_module("repshift")
 
 
 @pytest.mark.parametrize("family", FAMILIES)

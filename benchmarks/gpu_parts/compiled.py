@@ -1,6 +1,5 @@
 """Image classifiers under torch.compile: compress first, then compile."""
 
-from contextlib import nullcontext
 from functools import partial
 from statistics import median
 from time import perf_counter
@@ -10,20 +9,23 @@ import torch
 from gpu_parts.images import MODELS, TINY, build, plans, smaller_input
 from repshift import compress
 from repshift.measure.flops import count_flops
-from repshift.measure.speed import interleave, speedup
+from repshift.measure.speed import speedup
 
 NEEDS = ("timm",)
-HEADS = "| model | batch | mode | method | GFLOPs | ms | dense ms | vs dense, compiled | of FLOPs' gain | s to compile |"  # noqa: E501
+COLUMNS = {
+    "model": lambda row: row["model"],
+    "batch": lambda row: row["batch"],
+    "mode": lambda row: row["mode"],
+    "method": lambda row: row["method"],
+    "GFLOPs": lambda row: f"{row['gflops']:.2f}",
+    "ms": lambda row: f"{row['ms']:.3g}",
+    "dense ms": lambda row: f"{row['dense_ms']:.3g}",
+    "vs dense, compiled": lambda row: f"{row['speedup']:.2f}",
+    "of FLOPs' gain": lambda row: f"{row['flop_share']:.0%}",
+    "s to compile": lambda row: f"{row['compile_s']:.0f}",
+}
 SMALLER = "dense, fewer pixels"
 METHODS = ("shift(mlp, l2)", "tome", "redundancy(mlp) + merge", SMALLER, "random")
-
-
-def line(row):
-    return (
-        f"| {row['model']} | {row['batch']} | {row['mode']} | {row['method']} | "
-        f"{row['gflops']:.2f} | {row['ms']:.3g} | {row['dense_ms']:.3g} | {row['speedup']:.2f} | "
-        f"{row['flop_share']:.0%} | {row['compile_s']:.0f} |"
-    )
 
 
 # Hooks count: of two models of one class, the second would else get the code of the first.
@@ -54,13 +56,7 @@ def measure(label, batch, mode, method, setting):
         model = build(name, side, setting)
         compress(model, plans(drop)[method])
     add(method, model, images)
-    times = interleave(
-        dict.fromkeys(runs, nullcontext),
-        runs,
-        device=setting.device,
-        rounds=setting.rounds,
-        seconds=setting.seconds,
-    )
+    times = setting.in_turn(runs)
     gain = speedup(times[method], times["dense"])
     row = {
         "model": label,

@@ -7,15 +7,18 @@ from pathlib import Path
 import pytest
 
 NEEDS = ("pytest", "timm")
-HEADS = "| file | test | passed | failed | skipped | s | first failure |"
+COLUMNS = {
+    "file": lambda row: row["file"],
+    "test": lambda row: row["test"],
+    "passed": lambda row: row["passed"],
+    "failed": lambda row: row["failed"],
+    "skipped": lambda row: row["skipped"],
+    "s": lambda row: f"{row['s']:.1f}",
+    "first failure": lambda row: row["failure"],
+}
 TESTS = Path(__file__).parents[2] / "tests"
 # Promises first, what takes long last.
 FILES = ("kernels", "promises", "memory", "lengths", "libraries", "compiled")
-
-
-def line(row):
-    counts = " | ".join(str(row[outcome]) for outcome in ("passed", "failed", "skipped"))
-    return f"| {row['file']} | {row['test']} | {counts} | {row['s']:.1f} | {row['failure']} |"
 
 
 class Recorder:

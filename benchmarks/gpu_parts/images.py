@@ -1,19 +1,19 @@
 """Image classifiers at serving batch sizes, eager."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 
 import timm
 import torch
 
+from harness import COSTS as COLUMNS
+from harness import costs
 from repshift import ClassAttention, Merge, Plan, Random, Redundancy, Shift, ToMe
 from repshift.adapters import describe
-from repshift.evaluation.tasks.costs import measure_costs
 from repshift.evaluation.tasks.smaller_input import smaller_images
 from repshift.evaluation.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
-from speed import HEADS, line
 
-__all__ = ["HEADS", "NEEDS", "cases", "line"]
+__all__ = ["COLUMNS", "NEEDS", "cases"]
 
 NEEDS = ("timm",)
 # The paper's shares after its blocks; in 24 blocks at the same depths. Pixels of a side last.
@@ -62,13 +62,8 @@ def measure(label, batch, setting):
     ]
     # A call of the largest batches takes up to a second, and varies little.
     rounds = setting.rounds if batch < 512 else min(3, setting.rounds)
-    costs = measure_costs(
-        model, describe(model), rows, images, rounds=rounds, seconds=setting.seconds
-    )
-    return [
-        {"model": label, "batch": batch, "method": row.label, **asdict(cost)}
-        for row, cost in costs.items()
-    ]
+    where = {"model": label, "batch": batch}
+    return costs(model, rows, images, where, rounds=rounds, seconds=setting.seconds)
 
 
 def cases(setting):

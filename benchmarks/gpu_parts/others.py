@@ -1,34 +1,36 @@
 """Vision Mamba, rows and columns of a ResNet, and budgets per image."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
 
 import ragged
 import resnet_speed
+from harness import COSTS, costs
 from repshift import Plan, Shift, resize_images
 from repshift.adapters import describe
 from repshift.evaluation.models.vim.config import CONFIGS
 from repshift.evaluation.models.vim.model import VisionMamba
-from repshift.evaluation.tasks.costs import measure_costs
 from repshift.evaluation.tasks.variants import Variant, variants
 
 NEEDS = ("timm", "torchvision")
-HEADS = "| model | batch | method | tokens or rows | GFLOPs | peak MB | images/s | spread | vs dense or bound | of FLOPs' gain |"  # noqa: E501
 
 
-def line(row):
-    if "gflops" not in row:  # a way to run images of different lengths, against equal lengths
-        return (
-            f"| {row['model']} | {row['batch']} | {row['method']} | {row['tokens']} | | | "
-            f"{row['images_per_s']:.3g} | | {row['vs_bound']:.2f} | |"
-        )
-    return (
-        f"| {row['model']} | {row['batch']} | {row['method']} | {row['tokens']} | "
-        f"{row['gflops']:.2f} | {row['peak_mb']:.1f} | {row['images_per_s']:.3g} | "
-        f"{row['spread']:.1%} | {row['speedup_vs_fused']:.2f} | {row['flop_share']:.0%} |"
-    )
+def cost(head):
+    """Of rows that have it: a way to run images of different lengths has no FLOPs."""
+    return lambda row: COSTS[head](row) if "gflops" in row else ""
+
+
+COLUMNS = {
+    **{head: COSTS[head] for head in ("model", "batch", "method")},
+    "tokens or rows": COSTS["tokens"],
+    **{head: cost(head) for head in ("GFLOPs", "peak MB")},
+    "images/s": COSTS["images/s"],
+    "spread": cost("spread"),
+    "vs dense or bound": lambda row: f"{row.get('vs_bound') or row['speedup_vs_fused']:.2f}",
+    "of FLOPs' gain": cost("of FLOPs' gain"),
+}
 
 
 def vim(setting):
@@ -49,13 +51,9 @@ def vim(setting):
     given, pixels = partial(resize_images, size=side), f"{side} pixels"
     row = Variant(f"dense, {pixels}", input=pixels, model=build(smaller), given=given)
     rows.insert(1, row)
-    costs = measure_costs(
-        model, describe(model), rows, images, rounds=min(3, setting.rounds), seconds=setting.seconds
-    )
-    return [
-        {"model": size.name, "batch": batch, "method": row.label, **asdict(cost)}
-        for row, cost in costs.items()
-    ]
+    where = {"model": size.name, "batch": batch}
+    rounds = min(3, setting.rounds)
+    return costs(model, rows, images, where, rounds=rounds, seconds=setting.seconds)
 
 
 def resnet(name, setting):

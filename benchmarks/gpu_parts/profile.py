@@ -1,6 +1,5 @@
 """Where the time of a reduction goes: microseconds of each of its steps, beside its block's."""
 
-from contextlib import nullcontext
 from functools import partial
 from statistics import median
 
@@ -8,14 +7,18 @@ import torch
 from timm.models.vision_transformer import Block
 
 from repshift import Merge, Prune, Redundancy, Shift, ToMe, representation_shift
-from repshift.measure.speed import interleave
 from repshift.reductions.bipartite import match
 from repshift.reductions.prune import highest, nearest
 from repshift.runtime.attention_kernels import AttentionCall, bias_as_channel
 from repshift.scores import Snapshots
 
 NEEDS = ("timm",)
-HEADS = "| shape | step | µs | of the block |"
+COLUMNS = {
+    "shape": lambda row: row["shape"],
+    "step": lambda row: row["step"],
+    "µs": lambda row: f"{row['us']:.0f}",
+    "of the block": lambda row: f"{row['share']:.1%}",
+}
 # Images or videos, tokens, channels, heads, and tokens that are dropped.
 SHAPES = {
     "DeiT-B, batch 64": (64, 197, 768, 12, 39),
@@ -23,10 +26,6 @@ SHAPES = {
     "UMT-L, batch 20": (20, 2352, 1024, 16, 470),
 }
 TINY = {"tiny, batch 2": (2, 17, 48, 3, 4)}
-
-
-def line(row):
-    return f"| {row['shape']} | {row['step']} | {row['us']:.0f} | {row['share']:.1%} |"
 
 
 @torch.inference_mode()
@@ -66,13 +65,7 @@ def measure(label, setting):
         "attention, fused, sizes as a mask": partial(call.fused, bias=bias),
         "attention, eager": partial(call.eager, size),
     }
-    times = interleave(
-        dict.fromkeys(steps, nullcontext),
-        steps,
-        device=setting.device,
-        rounds=setting.rounds,
-        seconds=setting.seconds / 10,
-    )
+    times = setting.in_turn(steps, seconds=setting.seconds / 10)
     whole = median(times["block, dense"])
     return [
         {"shape": label, "step": step, "us": 1e6 * median(taken), "share": median(taken) / whole}

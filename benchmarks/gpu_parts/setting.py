@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from harness import in_turn
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -20,6 +22,10 @@ class Setting:
     @property
     def seconds(self):
         return 1e-3 if self.tiny else 0.1
+
+    def in_turn(self, runs, seconds=None):
+        seconds = seconds or self.seconds
+        return in_turn(runs, rounds=self.rounds, seconds=seconds, device=self.device)
 
     def random(self, *shape):
         return torch.randn(*shape, device=self.device, dtype=self.dtype)

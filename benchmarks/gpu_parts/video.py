@@ -1,15 +1,13 @@
 """UMT's vision encoders at the paper's batch: the ratios of its tables 2, 3 and 4."""
 
-from dataclasses import asdict
 from functools import partial
 
-import speed
 import video
+from harness import COSTS
 from repshift import AttentionEntropy, Plan, VidTLDR
 from repshift.evaluation.models.umt.config import CONFIGS, UMTConfig
 
 NEEDS = ()
-HEADS = f"{speed.HEADS} vs eager in the paper |"
 # Times as fast as the dense model on eager attention, as printed: tables 2 and 4 (attention, the
 # shift), and for retrieval table 3 (vid-TLDR, and with the shift), on MSRVTT.
 ROWS = (
@@ -26,10 +24,12 @@ BATCH = 20
 SMALL = UMTConfig("umt-small", 64, 3, 4, 48, 4, 4, 2, 32)
 
 
-def line(row):
-    printed = dict(zip(ROWS, PAPER[row["model"]], strict=False))
-    told = f"{printed[row['method']]:.2f}" if row["method"] in printed else ""
-    return f"{speed.line(row)} {told} |"
+def printed(row):
+    figures = dict(zip(ROWS, PAPER[row["model"]], strict=False))
+    return f"{figures[row['method']]:.2f}" if row["method"] in figures else ""
+
+
+COLUMNS = COSTS | {"vs eager in the paper": printed}
 
 
 def measure(name, task, setting):
@@ -38,14 +38,11 @@ def measure(name, task, setting):
     if setting.tiny:
         size, shape = SMALL, (2, 4, 3, 64, 64)
         chosen[1] = ("vid-tldr", Plan({0: 20, 1: 10}, AttentionEntropy(), VidTLDR()))
-    costs = video.measure(
-        size, setting.random(*shape), *chosen, rounds=min(3, setting.rounds),
+    where = {"model": f"{name}, {task}", "batch": shape[0]}
+    return video.measure(
+        where, size, setting.random(*shape), *chosen, rounds=min(3, setting.rounds),
         seconds=setting.seconds,
     )  # fmt: skip
-    return [
-        {"model": f"{name}, {task}", "batch": shape[0], "method": row.label, **asdict(cost)}
-        for row, cost in costs.items()
-    ]
 
 
 def cases(setting):

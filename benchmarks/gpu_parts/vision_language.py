@@ -3,9 +3,9 @@
 from functools import partial
 
 import vision_language
-from vision_language import HEADS, line
+from vision_language import COLUMNS
 
-__all__ = ["HEADS", "NEEDS", "cases", "line"]
+__all__ = ["COLUMNS", "NEEDS", "cases"]
 
 NEEDS = ("transformers",)
 
