@@ -25,21 +25,18 @@ if TYPE_CHECKING:
 class Local:
     """Embeds files with ``workers`` processes that decode; ``seconds`` as in ``Pieces``.
 
-    ``encoding`` counts the seconds in which the encoder was at work, ``first`` those until the end
-    of its first batch, in which processes started.
+    ``encoding`` counts the seconds in which the encoder was at work.
     """
 
     encoder: Encoder
     workers: int
     seconds: float
     encoding: float = field(default=0.0, init=False)
-    first: float = field(default=0.0, init=False)
 
     def __call__(self, files: Sequence[Found]) -> Generator[Done, None, None]:
         """Each file once all its pieces are embedded."""
         if not files:
             return
-        begin = time.perf_counter()
         pieces = Pieces(files, self.encoder.see, self.seconds)
         waiting: list[Piece | End] = []
         rows: dict[int, list[Row]] = {}
@@ -48,7 +45,6 @@ class Local:
                 waiting.append(one)
                 if sum(isinstance(w, Piece) for w in waiting) == self.encoder.batch_size:
                     yield from self._done(running, files, waiting, rows)
-                    self.first = self.first or time.perf_counter() - begin
                     waiting = []
             yield from self._done(running, files, waiting, rows)
 
