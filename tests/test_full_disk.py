@@ -31,7 +31,16 @@ def files(folder):
 def command(name):
     bench = ["bench", *DIGITS, "--images", "photos", "--methods", "random", "--plan", "0:0.5"]
     images = ["--images", "photos", "--samples", "2"]
-    search = ["search", "--model", "small_model.py:make", *images, "--flops", "0.8", "--methods", "random"]
+    search = [
+        "search",
+        "--model",
+        "small_model.py:make",
+        *images,
+        "--flops",
+        "0.8",
+        "--methods",
+        "random",
+    ]
     return {
         "show": ["show", "photos/0.png", *DIGITS, "--out", "o/a.png"],
         "search": [*search, "--out", "o/plan.json"],
