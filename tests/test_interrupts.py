@@ -54,8 +54,9 @@ def lines_of(run, folder):
     return 10**9 - counter.left
 
 
-@each_plan
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize(
+    ("method", "error"), [*((plan, KeyboardInterrupt) for plan in PLANS), ("tome", SystemExit)]
+)
 @pytest.mark.parametrize("folder", ["repshift", "timm"])
 @torch.inference_mode()
 def test_after_an_interrupt_all_models_work_as_before(method, error, folder):

@@ -118,13 +118,13 @@ def test_rows_and_columns_of_a_resnet(plain, score):
 
 @pytest.mark.parametrize("method", ["shift(mlp, l2)", "tome"])
 def test_compiled(plain, method):
-    model = build("deit distilled")
+    model = build("deit distilled", depth=2)
     torch._dynamo.reset()
-    plan = plain.Plan.from_method(method, DROP)
+    plan = plain.Plan.from_method(method, {0: 0.3, 1: 4})
     given = [images(batch) for batch in (2, 3)]
     with plain.compress(model, plan) as compression, torch.inference_mode():
         alone = [results(model, compression, batch) for batch in given]
-        compiled = torch.compile(model, fullgraph=True, backend="aot_eager", dynamic=False)
+        compiled = torch.compile(model, fullgraph=True, backend="eager", dynamic=False)
         for batch in given:
             compiled(batch)
 
