@@ -13,7 +13,13 @@ from repshift.evaluation.data.pixels import normalise, resize
 from repshift.evaluation.models.umt.tokenizer import pre_text
 from repshift.evaluation.zoo import packaged
 from repshift.evaluation.zoo.clips import model
-from repshift.evaluation.zoo.clips.files import CLIPS, clip_scenes, question_clips, write_clips
+from repshift.evaluation.zoo.clips.files import (
+    CLIPS,
+    clip_scenes,
+    encode,
+    question_clips,
+    write_clips,
+)
 from repshift.evaluation.zoo.clips.language import ANSWERS, caption, question, vocabulary
 from repshift.evaluation.zoo.clips.render import render
 from repshift.evaluation.zoo.clips.scene import (
@@ -103,6 +109,15 @@ def test_a_thing_that_blinks_is_gone_half_of_the_time():
 def test_the_same_frames_each_time():
     scene = clip_scenes()[0]
     assert np.array_equal(render(scene, [0.2, 0.8], 40), render(scene, [0.2, 0.8], 40))
+
+
+def test_the_same_file_each_time(tmp_path):
+    """What is found in the clips is the same everywhere only if their pixels are."""
+    for number, scene in enumerate(clip_scenes()[:3]):
+        for name in "abcd":
+            encode(scene, tmp_path / f"{name}{number}.mp4")
+        files = {(tmp_path / f"{name}{number}.mp4").read_bytes() for name in "abcd"}
+        assert len(files) == 1
 
 
 def test_the_files_are_a_data_set(tmp_path, monkeypatch):

@@ -83,8 +83,10 @@ def encode(scene: Scene, path: Path) -> None:
             "with: pip install repshift[umt]"
         ) from None
     frames = render(scene, np.linspace(0, 1, _FRAMES), _EDGE)
+    # With x264's macroblock tree, the same frames are another file in every run.
+    options = {"crf": "20", "threads": "1", "x264-params": "mbtree=0"}
     with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=_RATE, options={"crf": "20", "threads": "1"})
+        stream = container.add_stream("libx264", rate=_RATE, options=options)
         stream.width = stream.height = _EDGE
         stream.pix_fmt = "yuv420p"
         for frame in frames:
