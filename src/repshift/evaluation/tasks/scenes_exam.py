@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 BATCH = 100
 DEPTH = Depth(TOWER["depth"], DECODER["num_hidden_layers"])
-EXAMPLES = 16  # prompts at once whose cost is measured
+EXAMPLES = 4  # prompts at once whose cost is measured
 
 
 class ScenesExam(Exam):

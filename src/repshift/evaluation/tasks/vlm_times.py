@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from repshift.evaluation.tasks.vlm_rows import Row
 
 WORDS = 8  # written behind the first one
-ROUNDS, SECONDS = 5, 0.1
+ROUNDS, SECONDS = 3, 0.05
 
 
 @dataclass(frozen=True)
