@@ -49,7 +49,7 @@ def contenders(lab, found, seeds):
     """Label and plans at what ``found`` costs; the figures of several plans are averaged."""
     spec = lab.subject.spec
     attention = ClassAttention() if spec.class_token else ColumnAttention()
-    paper, constant, _, early, *_ = closed_forms(len(spec.blocks))
+    paper, constant, _, early, *_, second = closed_forms(len(spec.blocks))
     keys = Redundancy("keys"), Merge()
     share = lab.share(found)
     rows = [
@@ -61,6 +61,7 @@ def contenders(lab, found, seeds):
         ("ToMe, early", early, [(Shift(), ToMe())]),
         ("redundancy(keys) + merge, constant", constant, [keys]),
         ("redundancy(keys) + merge, early", early, [keys]),
+        ("redundancy(mlp) + merge, every second block", second, [(Redundancy("mlp"), Merge())]),
     ]  # fmt: skip
     for label, shape, methods in rows:
         yield label, [fitted(lab, None, shape, share, *one) for one in methods]

@@ -96,7 +96,7 @@ def saliency(searched, test, samples, count):
         with compress(encoder, plan) as compression:
             seen = (resize_images(images, side).to(like) for images in shown.split(25))
             tokens = [compression.restore(encoder.forward_features(images)) for images in seen]
-        return torch.cat(list(map(decode, tokens))).float().cpu()
+        return torch.cat([decode(each.float()) for each in tokens]).cpu()
 
     def decode(tokens):
         """The map of a smaller image from its patches, brought to the grid of the decoder."""
