@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
 
 def plain(name: str) -> str:
@@ -33,7 +34,17 @@ def title(axes: Axes, name: str, size: int | None = None) -> None:
 
 def legend(axes: Axes, size: int) -> None:
     """A legend of the names that were plotted."""
-    for text in axes.legend(fontsize=size).get_texts():
+    _as_text(axes.legend(fontsize=size))
+
+
+def legend_beside(figure: Figure, size: int) -> None:
+    """One legend for all panels, of what was plotted in the first, to their right."""
+    drawn = figure.axes[0].get_legend_handles_labels()
+    _as_text(figure.legend(*drawn, fontsize=size, loc="outside right upper"))
+
+
+def _as_text(made: Legend) -> None:
+    for text in made.get_texts():
         text.set(text=plain(text.get_text()), parse_math=False, usetex=False)
 
 

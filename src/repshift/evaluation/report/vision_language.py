@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from html import escape
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from repshift.evaluation.report.names import legend, save, title
+from repshift.evaluation.report.names import legend_beside, save, title
 from repshift.evaluation.report.page import STYLE, embed, headed
 from repshift.files import replacing_all
 from repshift.measure.environment import in_words
@@ -69,10 +70,12 @@ def curves(bench: VisionLanguageBench) -> Figure:
         check = "warning" in outcome.label or "after layer" in outcome.label
         if 0 < outcome.tokens < dense.tokens and not check:
             methods.setdefault(outcome.label, []).append(outcome)
-    shares = sorted({one.share for same in methods.values() for one in same if one.share < 1})
+    # Ticks at the budgets that most methods have.
+    budgets = Counter(one.share for same in methods.values() for one in same)
+    shares = sorted(share for share, count in budgets.items() if 2 * count > len(methods))
     kinds = ("all", *bench.kinds) if len(bench.kinds) > 1 else ("all",)
     high = math.ceil(len(kinds) / 5)
-    figure = Figure(figsize=(max(6, 3 * min(5, len(kinds))), 4.2 * high), layout="constrained")
+    figure = Figure(figsize=(4 + 3 * min(5, len(kinds)), 4.2 * high), layout="constrained")
     panels = figure.subplots(high, min(5, len(kinds)), squeeze=False).flat
     for axes, kind in zip(panels, kinds, strict=False):
         for number, (label, same) in enumerate(methods.items()):
@@ -92,7 +95,7 @@ def curves(bench: VisionLanguageBench) -> Figure:
         axes.grid(alpha=0.3)
         title(axes, kind, 10)
     if methods:
-        legend(figure.axes[0], 6)
+        legend_beside(figure, 8)
     figure.supxlabel("share of the visual tokens in the last layer")
     figure.supylabel("right answers, %")
     return figure
