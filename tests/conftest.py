@@ -152,6 +152,7 @@ def quick(monkeypatch):
 def run(quick, monkeypatch, capsys, tmp_path):
     """Run the command in an empty directory; gives exit status, standard output and error."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # of files that a user imports
 
     def command(*arguments):
         from repshift.cli import main
