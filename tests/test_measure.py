@@ -1,6 +1,7 @@
 """Figures that the papers print, and what the measures promise."""
 
 import hashlib
+import importlib.metadata
 from contextlib import contextmanager, nullcontext
 
 import pytest
@@ -12,12 +13,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import sdpa_flop_count
 
 import models
+import repshift
 from repshift import ClassAttention, Plan, Shift, compress
 from repshift.evaluation.report import plot
 from repshift.evaluation.report.pareto import pareto, winners
 from repshift.evaluation.tasks.bench import Bench, Row
 from repshift.evaluation.tasks.smaller_input import LABEL
 from repshift.measure.digest import digest
+from repshift.measure.environment import versions
 from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
 from repshift.measure.flops import _varlen_flops, count_flops
 from repshift.measure.memory import peak_memory

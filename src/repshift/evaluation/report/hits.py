@@ -25,7 +25,7 @@ figcaption span { color: #555 }
 
 
 def print_hits(hits: Sequence[Hit]) -> None:
-    """A table on the terminal."""
+    """A table on the terminal, or with each path whole in its line where there is none."""
     from rich.console import Console
     from rich.table import Column, Table
     from rich.text import Text
@@ -36,6 +36,8 @@ def print_hits(hits: Sequence[Hit]) -> None:
         cells = (f"{hit.likeness:.3f}", plain(hit.path), when(hit.second), str(hit.kept))
         table.add_row(*map(Text, cells))
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=max((len(hit.path) for hit in hits), default=0) + 80)
     console.print(table if hits else "nothing found")
 
 
