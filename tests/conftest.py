@@ -44,15 +44,14 @@ def _check_shapes() -> None:
 
 
 def pytest_configure(config):
-    # Compiled once, for the processes that tests start too.
-    sys.dont_write_bytecode = False
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     hands_out = getattr(config.option, "numprocesses", None)  # pytest-xdist's, which runs no test
     if "REPSHIFT_TEST_DEVICE" not in os.environ and not hands_out:
+        sys.dont_write_bytecode = False  # compiled once, for the processes that tests start too
         _check_shapes()
         hypothesis = importlib.import_module("hypothesis")
         hypothesis.settings.register_profile("repshift", max_examples=40, deadline=None)
         hypothesis.settings.load_profile("repshift")
+    sys.dont_write_bytecode = True  # a module that a test imports leaves nothing beside it
 
 
 # These models are so small that a second thread costs more than it does.
@@ -152,7 +151,6 @@ def quick(monkeypatch):
 def run(quick, monkeypatch, capsys, tmp_path):
     """Run the command in an empty directory; gives exit status, standard output and error."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # of files that a user imports
 
     def command(*arguments):
         from repshift.cli import main

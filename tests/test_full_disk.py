@@ -68,7 +68,7 @@ def test_a_full_disk_at_the_last_file_leaves_none(run, photos, tmp_path, monkeyp
     assert lines[0].startswith("repshift: cannot write ")
     assert lines[0].endswith(": No space left on device")
     assert "Traceback" not in err
-    goes_on = (".search.json", ".safetensors", ".pyc")  # what the next run goes on from
+    goes_on = (".search.json", ".safetensors")  # what the next run goes on from
     assert [one for one in files(tmp_path) if not one.endswith(goes_on)] == before
 
 

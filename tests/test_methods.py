@@ -86,7 +86,18 @@ def test_every_method_keeps_its_promises(family, method):
         assert (sizes == 1).all()
 
 
-@pytest.mark.parametrize("method", METHODS, ids=lambda plan: plan.method)
+# A graph holds a score and then a reduction: each of both once, all pairs take minutes.
+EACH_ONCE = [
+    pytest.param(
+        plan,
+        id=plan.method,
+        marks=[] if plan.score == Shift() or plan.reduction == Merge() else pytest.mark.slow,
+    )
+    for plan in METHODS
+]
+
+
+@pytest.mark.parametrize("method", EACH_ONCE)
 def test_every_method_compiles_to_one_graph(method, plain):
     model, photos = build("deit distilled", depth=2), images()
     plan = plain.Plan.from_json(with_drop(method, {0: 0.3, 1: 4}).to_json())
