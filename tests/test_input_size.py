@@ -11,15 +11,28 @@ import transformers
 from PIL import Image
 
 from models import build
-from repshift import InputError, Plan, Shift, ToMe, compress, resize_images, resized, search_plan
+from repshift import (
+    InputError,
+    Plan,
+    Random,
+    Shift,
+    ToMe,
+    compress,
+    resize_images,
+    resized,
+    search_plan,
+)
 from repshift.adapters import describe
 from repshift.evaluation.models.vim.config import VimConfig
 from repshift.evaluation.models.vim.model import VisionMamba
-from repshift.evaluation.tasks.smaller_input import of_images, smaller_images
+from repshift.evaluation.tasks.smaller_input import at_its_size, smaller_images
 from repshift.evaluation.tasks.variants import DENSE_FUSED, variants, with_rival
 from repshift.input_size import image_sides
 from repshift.measure.bootstrap import paired_interval
 from repshift.measure.flops import count_flops
+from repshift.search.cost_model import FlopsCost
+from repshift.search.memo import Memo
+from repshift.search.sizes import nearest_dense, smaller_sizes
 
 
 def square(family="deit", side=80):
@@ -145,11 +158,42 @@ def test_a_model_that_takes_no_smaller_images_says_so():
 
 def test_a_plan_found_for_smaller_images_is_a_row_like_others():
     model, images = square(), torch.randn(2, 3, 80, 80)
-    row = of_images(model, 64, Plan({0: 0.3}, input_size=64), "found")
+    [row] = [
+        at_its_size(row, model)
+        for row in variants(describe(model), [("found", Plan({0: 0.3}, input_size=64))], ["random"])
+        if row.plans
+    ]
     with row.attached(model, describe(model)) as compression, torch.no_grad():
         row.model(row.given(images))
     assert compression.counts[-1] == 1 + 64 - 19
-    assert "64 pixels" in row.schedule
+    assert row.schedule == "found, 64 pixels"
+
+
+def test_random_drops_on_smaller_images_are_of_five_seeds_like_others():
+    plan = Plan({0: 0.3}, Random(), input_size=64)
+    row = at_its_size(variants(describe(square()), [("found", plan)], ["random"])[-1], square())
+    assert (row.label, row.schedule) == ("random, mean of 5 seeds", "found, 64 pixels")
+    assert [one.score for one in row.plans] == [Random(seed) for seed in range(5)]
+    assert {one.input_size for one in row.plans} == {64}
+
+
+@torch.no_grad()
+def test_the_nearest_size_is_that_of_counted_flops(tmp_path):
+    """Of few blocks and large patches: what lies outside the blocks is no fixed rest."""
+    model = build("deit", depth=2, img_size=64, patch_size=4, embed_dim=8)
+    photos = torch.randn(1, 3, 64, 64)
+    smaller = smaller_sizes(model, photos)
+
+    def flops(one):
+        return count_flops(lambda: one.model(one.prepare(photos)))[0]
+
+    counted = FlopsCost(model, describe(model), photos, Memo(None, {}))
+    full = count_flops(lambda: model(photos))[0]
+    for percent in range(5, 100):
+        share = percent / 100
+        nearest = min(smaller, key=lambda one: abs(flops(one) / full - share))
+        assert nearest_dense(smaller, counted, share) is nearest, share
+    assert nearest_dense([], counted, 0.5) is None
 
 
 def test_a_search_tries_sizes_too_and_says_how_far_ahead_of_a_smaller_input_it_is():

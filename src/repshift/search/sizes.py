@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, TypeVar
 
 from repshift.adapters import EncoderSpec, describe
@@ -184,12 +185,26 @@ def worth_reducing(sized: Sequence[Sized], cost: CostModel, share: float) -> lis
 
 
 def nearest_dense(sized: Sequence[Sized], cost: CostModel, share: float) -> Sized | None:
-    """The size at which the dense model costs most nearly ``share``."""
-    return min(sized, key=lambda one: abs(_dense_share(one, cost) - share), default=None)
+    """The size at which the dense model, really run, costs most nearly ``share``."""
+    if not sized:
+        return None
+
+    @cache
+    def miss(at: int) -> float:
+        return abs(sized[at].cost(cost).measure(sized[at].of(Plan({}))) - share)
+
+    # From where the estimate puts it, size by size to the nearest.
+    at = min(range(len(sized)), key=lambda at: abs(_dense_share(sized[at], cost) - share))
+    while True:
+        near = range(max(at - 1, 0), min(at + 2, len(sized)))
+        best = min(near, key=miss)
+        if best == at:
+            return sized[at]
+        at = best
 
 
 def _dense_share(sized: Sized, cost: CostModel) -> float:
-    """What the dense model costs at this size, by the number of its patches."""
+    """About what the dense model costs at this size, by the number of its patches alone."""
     if sized.frames is not None:
         part = sized.frames / cost.images.shape[1]
     else:

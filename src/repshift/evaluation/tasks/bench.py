@@ -11,7 +11,7 @@ from tqdm import tqdm
 from repshift.errors import InputError
 from repshift.evaluation.data.labels import first_and_last
 from repshift.evaluation.tasks.costs import Cost, measure_costs
-from repshift.evaluation.tasks.smaller_input import of_images, smaller_images
+from repshift.evaluation.tasks.smaller_input import at_its_size, smaller_images
 from repshift.evaluation.tasks.variants import (
     Variant,
     against,
@@ -132,7 +132,7 @@ def run_bench(
     rival, reason = [], "its inputs are no images"
     if sample.ndim == 4:
         rival, reason = smaller_images(model, spec, compared_plans(rows), sample)
-    rows = [_at_its_size(row, model) for row in with_rival(rows, rival)]
+    rows = [at_its_size(row, model) for row in with_rival(rows, rival)]
     made_on = environment(device, dtype, "timm")
     runs = [(row, number) for row in rows for number in range(max(1, len(row.plans)))]
     outputs.begin(model, runs, made_on)
@@ -163,12 +163,6 @@ def run_bench(
         scale=100.0,
         reference=against(rows),
     )
-
-
-def _at_its_size(row: Variant, model: nn.Module) -> Variant:
-    """The row, on images of the size that its plan is for."""
-    side = row.plans[0].input_size if row.plans else None
-    return row if side is None else of_images(model, side, row.plans[0], row.schedule)
 
 
 def measured(facts: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import replace
 from functools import cache, partial
 from typing import TYPE_CHECKING
 
@@ -52,16 +53,12 @@ def smaller_images(
     except InputError as error:
         return [], str(error)
 
-    cost = cache(lambda side: _flops(of_images(model, side), model, spec, image))
+    dense = Variant(LABEL)
+    cost = cache(lambda side: _flops(of_images(dense, model, side), model, spec, image))
     with torch.inference_mode():
-        rows = [
-            Variant("", plans=(plan,))
-            if plan.input_size is None
-            else of_images(model, plan.input_size, plan)
-            for plan in plans
-        ]
+        rows = [at_its_size(Variant("", plans=(plan,)), model) for plan in plans]
         chosen = {_nearest(sides, cost, _flops(row, model, spec, image)) for row in rows}
-    return [of_images(model, side) for side in sorted(chosen, reverse=True)], ""
+    return [of_images(dense, model, side) for side in sorted(chosen, reverse=True)], ""
 
 
 def fewer_frames(
@@ -75,44 +72,49 @@ def fewer_frames(
     if frames < 2:
         return []
 
-    cost = cache(lambda count: _flops(of_frames(model, count, frames), model, spec, video))
-    spent = [
-        _flops(
-            Variant("", plans=(plan,))
-            if plan.frames is None
-            else of_frames(model, plan.frames, frames, plan),
-            model, spec, video,
-        )
-        for plan in plans
-    ]  # fmt: skip
-    chosen = {_nearest(range(1, frames), cost, one) for one in spent}
-    return [of_frames(model, count, frames) for count in sorted(chosen, reverse=True)]
+    dense = Variant(LABEL)
+    cost = cache(lambda count: _flops(of_frames(dense, model, count, frames), model, spec, video))
+    rows = [at_its_frames(Variant("", plans=(plan,)), model, frames) for plan in plans]
+    chosen = {_nearest(range(1, frames), cost, _flops(row, model, spec, video)) for row in rows}
+    return [of_frames(dense, model, count, frames) for count in sorted(chosen, reverse=True)]
 
 
-def of_images(model: nn.Module, side: int, plan: Plan | None = None, name: str = "") -> Variant:
-    """The model on images of ``side`` pixels, dense or by a plan called ``name``."""
-    return Variant(
-        plan.method if plan else LABEL,
-        f"{name}, {side} pixels" if name else f"{side} pixels",
-        (plan,) if plan else (),
+def at_its_size(row: Variant, model: nn.Module) -> Variant:
+    """The row, on images of the size that its plans are for."""
+    side = row.plans[0].input_size if row.plans else None
+    return row if side is None else of_images(row, model, side)
+
+
+def at_its_frames(row: Variant, model: nn.Module, of: int) -> Variant:
+    """The row, on as many ``of`` the frames of a video as its plans are for."""
+    count = row.plans[0].frames if row.plans else None
+    return row if count is None else of_frames(row, model, count, of)
+
+
+def of_images(row: Variant, model: nn.Module, side: int) -> Variant:
+    """The row, on images of ``side`` pixels."""
+    return replace(
+        row,
+        schedule=_with(row.schedule, f"{side} pixels"),
         input=f"{side} pixels",
         model=resized(model, side),
         given=partial(resize_images, size=side),
     )
 
 
-def of_frames(
-    model: nn.Module, count: int, of: int, plan: Plan | None = None, name: str = ""
-) -> Variant:
-    """The model on ``count`` of ``of`` frames of a video, dense or by a plan called ``name``."""
-    return Variant(
-        plan.method if plan else LABEL,
-        f"{name}, {count} frames" if name else f"{count} frames",
-        (plan,) if plan else (),
+def of_frames(row: Variant, model: nn.Module, count: int, of: int) -> Variant:
+    """The row, on ``count`` of ``of`` frames of a video."""
+    return replace(
+        row,
+        schedule=_with(row.schedule, f"{count} frames"),
         input=f"{count} of {of} frames",
         model=thinned(model, count, of),
         given=partial(thin_videos, frames=count),
     )
+
+
+def _with(schedule: str, size: str) -> str:
+    return f"{schedule}, {size}" if schedule else size
 
 
 def _nearest(choices: Sequence[int], cost: Callable[[int], float], spent: float) -> int:

@@ -13,7 +13,7 @@ from repshift.evaluation.tasks.bench import Bench, Compared, measured, skipped
 from repshift.evaluation.tasks.costs import Cost, measure_costs
 from repshift.evaluation.tasks.published import published
 from repshift.evaluation.tasks.retrieval import Retrieval
-from repshift.evaluation.tasks.smaller_input import fewer_frames, of_frames
+from repshift.evaluation.tasks.smaller_input import at_its_frames, fewer_frames
 from repshift.evaluation.tasks.variants import (
     DENSE_EAGER,
     DENSE_FUSED,
@@ -132,7 +132,7 @@ def _bench(
     )  # fmt: skip
     with torch.inference_mode():
         rows = with_rival(rows, fewer_frames(encoder, run.spec, compared_plans(rows), video))
-    rows = [_at_its_frames(row, encoder, sampling.frames) for row in rows]
+    rows = [at_its_frames(row, encoder, sampling.frames) for row in rows]
     # Dense on eager attention is timed alone; what it finds is what the fused kernel finds.
     judged = [row for row in rows if row != DENSE_EAGER]
     run.encode(judged)
@@ -175,12 +175,6 @@ def _bench(
         *quality,
         against(rows),
     )
-
-
-def _at_its_frames(row: Variant, model: nn.Module, of: int) -> Variant:
-    """The row, on as many frames as its plan is for."""
-    count = row.plans[0].frames if row.plans else None
-    return row if count is None else of_frames(model, count, of, row.plans[0], row.schedule)
 
 
 def _costs(cost: Cost) -> dict[str, Any]:
