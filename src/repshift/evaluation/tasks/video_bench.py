@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from torch import nn
-
     from repshift.adapters.spec import EncoderSpec
     from repshift.evaluation.data.annotations import QuestionSet, RetrievalSet
     from repshift.evaluation.models.umt.answering import AnsweringModel
