@@ -49,6 +49,9 @@ def test_panels_take_what_one_by_one_takes(kind, levels, diversity):
         assert order[image, found].tolist() == list(range(size, size - count, -1))
     whole = diverse_order(worth, direction, diversity, torch.tensor(counts), whole=True)
     assert torch.equal(whole, order)
+    for same in (F.pad(direction, (0, size)), direction.bfloat16()):  # of wide ones all at once
+        again = diverse_order(worth, same, diversity, torch.tensor(counts), whole=False)
+        assert torch.equal(again, order)
 
 
 @pytest.mark.parametrize("whole", [False, True])

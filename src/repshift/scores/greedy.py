@@ -31,7 +31,8 @@ class Greedy(Score):
     Scores are brought to [0, 1] image by image, and ``diversity`` times the largest cosine to a
     token that was taken is subtracted. 0 is the plain order. From about 10 on the farthest token is
     taken each time (as DivPrune, CVPR 2025), and the score only decides among those about as far.
-    Never are all pairs of tokens compared at once: memory is linear.
+    Memory is linear: all pairs of tokens are compared at once only where that takes no more of it
+    than the tokens themselves. Cosines are as precise as the tokens are.
     """
 
     name: ClassVar[str] = "greedy"
@@ -54,7 +55,7 @@ class Greedy(Score):
         high = scores.where(free, -math.inf).amax(1, keepdim=True)
         span = (high - low).clamp_min(torch.finfo(scores.dtype).tiny)
         worth = ((scores - low) / span).where(free, scores)
-        direction = directions(snapshot.tokens).to(scores.dtype)
+        direction = directions(snapshot.tokens).to(snapshot.tokens.dtype)
         whole = not readable(scores)
         order = diverse_order(worth, direction, self.diversity, snapshot.keep, whole)
         # An order of tokens that are NaN would hide that they are.
