@@ -19,7 +19,7 @@ from repshift.measure.flops import count_flops
 from repshift.search import place_search, places
 from repshift.search.memo import Memo
 from repshift.search.place_search import PlaceSearch
-from repshift.search.places import candidates, drops_more, keeping
+from repshift.search.places import candidates, drops_more, keeping, without_lever
 from repshift.search.prefill_cost import PrefillTime
 from repshift.search.prompt_meter import PromptMeter
 from vision_language_folders import save_qwen
@@ -86,13 +86,12 @@ def test_it_is_as_good_as_the_best_of_every_row_at_every_number_of_tokens(llava,
     assert share <= 0.7
     assert found.provenance["flops"] == pytest.approx(share)
     reached, table = [], candidates(3, 4)
-    bare = [plan for plan in table if plan.prompt is None]
-    enough = [plan for plan in bare if cost(llava, plan, prompts[0]) <= 0.7 * dense]
     for row in table:
-        if any(drops_more(row, plan) for plan in enough):
+        if any(plan.prompt is None and drops_more(row, plan) for plan in reached):
             continue
-        sizes = range(1, TOKENS)
-        fits = [keeping(row, size / TOKENS) for size in sizes] if row.prompt else [row]
+        bare = without_lever(row)
+        sizes = range(1, TOKENS) if row != bare else ()
+        fits = [*(keeping(row, size, TOKENS) for size in sizes), bare]
         # The more tokens the dearer, and the closer.
         count = bisect_left(
             fits, True, key=lambda plan: cost(llava, plan, prompts[0]) > 0.7 * dense
@@ -180,7 +179,7 @@ def test_what_the_model_refuses_is_skipped():
 @pytest.mark.parametrize("target", [{"flops": 0.75}, {"fidelity": 0.5}])
 def test_where_all_is_refused_the_first_reason_is_the_error(monkeypatch, target):
     monkeypatch.setattr(places, "KEEPS", ())
-    monkeypatch.setattr(places, "TOWER_SHARES", ())
+    monkeypatch.setattr(places, "TOWER_METHODS", ())
     model = build("llava", kernel="eager")
     with pytest.raises(InputError, match="where its keys are read; load the model with attn_impl"):
         search(model, asked(model), **target)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
 
 from repshift.errors import InputError
 from repshift.schedules import fewest
-from repshift.search.places import drops_more, keeping
+from repshift.search.places import drops_more, keeping, without_lever
 from repshift.vision_language.plan import VisionLanguagePlan
 
 if TYPE_CHECKING:
@@ -106,16 +106,16 @@ class PlaceSearch:
         return min(good, key=lambda trial: trial.share)
 
     def fit(self, plan: VisionLanguagePlan, share: float, cost: Cost) -> VisionLanguagePlan | None:
-        """The plan with as much of the prompt as ``share`` of the dense cost allows.
+        """The plan with as much of the prompt, or the tower, as ``share`` of the dense cost allows.
 
         None if no number of tokens does, or the model refuses the plan.
         """
         try:
-            bare = replace(plan, prompt=None)
+            bare = without_lever(plan)
             most = cost(bare)
             if most <= share:
                 return bare
-            few = bare if plan.prompt is None else self._keeping(plan, 1)
+            few = bare if plan == bare else keeping(plan, 1, self.tokens)
             least = cost(few)
             if least > share:
                 self._taken = self._taken or few != VisionLanguagePlan()
@@ -125,12 +125,12 @@ class PlaceSearch:
                 # Nearly a straight line, so that few costs are asked for.
                 guess = low + int((high - low) * (share - least) / (most - least))
                 middle = min(max(guess, low + 1), high - 1)
-                found = cost(self._keeping(plan, middle))
+                found = cost(keeping(plan, middle, self.tokens))
                 if found <= share:
                     low, least = middle, found
                 else:
                     high, most = middle, found
-            return self._keeping(plan, low)
+            return keeping(plan, low, self.tokens)
         except InputError as refused:
             self._refused.append(refused)
             return None
@@ -183,9 +183,6 @@ class PlaceSearch:
     def _tell(self, line: str) -> None:
         if self.progress is not None:
             self.progress(line)
-
-    def _keeping(self, plan: VisionLanguagePlan, count: int) -> VisionLanguagePlan:
-        return keeping(plan, count / self.tokens)
 
     def _unreached(self, share: float) -> InputError:
         if self._refused and not self._taken:
