@@ -31,6 +31,7 @@ from repshift.evaluation.zoo.scenes.scene import (
 
 SCENES, CROWDS, SHEETS, FILMS, PAIRS = 16, 3, 3, 5, 5  # of a step
 EARLY = 14, 3, 5, 4  # of them asked before what is seen: one question each
+FIRST_CYCLE = 1100  # steps; after them twice as many films
 LENGTH, VISUAL = 176, 128  # of a row: tokens, and those of them that are seen
 SIDE, FILM_SIDE = EDGE // CELL, FILM_EDGE // CELL
 TOLD = (len(SHAPES) + 1, len(COLOURS) + 1, 11, 11, 11)  # what a cell shows: 0 is nothing
@@ -189,7 +190,8 @@ def batch(step: int, early: bool = True):
     draw = np.random.default_rng([1, step])
     scenes = [draw_scene(draw) for _ in range(SCENES)]
     crowds = [draw_crowd(draw) for _ in range(CROWDS)]
-    films = [draw_film(draw) for _ in range(FILMS)]
+    times = 1 if step < FIRST_CYCLE else 2
+    films = [draw_film(draw) for _ in range(times * FILMS)]
     images = [*scenes, *crowds, *(draw_sheet(draw) for _ in range(SHEETS))]
     rows, size = [], SIDE**2
 
@@ -231,7 +233,7 @@ def batch(step: int, early: bool = True):
         questions = ask_film(film)
         rows.append(row := Row())
         row.add([film], film_cells(number), questions)
-        if number < EARLY[3]:
+        if number < times * EARLY[3]:
             rows.append(row := Row())
             row.add([film], film_cells(number), one(questions), early=True)
 

@@ -2,8 +2,8 @@
 
     python scripts/train_scenes.py
 
-The tower is told first what each cell shows, then all is trained at once. The generator goes on to
-tell what the cells show, where they are, and where two heads of two layers should look for an
+The tower is told first what each cell shows, then all is trained at once, then once more with
+twice as many films, which are learnt last. The generator goes on to tell what the cells show, where they are, and where two heads of two layers should look for an
 answer; what only this needs is thrown away after. An interrupted run goes on where it stopped;
 every step seeds itself, so the weights are the same either way.
 """
@@ -21,18 +21,19 @@ from repshift.evaluation.zoo.packaged import weights_file
 from repshift.evaluation.zoo.scenes.language import KINDS
 from repshift.evaluation.zoo.scenes.model import WEIGHTS
 from repshift.files import replacing
-from scene_batches import Batches
+from scene_batches import FIRST_CYCLE, Batches
 from scene_pupil import Pupil
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERY = 10  # steps of a line in the log
 RATE = 2e-3
 TOWER_STEPS = 300  # in which the tower is told alone
+AGAIN = 0.5  # of the rate, with which the second cycle starts
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=1100)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
     parser.add_argument("--out", type=Path, default=weights_file(WEIGHTS))
@@ -80,7 +81,7 @@ def train(args) -> dict[str, torch.Tensor]:
     for step, one in enumerate(data, start):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = RATE * rate(step / args.steps)
+                group["lr"] = RATE * rate(step, args.steps)
             optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16):
             if step < TOWER_STEPS:
@@ -142,9 +143,13 @@ def tally(one, right, hits, counts):
     counts += torch.bincount(kind, minlength=len(KINDS))
 
 
-def rate(done: float) -> float:
-    """Linear warm-up, then level, then linear down to a fiftieth over the last quarter."""
-    return min(done / 0.02, 1.0, 0.02 + 0.98 * (1 - done) / 0.25)
+def rate(step: int, steps: int) -> float:
+    """Linear warm-up, then level, then linear down to a fiftieth over the last part of a cycle."""
+    if step < FIRST_CYCLE:
+        done = step / FIRST_CYCLE
+        return min(done / 0.02, 1.0, 0.02 + 0.98 * (1 - done) / 0.25)
+    done = (step - FIRST_CYCLE) / (steps - FIRST_CYCLE)
+    return AGAIN * min(1.0, 0.02 + 0.98 * (1 - done) / 0.6)
 
 
 if __name__ == "__main__":
