@@ -3,9 +3,10 @@
     python scripts/train_scenes.py
 
 The tower is told first what each cell shows, then all is trained at once, then once more with
-twice as many films, which are learnt last. The generator goes on to tell what the cells show, where they are, and where two heads of two layers should look for an
-answer; what only this needs is thrown away after. An interrupted run goes on where it stopped;
-every step seeds itself, so the weights are the same either way.
+twice as many films, whose order is learnt last. The generator goes on to tell what the cells show,
+where they are, and where two heads of two layers should look for an answer; what only this needs is
+thrown away after. An interrupted run goes on where it stopped; every step seeds itself, so the
+weights are the same either way.
 """
 
 import argparse
