@@ -32,13 +32,14 @@ def most_similar(
     (docs/results/restore.md), the most similar survivor draws the best maps.
     """
     patches = stayed[:, prefix:].detach()
-    # The length of the token that left does not change which survivor is nearest in angle.
-    # Dividing before the product keeps it in the range of half precision.
-    patches = F.normalize(patches, dim=-1, eps=torch.finfo(patches.dtype).tiny).transpose(1, 2)
+    # The dropped tokens are few, so they are made short, which keeps the product in the range of
+    # half precision; the survivors, which are many, are left as they are and their cosines divided.
+    tiny = torch.finfo(patches.dtype).tiny
+    lengths = torch.linalg.vector_norm(patches, dim=-1)[:, None].clamp_min(tiny)
     best = []
     # C rows at a time: memory stays linear in N.
-    for rows in left.detach().split(left.shape[-1], dim=1):
-        cosine = rows @ patches
+    for rows in F.normalize(left.detach(), dim=-1, eps=tiny).split(left.shape[-1], dim=1):
+        cosine = rows @ patches.transpose(1, 2) / lengths
         if protected is not None:
             cosine = cosine.masked_fill(protected[:, None, prefix:], -math.inf)
         best.append(cosine.max(-1).indices)  # in half precision on CPU thrice as fast as argmax

@@ -123,18 +123,16 @@ class Step:
         # A sum of weighted tokens, never scatter's own mean: that exports to a wrong ONNX graph.
         own, added = self._weights(size)
         total = own.scatter_add(1, self.target, added)
-        stayed = stayed * (own / total)[..., None]
+        weight = added / total.gather(1, self.target)
         taken = gather(tokens, self._inside(self.dropped))
-        taken = taken * (added / total.gather(1, self.target))[..., None]
-        # The weights are in both already.
-        length = (
-            _length(stayed).scatter_add(1, self.target, _length(taken))
-            if self.keep_length
-            else None
-        )
+        # Each target moves towards what it takes up: of the many others nothing is computed.
+        move = (taken - gather(stayed, self.target)) * weight[..., None]
         rows = _rows(self.target, stayed.shape[1])
-        mean = stayed.flatten(0, 1).index_add_(0, rows, taken.flatten(0, 1)).view_as(stayed)
-        if length is not None:
+        mean = stayed.to(move.dtype, copy=self.keep_length)  # the length before is asked for below
+        mean = mean.flatten(0, 1).index_add_(0, rows, move.flatten(0, 1)).view_as(stayed)
+        if self.keep_length:
+            length = _length(stayed) * (own / total)
+            length = length.scatter_add(1, self.target, _length(taken) * weight)
             shorter = _length(mean).clamp_min(torch.finfo(length.dtype).tiny)
             mean = mean * (length / shorter)[..., None]
         return mean.to(tokens.dtype)
