@@ -159,7 +159,8 @@ def test_what_is_wrong_is_said_in_one_line(run, photos, tmp_path, encoder):
     table_of(tmp_path / "d.lance", encoder)
     (tmp_path / "empty").mkdir()
     for command, says in [
-        (["index", "nowhere", *DIGITS], "nowhere is not a directory"),
+        (["index", "nowhere", *DIGITS], "nowhere is not there; pass a folder, a shard"),
+        (["index", *DIGITS], "no photographs are named; pass a folder, shards or a URL"),
         (["index", "empty", *DIGITS], "empty holds no images or videos"),
         (["index", "none://x", *DIGITS], "none://x cannot be listed"),
         (["index", photos, *DIGITS, "--out", "x.db"], "what is written is named *.lance"),
