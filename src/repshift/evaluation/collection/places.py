@@ -36,8 +36,18 @@ class Found:
     inside: Inside | None = None
 
     @property
+    def suffix(self) -> str:
+        """Of its own name, not of what it is in: ``zip://a.png::b.zip``, ``b.tar::a.png``."""
+        name = self.path
+        if self.inside is not None:
+            name = name.rpartition("::")[2]
+        elif is_url(name):
+            name = name.partition("::")[0]
+        return PurePosixPath(name).suffix.lower()
+
+    @property
     def is_video(self) -> bool:
-        return PurePosixPath(self.path).suffix.lower() in VIDEOS
+        return self.suffix in VIDEOS
 
 
 def find_files(*places: str) -> list[Found]:
@@ -78,8 +88,7 @@ def local_file(file: Found) -> Iterator[Path]:
         yield Path(file.path)
         return
     with tempfile.TemporaryDirectory(prefix="repshift-") as folder:
-        suffix = PurePosixPath(file.path).suffix.lower()
-        copy = Path(folder) / f"file{suffix if suffix in _SEEN else ''}"
+        copy = Path(folder) / f"file{file.suffix}"
         try:
             if file.inside is not None:
                 copy.write_bytes(file.inside.read())
@@ -116,11 +125,11 @@ def _below_url(place: str) -> list[Found]:
             listed[root] = system.info(root)
     except Exception as error:  # of fsspec (no such protocol), or of the file system itself
         raise InputError(f"{place} cannot be listed: {_line(error)}") from None
-    found = []
+    found, archive = [], place.removeprefix(place.partition("::")[0])
     for inside, facts in listed.items():
         within = PurePosixPath(inside.removeprefix(root) or PurePosixPath(inside).name)
         if facts.get("type") != "directory" and _is_seen(within, SHARDS):
-            path = system.unstrip_protocol(inside)
+            path = system.unstrip_protocol(inside) + archive
             found.append(Found(path, int(facts.get("size") or 0), _changed(facts)))
     return found
 
@@ -134,7 +143,7 @@ def _is_seen(within: PurePath, also: Collection[str] = ()) -> bool:
 
 def _pictures(file: Found) -> Iterator[Found]:
     """The file itself, or those that a shard holds."""
-    if PurePosixPath(file.path).suffix.lower() not in SHARDS:
+    if file.suffix not in SHARDS:
         yield file
         return
     try:

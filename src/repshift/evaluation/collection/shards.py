@@ -40,7 +40,8 @@ class InTar(Inside):
     def read(self) -> bytes:
         """One range of the shard."""
         system, path = _system(self.shard)
-        return system.cat_file(path, self.start, self.start + self.size) if self.size else b""
+        end = self.start + self.size
+        return system.cat_file(path, start=self.start, end=end) if self.size else b""
 
 
 @dataclass(frozen=True)
