@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from repshift.evaluation.collection.indexing import bring_up_to_date
 from repshift.evaluation.collection.local import Local
 from repshift.evaluation.collection.models import Named, made_by, open_encoder
 from repshift.evaluation.collection.pieces import End, Piece, Pieces, read_pieces
-from repshift.evaluation.collection.places import find_files
+from repshift.evaluation.collection.places import Found, find_files
 from repshift.evaluation.collection.table import Row, make_table, open_table
 from repshift.evaluation.zoo.digits import held_out_digits, load_digits_vit
 
@@ -159,7 +160,8 @@ def test_what_is_wrong_is_said_in_one_line(run, photos, tmp_path, encoder):
     table_of(tmp_path / "d.lance", encoder)
     (tmp_path / "empty").mkdir()
     for command, says in [
-        (["index", "nowhere", *DIGITS], "nowhere is not a directory"),
+        (["index", "nowhere", *DIGITS], "nowhere is not there; pass a folder, a shard"),
+        (["index", *DIGITS], "no photographs are named; pass a folder, shards or a URL"),
         (["index", "empty", *DIGITS], "empty holds no images or videos"),
         (["index", "none://x", *DIGITS], "none://x cannot be listed"),
         (["index", photos, *DIGITS, "--out", "x.db"], "what is written is named *.lance"),
@@ -195,6 +197,22 @@ def test_two_processes_do_not_write_one_table(encoder, tmp_path):
         pass
     with table.alone():
         pass
+
+
+def test_files_in_an_archive_are_found_and_read(digits, encoder, tmp_path):
+    """Each is called by its URL, which leads to it without the place that was indexed."""
+    first = sorted(digits.iterdir())[0]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.write(first, "d/x.png")
+        archive.writestr("d/notes.txt", "")
+    [file] = find_files(f"zip://::{tmp_path}/a.zip")
+    assert file.path == f"zip://d/x.png::{tmp_path}/a.zip"
+    assert not file.is_video
+    piece, end = Pieces([file], encoder.see, 2.0).read(0)
+    expected = next(Pieces(find_files(str(digits))[:1], encoder.see, 2.0).read(0))
+    assert torch.equal(piece.seen, expected.seen)
+    assert end.reason is None
+    assert Found("zip://film.mp4::a.zip", 0, 0).is_video
 
 
 def test_files_elsewhere_give_the_same_pieces(digits, encoder):

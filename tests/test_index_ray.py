@@ -1,5 +1,7 @@
 """``--engine ray`` makes the same rows as this machine's own processes."""
 
+import tarfile
+
 import pytest
 import torch
 
@@ -43,6 +45,9 @@ def test_ray_makes_the_same_rows(photos, tmp_path):
     pytest.importorskip("pandas")
     write_video(photos / "film.mp4", 100)
     (photos / "broken.png").write_bytes(b"no image")
+    with tarfile.open(photos / "shard.tar", "w") as archive:
+        archive.add(photos / "broken.png", "broken.png")
+        archive.add(photos / "0.png", "a.png")
     named = Named("digits-vit", batch_size=4)
     encoder = open_encoder(named)
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
@@ -59,7 +64,7 @@ def test_ray_makes_the_same_rows(photos, tmp_path):
     finally:
         ray.shutdown()
     assert outcomes[0].skipped == outcomes[1].skipped
-    assert (outcomes[1].added, outcomes[1].rows) == (4, 7)
+    assert (outcomes[1].added, outcomes[1].rows) == (5, 8)
     vectors = [torch.tensor([row.pop("vector") for row in rows]) for rows in tables]
     assert tables[0] == tables[1]
     assert torch.allclose(vectors[0], vectors[1], atol=1e-6)

@@ -20,8 +20,9 @@ class Index:
     Run it again to bring the table up to date; a run that was stopped goes on.
     """
 
-    photos: Annotated[str, tyro.conf.Positional]
-    """Folder of photographs and videos, or a URL that fsspec reads, such as s3://bucket/folder."""
+    photos: Annotated[tuple[str, ...], tyro.conf.Positional]
+    """Folders of photographs and videos, shards of them (.tar, .parquet), or URLs that fsspec
+    reads, such as s3://bucket/folder."""
     model: str = "saliency-vit-s14"
     """Any image model by its name, as in repshift bench, or clips-umt, which sees films. Searching
     by text needs clips-umt or hf:NAME_OR_FOLDER of CLIP or SigLIP."""
@@ -59,6 +60,8 @@ class Index:
         from repshift.evaluation.report.names import plain
         from repshift.plan_given import as_plan
 
+        if not self.photos:
+            raise InputError("no photographs are named; pass a folder, shards or a URL")
         settings = options.model_args(self.model_args)
         check_suffix("--out", self.out, ".lance")
         if self.out.exists() and not self.out.is_dir():

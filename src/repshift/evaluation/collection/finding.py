@@ -16,7 +16,7 @@ from repshift.adapters import describe
 from repshift.errors import InputError
 from repshift.evaluation.collection.models import Named, open_encoder
 from repshift.evaluation.collection.pieces import End, Piece, Pieces, stacked
-from repshift.evaluation.collection.places import SUFFIXES, VIDEOS, Found
+from repshift.evaluation.collection.places import SUFFIXES, VIDEOS, Found, find_one
 from repshift.evaluation.collection.table import open_table
 from repshift.evaluation.report.names import save
 from repshift.evaluation.report.pictures import pictures
@@ -73,7 +73,7 @@ class Finder:
         loaded = self.encoder.loaded
         if loaded is None or not self.table.holds(path, second):
             raise InputError("there is no picture of the tokens that were kept")
-        pieces = Pieces([Found(path, 0, 0)], self.encoder.see, self.table.made_by["every"])
+        pieces = Pieces([find_one(path)], self.encoder.see, self.table.made_by["every"])
         read = (one for one in pieces.read(0) if isinstance(one, End) or one.second == second)
         piece = next(read)
         if isinstance(piece, End):

@@ -98,7 +98,7 @@ class Pieces:
 
     def _frames(self, file: Found) -> Iterator[tuple[float | None, list[Image.Image]]]:
         file.path.encode()  # what a table can hold
-        with local_file(file.path) as path:
+        with local_file(file) as path:
             try:
                 if not file.is_video:
                     yield None, [read_image(path)]

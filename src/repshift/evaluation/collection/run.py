@@ -14,21 +14,22 @@ from repshift.evaluation.collection.table import make_table
 from repshift.evaluation.report.collection import IndexReport
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from repshift.evaluation.collection.models import Named
 
 
 def index(
-    place: str,
+    places: str | Sequence[str],
     named: Named,
     out: Path,
     every: float,
     engine: Literal["local", "ray"] = "local",
     workers: int = 2,
 ) -> IndexReport:
-    """Bring the table ``out`` up to date with the files below ``place``, and compare the models."""
-    files = find_files(place)
+    """Bring the table ``out`` up to date with the files of ``places``, and compare the models."""
+    files = find_files(*([places] if isinstance(places, str) else places))
     encoder = open_encoder(named)
     known = made_by(named, encoder, every)
     table = make_table(out, known)

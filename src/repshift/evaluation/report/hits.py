@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from repshift.evaluation.collection.shards import shard_of
 from repshift.evaluation.report.names import plain
 from repshift.files import write_text
 
@@ -84,7 +85,7 @@ def _figure(hit: Hit, more: str) -> str:
 def _link(hit: Hit) -> str:
     """To the file, where a browser can open it."""
     web = hit.path.startswith(("http://", "https://"))
-    if "://" in hit.path and not web:
+    if ("://" in hit.path and not web) or shard_of(hit.path) is not None:
         return ""
     address = hit.path if web else Path(hit.path).as_uri()
     at = "" if hit.second is None else f"#t={hit.second:.1f}"
