@@ -17,7 +17,7 @@ PRINTED = {
 
 
 def test_every_example_is_tested():
-    elsewhere = {"serve_encoder", "vision_language"}  # test_serve_example.py, test_vision_...
+    elsewhere = {"serve_encoder", "vision_language"}  # their own test files
     assert {file.stem for file in EXAMPLES.glob("*.py")} == {*PRINTED, *elsewhere}
 
 
