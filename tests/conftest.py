@@ -176,7 +176,7 @@ def quick(monkeypatch):
 
 
 @pytest.fixture
-def run(quick, monkeypatch, capsys, tmp_path):
+def run(quick, unchecked, monkeypatch, capsys, tmp_path):
     """Run the command in an empty directory; gives exit status, standard output and error."""
     monkeypatch.chdir(tmp_path)
 

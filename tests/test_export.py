@@ -19,7 +19,7 @@ onnxruntime = pytest.importorskip("onnxruntime")
 METHODS = [
     pytest.param("shift(mlp, l2)", marks=pytest.mark.slow),
     pytest.param("shift(mlp, l2) + merge", marks=pytest.mark.slow),
-    "tome",
+    pytest.param("tome", marks=pytest.mark.slow),  # of words, below
     "shift(mlp, l2) + vid-tldr",
 ]
 
@@ -93,21 +93,16 @@ def open_clip_vit():
     return model, lambda batch: {"x": torch.randn(batch, 3, 40, 40)}
 
 
-# Every library once; all pairs take minutes. ToMe is below, in a timm model and on texts.
-PAIRS = {
-    timm_vit: "shift(block, l2)",
-    transformers_vit: "shift(block, l2) + merge",
-    transformers_text: "shift(block, l2)",
-    torchvision_vit: "shift(block, l2)",
-    open_clip_vit: "shift(block, l2) + merge",
-}
+# A model of images goes through the command, below; every library and method take minutes.
+FAST = {transformers_text: "shift(block, l2)"}
+LIBRARIES = (timm_vit, transformers_vit, transformers_text, torchvision_vit, open_clip_vit)
 
 
 @pytest.mark.parametrize(
     ("library", "method"),
     [
-        pytest.param(library, method, marks=[] if PAIRS[library] == method else pytest.mark.slow)
-        for library in PAIRS
+        pytest.param(library, method, marks=() if FAST.get(library) == method else pytest.mark.slow)
+        for library in LIBRARIES
         for method in ("shift(block, l2)", "shift(block, l2) + merge", "tome")
     ],
 )
@@ -125,6 +120,7 @@ def test_rows_and_columns_of_a_resnet(score, plain, tmp_path):
         compare(model, lambda batch: {"x": resnet_models.images(batch)}, tmp_path / "m.onnx")
 
 
+@pytest.mark.slow  # of PyTorch's exporter, not of ours
 def test_padding_that_sees_nothing_differs_in_the_dense_model_itself(plain, tmp_path):
     """In a window of ModernBERT padding may see no token: ONNX's softmax has no answer to that.
 
