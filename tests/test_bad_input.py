@@ -4,6 +4,7 @@ A row (``bad_commands``) is a command and words of the line that it must end in.
 long, bad input was not refused before the work.
 """
 
+import os
 import shlex
 from pathlib import Path
 
@@ -42,10 +43,14 @@ def fill(folder):
 
 
 def state(folder):
-    return {
-        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
-        for path in folder.rglob("*")
-    }
+    """Every path, and size and time of every file."""
+    found = {}
+    for parent, folders, names in os.walk(folder):
+        found |= dict.fromkeys(os.path.join(parent, name) for name in folders)
+        for name in names:
+            about = os.lstat(path := os.path.join(parent, name))
+            found[path] = about.st_size, about.st_mtime_ns
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from repshift import EncoderSpec, InputError, Plan, compress
 from repshift.evaluation import bench
 from repshift.evaluation.tasks.any_model import _grid
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = pytest.mark.usefixtures("quick", "unchecked")
 
 
 def vit():
@@ -134,7 +134,6 @@ def test_the_grid_of_an_image():
     assert _grid(36, 40, 56) == (0, 0)
 
 
-@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("given", "message"),
     [

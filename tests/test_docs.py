@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import tyro
 
-from repshift import adapters, registry
 from repshift.cli import commands
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -22,9 +21,11 @@ COMMANDS = sorted(
 )
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("plain", "quick")
 @pytest.mark.parametrize("page", PAGES)
 def test_the_snippets_of_a_page_run_one_after_the_other(page, monkeypatch):
+    from repshift import adapters, registry
+
     monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
     monkeypatch.setattr(adapters, "_REGISTERED", dict(adapters._REGISTERED))
     snippets = re.findall(r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL)

@@ -16,7 +16,12 @@ from models import build, images
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
-METHODS = ["shift(mlp, l2)", "shift(mlp, l2) + merge", "tome", "shift(mlp, l2) + vid-tldr"]
+METHODS = [
+    pytest.param("shift(mlp, l2)", marks=pytest.mark.slow),
+    pytest.param("shift(mlp, l2) + merge", marks=pytest.mark.slow),
+    pytest.param("tome", marks=pytest.mark.slow),  # of words, below
+    "shift(mlp, l2) + vid-tldr",
+]
 
 
 class WithSurvivors(nn.Module):
@@ -88,21 +93,16 @@ def open_clip_vit():
     return model, lambda batch: {"x": torch.randn(batch, 3, 40, 40)}
 
 
-# Every library and every method once; all pairs take minutes.
-PAIRS = {
-    timm_vit: "shift(block, l2)",
-    transformers_vit: "shift(block, l2) + merge",
-    transformers_text: "tome",
-    torchvision_vit: "tome",
-    open_clip_vit: "shift(block, l2) + merge",
-}
+# A model of images goes through the command, below; every library and method take minutes.
+FAST = {transformers_text: "shift(block, l2)"}
+LIBRARIES = (timm_vit, transformers_vit, transformers_text, torchvision_vit, open_clip_vit)
 
 
 @pytest.mark.parametrize(
     ("library", "method"),
     [
-        pytest.param(library, method, marks=[] if PAIRS[library] == method else pytest.mark.slow)
-        for library in PAIRS
+        pytest.param(library, method, marks=() if FAST.get(library) == method else pytest.mark.slow)
+        for library in LIBRARIES
         for method in ("shift(block, l2)", "shift(block, l2) + merge", "tome")
     ],
 )
@@ -112,7 +112,7 @@ def test_every_library_by_the_exporter_of_pytorch(library, method, plain, tmp_pa
         compare(model, make, tmp_path / "m.onnx")
 
 
-@pytest.mark.parametrize("score", ["Border", "Shift"])
+@pytest.mark.parametrize("score", [pytest.param("Border", marks=pytest.mark.slow), "Shift"])
 def test_rows_and_columns_of_a_resnet(score, plain, tmp_path):
     model = resnet_models.build("torchvision basic")
     score = plain.Shift("block") if score == "Shift" else plain.Border()
@@ -120,6 +120,7 @@ def test_rows_and_columns_of_a_resnet(score, plain, tmp_path):
         compare(model, lambda batch: {"x": resnet_models.images(batch)}, tmp_path / "m.onnx")
 
 
+@pytest.mark.slow  # of PyTorch's exporter, not of ours
 def test_padding_that_sees_nothing_differs_in_the_dense_model_itself(plain, tmp_path):
     """In a window of ModernBERT padding may see no token: ONNX's softmax has no answer to that.
 
@@ -222,7 +223,7 @@ def test_weights_beyond_one_file_are_refused(tmp_path, plain):
 
 def test_words_of_modernbert_under_tome_too(plain, tmp_path):
     """Sizes are added to logits whose rows may see no key: no NaN spreads from there."""
-    model = text_models.build("modernbert", torch.float32, num_hidden_layers=4)
+    model = text_models.build("modernbert", torch.float32, num_hidden_layers=2)
     given = text_models.sentences((20, 11))
     with plain.compress(model, plain.Plan({0: 3, 1: 2}, reduction=plain.ToMe())) as compression:
         run = to_onnx(model, given, tmp_path / "m.onnx")

@@ -1,25 +1,36 @@
 """benchmarks/gpu.py must not fail on the day a GPU is there: all its parts, tiny, on the CPU."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
-# What takes a process of its own is tested with the command, below.
+# What takes a process of its own is tested below.
 PARTS = ("images", "video", "others", "vision_language", "profile", "compiled")
+# A test of every file that takes no time.
+SHORT = "bit_equal or fused_kernel or matching_forms or in_a_batch or torchvision or cuda_graphs"
 # On float32 and CPU: what forms the map in some blocks at least.
 EAGER = ("dense, eager attention", "class-attention", "tome, eager attention (as published)")
 
 
 @pytest.fixture
 def gpu(plain, monkeypatch):
-    """The suite as a module, whose parts run in this process."""
+    """The suite as a module."""
     known = set(sys.modules)
     monkeypatch.syspath_prepend(SCRIPT.parent)
     import gpu
+
+    yield gpu
+    for name in set(sys.modules) - known:
+        if str(SCRIPT.parent) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def in_process(gpu, monkeypatch):
+    """Its parts run in this process."""
 
     def start_part(name, arguments, limit, log):
         monkeypatch.setattr(sys, "argv", [*sys.argv, "--one", name])
@@ -28,10 +39,6 @@ def gpu(plain, monkeypatch):
         return ""
 
     monkeypatch.setattr(gpu, "start_part", start_part)
-    yield gpu
-    for name in set(sys.modules) - known:
-        if str(SCRIPT.parent) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
 
 
 @pytest.fixture
@@ -61,20 +68,20 @@ def check(part, out, printed):
         assert (row["kernel"] == "flash") == (row["method"] not in EAGER)
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize("part", PARTS)
 def test_every_part_runs(tmp_path, suite, part):
     printed = suite(tmp_path / "gpu", "--parts", part)
     check(part, tmp_path / "gpu", printed)
 
 
-def test_the_command_runs_the_tests_in_a_process(tmp_path):
-    out = tmp_path / "gpu"
-    command = [sys.executable, SCRIPT, "--tiny", "--device", "cpu", "--parts", "correctness"]
-    done = subprocess.run([*command, "--out", out], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr + out.with_suffix(".log").read_text()
-    check("correctness", out, done.stdout)
+@pytest.mark.parametrize("tests", [SHORT, pytest.param("", marks=pytest.mark.slow)])
+def test_the_tests_run_in_a_process(tmp_path, suite, monkeypatch, tests):
+    monkeypatch.setenv("PYTEST_ADDOPTS", f"-k '{tests}'" if tests else "")
+    check("correctness", tmp_path / "gpu", suite(tmp_path / "gpu", "--parts", "correctness"))
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_run_goes_on_and_says_what_failed(tmp_path, suite):
     out = tmp_path / "gpu"
     suite(out, "--parts", "profile")

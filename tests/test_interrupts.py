@@ -55,17 +55,23 @@ def lines_of(run, folder):
 
 
 @pytest.mark.parametrize(
-    ("method", "error"), [*((plan, KeyboardInterrupt) for plan in PLANS), ("tome", SystemExit)]
+    ("method", "error"),
+    [
+        *((plan, KeyboardInterrupt) for plan in PLANS),
+        pytest.param("tome", SystemExit, marks=pytest.mark.slow),
+    ],
 )
 @pytest.mark.parametrize("folder", ["repshift", "timm"])
+@pytest.mark.parametrize("moments", [12, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("unchecked")
 @torch.inference_mode()
-def test_after_an_interrupt_all_models_work_as_before(method, error, folder):
+def test_after_an_interrupt_all_models_work_as_before(method, error, folder, moments):
     model, bystander, photos = build("deit distilled"), build("dinov3"), images(2)
     dense, other = model(photos), bystander(photos)
     with compress(model, PLANS[method]) as compression:
         expected = model(photos)
         count = lines_of(lambda: model(photos), folder)
-        for at in sorted({1, 2, *range(5, count, max(1, count // 60)), count}):
+        for at in sorted({1, 2, *range(5, count, max(1, count // moments)), count}):
             sys.settrace(InterruptAt(at, error, folder))
             try:
                 model(photos)

@@ -220,7 +220,10 @@ def test_a_signal_while_torch_is_imported_is_the_end(tmp_path, number):
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(  # SIGTERM is handled as SIGINT is
+    "number",
+    [signal.SIGKILL, signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+)
 def test_processes_that_decode_end_with_the_command(tmp_path, number):
     fill(tmp_path)
     command = Command(tmp_path, COMMANDS["retrieve"][0])

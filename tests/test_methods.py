@@ -99,8 +99,9 @@ EACH_ONCE = [
 
 @pytest.mark.parametrize("method", EACH_ONCE)
 def test_every_method_compiles_to_one_graph(method, plain):
-    model, photos = build("deit distilled", depth=2), images()
-    plan = plain.Plan.from_json(with_drop(method, {0: 0.3, 1: 4}).to_json())
+    # What follows a site is the same for every score.
+    model, photos = build("deit distilled", depth=2 if method.score == Shift() else 1), images()
+    plan = plain.Plan.from_json(with_drop(method, {0: 0.3}).to_json())
     torch._dynamo.reset()
     with plain.compress(model, plan) as compression, torch.no_grad():
         expected, kept, sizes = model(photos), compression.kept, compression.sizes

@@ -3,10 +3,13 @@
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_table_of_models_is_up_to_date():
     import model_table
 

@@ -1,10 +1,10 @@
 """Names of files, methods and models are text in every picture, table and page, never markup."""
 
 import csv
+import io
 import json
 import os
 import re
-import subprocess
 import sys
 from html import unescape
 
@@ -41,9 +41,18 @@ def pixels():
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8))
 
 
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A picture without a name."""
+    figure = Figure(figsize=(9, 3))
+    figure.subplots().plot([0, 1], [0, 1])
+    save(figure, path := tmp_path_factory.mktemp("bare") / "b.png", 50)
+    return path.read_bytes()
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_a_picture_shows_the_letters_of_its_name(name, tmp_path):
-    figure, plain_figure = Figure(figsize=(9, 3)), Figure(figsize=(9, 3))
+def test_a_picture_shows_the_letters_of_its_name(name, bare, tmp_path):
+    figure = Figure(figsize=(9, 3))
     axes = figure.subplots()
     title(axes, name, 9)
     assert axes.title.get_text() == plain(name)
@@ -53,9 +62,7 @@ def test_a_picture_shows_the_letters_of_its_name(name, tmp_path):
     [entry] = axes.get_legend().get_texts()
     assert entry.get_text().strip() == plain(name).strip()
     save(figure, tmp_path / "a.png", 50)
-    plain_figure.subplots().plot([0, 1], [0, 1])
-    save(plain_figure, tmp_path / "b.png", 50)
-    assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+    assert (tmp_path / "a.png").read_bytes() != bare
 
 
 @pytest.mark.parametrize(
@@ -154,13 +161,11 @@ def test_a_schedule_of_24_blocks_and_a_name_of_markup_go_through_bench(run, tmp_
     assert plans == [schedule, "$plan_{}$ [red].json"]
 
 
-def test_a_terminal_without_the_letters_gets_their_codes(tmp_path):
+def test_a_terminal_without_the_letters_gets_their_codes(run, tmp_path, monkeypatch):
     pixels().save(tmp_path / "日本.png")
-    done = subprocess.run(
-        [sys.executable, "-m", "repshift", "show", "日本.png", "--model", "digits-vit"],
-        cwd=tmp_path, capture_output=True, check=False, text=True,
-        env=os.environ | {"PYTHONIOENCODING": "ascii"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == r"\u65e5\u672c-tokens.png"
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr(sys, "stdout", terminal)
+    status, _, err = run("show", "日本.png", "--model", "digits-vit")
+    assert status == 0, err
+    assert terminal.buffer.getvalue() == b"\\u65e5\\u672c-tokens.png\n"
     assert (tmp_path / "日本-tokens.png").exists()

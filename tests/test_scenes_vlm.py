@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 
+pytestmark = pytest.mark.usefixtures("unchecked")
 BLIND = Row("no visual tokens", 0.0, blind=True)
 
 

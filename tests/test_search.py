@@ -22,6 +22,8 @@ from repshift.search.fidelity_meter import FidelityMeter, differs_from, read_out
 from repshift.search.memo import Memo
 from repshift.search.search_plan import SearchResult
 
+# A search runs a model hundreds of times; that shapes are right is tested elsewhere.
+pytestmark = pytest.mark.usefixtures("unchecked")
 QUICK = ["shift(mlp, l2)", "redundancy(mlp) + merge"]
 
 
@@ -469,7 +471,6 @@ def test_the_plot_shows_what_was_tried(tmp_path):
 
 
 @pytest.mark.parametrize("given", [None, [1, 2], "images"])
-@pytest.mark.usefixtures("unchecked")
 def test_what_are_no_images_is_one_clear_line(small, given):
     model, _ = small
     with pytest.raises(InputError, match="images is a .*; expected a tensor"):

@@ -25,13 +25,16 @@ from repshift.search.prompt_meter import PromptMeter
 from vision_language_folders import save_qwen
 from vision_language_models import build, inputs
 
+# A search runs a model hundreds of times; that shapes are right is tested elsewhere.
+pytestmark = pytest.mark.usefixtures("unchecked")
 TOKENS = 16  # of LLaVA's image
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _few():
-    """A table of 2 x 3 x 2 rows, so that a search takes a second."""
+    """A table of 2 x 2 x 2 rows, so that a search takes a second."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(places, "KEEPS", places.KEEPS[:1])
         patch.setattr(places, "TOWER_SHARES", (0.5,))
         patch.setattr(places, "DECODER_SHARES", (0.5,))
         patch.setattr(places, "TOWER_METHODS", places.TOWER_METHODS[:1])
@@ -254,7 +257,6 @@ def test_few_are_judged_on_all_prompts():
         ),
     ],
 )
-@pytest.mark.usefixtures("unchecked")
 def test_prompts_that_are_none(llava, change, message):
     with pytest.raises(InputError, match=message):
         search(llava, change(asked(llava)), flops=0.7)

@@ -150,13 +150,15 @@ def test_a_pickle_keeps_the_plan_at_work(family):
     "family", [pytest.param("siglip", marks=pytest.mark.lowest), *sorted({*SAMPLE} - {"siglip"})]
 )
 def test_the_whole_forward_compiles_to_one_graph(family, plain):
-    model, plan = build(family, depth=3), plain.Plan.from_json(plan_for(family).to_json())
+    given = plan_for(family, {0: 0.3})
+    model, plan = build(family, depth=2), plain.Plan.from_json(given.to_json())
     torch._dynamo.reset()
-    # What comes behind the graph does not depend on the family.
+    # What comes behind the graph, and that a batch of another size fits, is the same for all.
     backend = "aot_eager" if family == "siglip" else "eager"
+    sizes = (5, 2) if family == "deit distilled" else (5,)
     with plain.compress(model, plan) as compression, torch.no_grad():
         compiled = torch.compile(model, fullgraph=True, backend=backend)
-        for batch in (5, 2):
+        for batch in sizes:
             photos = images(batch)
             expected, kept, counts = model(photos), compression.kept, compression.counts
             torch.testing.assert_close(compiled(photos), expected)
@@ -165,7 +167,7 @@ def test_the_whole_forward_compiles_to_one_graph(family, plain):
 
 
 def test_code_compiled_without_a_plan_is_not_taken_with_one_nor_the_other_way(plain):
-    twin, model, photos = build("deit"), build("deit"), images(2)
+    twin, model, photos = build("deit", depth=2), build("deit", depth=2), images(2)
     torch._dynamo.reset()
     with torch.no_grad():
         dense = model(photos)
@@ -175,14 +177,22 @@ def test_code_compiled_without_a_plan_is_not_taken_with_one_nor_the_other_way(pl
         with plain.compress(model, plain.Plan({0: 0.3})) as compression:
             expected = model(photos)
             assert torch.equal(compiled(photos), expected)
-            assert compression.counts == [26] * 4
+            assert compression.counts == [26] * 2
         assert not torch.equal(expected, dense)
         assert torch.equal(compiled(photos), dense)
 
 
-@each_family
+# The graph is that of torch.compile, above.
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=() if family in ("siglip", "rope mixed") else pytest.mark.slow)
+        for family in SAMPLE
+    ],
+)
 def test_export_with_a_dynamic_batch_runs_at_any_batch_size(family, plain):
-    model, plan = build(family, depth=3), plain.Plan.from_json(plan_for(family).to_json())
+    given = plan_for(family, {0: 0.3})
+    model, plan = build(family, depth=2), plain.Plan.from_json(given.to_json())
     with plain.compress(model, plan), torch.no_grad():
         dynamic = ({0: torch.export.Dim("batch")},)
         program = torch.export.export(model, (images(5),), dynamic_shapes=dynamic)

@@ -19,7 +19,7 @@ def search_bar(title: str = "search") -> Iterator[Progress]:
     with tqdm(desc=title, unit=" plans", delay=1) as bar:
 
         def show(last: str) -> None:
-            bar.update()
-            bar.set_postfix_str(last)
+            bar.set_postfix_str(last, refresh=False)  # a bar that is drawn before its delay is
+            bar.update()  # never ended by a new line
 
         yield show
