@@ -25,7 +25,7 @@ KEYS = {
 
 def test_bench_writes_table_json_csv_plot_and_report(run, tmp_path):
     status, out, err = run(
-        "bench", "--model", "digits-vit", "--samples", 60, "--batch-size", 30, "--json", "b.json"
+        "bench", "--model", "digits-vit", "--samples", 90, "--batch-size", 30, "--json", "b.json"
     )
     assert status == 0, err
     written = json.loads((tmp_path / "b.json").read_text())
@@ -75,7 +75,7 @@ def test_bench_writes_table_json_csv_plot_and_report(run, tmp_path):
 
 def test_bench_of_a_resnet_compares_lines(run, tmp_path):
     status, out, err = run(
-        "bench", "--model", "digits-resnet", "--samples", 60, "--batch-size", 30,
+        "bench", "--model", "digits-resnet", "--samples", 90, "--batch-size", 30,
         "--plan", "resnet", "0:2", "--methods", "random", "per-row-and-column",
     )  # fmt: skip
     assert status == 0, err
