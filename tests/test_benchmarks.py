@@ -29,6 +29,8 @@ def benchmarks(monkeypatch):
 
 @pytest.mark.parametrize(("name", "arguments"), [row for row in COMMANDS if row[0] != "gpu"])
 def test_commands_are_read(benchmarks, monkeypatch, name, arguments):
+    if name == "int8":
+        pytest.importorskip("torchao")
     arguments = arguments.replace("SUBJECT", "digits").replace("...", "")
     main, read = benchmarks(name).main, []
     monkeypatch.setattr(sys, "argv", [name, *shlex.split(arguments)])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-Weights = dict[str, "Tensor"]
+Weights = dict[str, torch.Tensor]
 
 # Where training scripts put the weights; of averaged ones and the last, the averaged, as timm does.
 CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")
