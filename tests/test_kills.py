@@ -63,7 +63,9 @@ class Command:
 
     def __init__(self, folder, arguments):
         self.mark = uuid.uuid4().hex
-        environment = os.environ | {"REPSHIFT_TEST_MARK": self.mark, "OMP_NUM_THREADS": "1"}
+        # Coverage handles SIGTERM before the command does: it does not follow into this process.
+        environment = {key: value for key, value in os.environ.items() if "COVERAGE" not in key}
+        environment |= {"REPSHIFT_TEST_MARK": self.mark, "OMP_NUM_THREADS": "1"}
         self.errors = folder / f"errors-{self.mark}"
         with self.errors.open("w") as errors:
             self.process = subprocess.Popen(
