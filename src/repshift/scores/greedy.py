@@ -31,8 +31,8 @@ class Greedy(Score):
     Scores are brought to [0, 1] image by image, and ``diversity`` times the largest cosine to a
     token that was taken is subtracted. 0 is the plain order. From about 10 on the farthest token is
     taken each time (as DivPrune, CVPR 2025), and the score only decides among those about as far.
-    Memory is linear: all pairs of tokens are compared at once only where that takes no more of it
-    than the tokens themselves. Cosines are as precise as the tokens are.
+    Memory is linear: all pairs of tokens are compared at once only where there are at most twice as
+    many tokens as channels. Cosines are as precise as the tokens are.
     """
 
     name: ClassVar[str] = "greedy"
