@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 
 from repshift import InputError
+from repshift.evaluation.collection import places
 from repshift.evaluation.collection.finding import Finder
 from repshift.evaluation.collection.indexing import bring_up_to_date
 from repshift.evaluation.collection.local import Local
 from repshift.evaluation.collection.models import Named, made_by, open_encoder
 from repshift.evaluation.collection.pieces import End, Piece, Pieces
-from repshift.evaluation.collection.places import find_files, find_one
+from repshift.evaluation.collection.places import find_files, find_one, local_file
 from repshift.evaluation.collection.table import make_table
 
 pa = pytest.importorskip("pyarrow")
@@ -265,3 +266,23 @@ def test_what_was_kept_of_a_picture_of_a_shard_is_drawn(encoder, shards, tmp_pat
     with pytest.raises(InputError, match=r"a/3.png is not there any more; index again"):
         finder.kept_tokens(f"{shards}/0.tar::a/3.png", None)
     assert find_one(f"{shards}/0.tar::a/0.png").inside is not None
+
+
+def test_a_shard_is_listed_once_for_many_of_its_pictures(shards, monkeypatch):
+    listed = []
+    pictures_in = places.pictures_in
+
+    def counted(shard, *rest):
+        listed.append(shard)
+        return pictures_in(shard, *rest)
+
+    monkeypatch.setattr(places, "pictures_in", counted)
+    for name in ("0", "1", "2"):
+        found = find_one(f"{shards}/0.tar::a/{name}.png")
+        with local_file(found) as copy:
+            assert copy.read_bytes() == picture(int(name))
+    assert listed == [f"{shards}/0.tar"]
+    write_tar(shards / "0.tar", {"a/0.png": picture(1)})
+    with local_file(find_one(f"{shards}/0.tar::a/0.png")) as copy:
+        assert copy.read_bytes() == picture(1)
+    assert len(listed) == 2

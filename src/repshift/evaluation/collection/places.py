@@ -6,6 +6,7 @@ import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +56,7 @@ def find_files(*places: str) -> list[Found]:
 
     They come in order, each once.
     """
-    below = (_below_url(place) if is_url(place) else _below(Path(place)) for place in places)
-    held = {one.path: one for found in below for one in found}
+    held = {one.path: one for place in places for one in _whole(place)}
     files = [one for path in sorted(held) for one in _pictures(held[path])]
     if not files:
         raise InputError(
@@ -70,10 +70,15 @@ def find_one(path: str) -> Found:
     shard = shard_of(path)
     if shard is None:
         return Found(path, 0, 0)
-    found = next((one for one in find_files(shard) if one.path == path), None)
+    found = next((_listed(one).get(path) for one in _whole(shard)), None)
     if found is None:
         raise InputError(f"{path} is not there any more; index again")
     return found
+
+
+@lru_cache(maxsize=4)  # of a shard of that size and time; a page asks for many of its pictures
+def _listed(shard: Found) -> dict[str, Found]:
+    return {one.path: one for one in _pictures(shard)}
 
 
 def is_url(place: str) -> bool:
@@ -100,6 +105,11 @@ def local_file(file: Found) -> Iterator[Path]:
         except Exception as error:  # each file system has errors of its own
             raise InputError(f"{file.path} cannot be fetched: {_line(error)}") from None
         yield copy
+
+
+def _whole(place: str) -> list[Found]:
+    """Files and shards of a place, what is in shards not listed."""
+    return _below_url(place) if is_url(place) else _below(Path(place))
 
 
 def _below(place: Path) -> list[Found]:
