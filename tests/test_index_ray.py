@@ -43,11 +43,16 @@ def test_a_file_is_whole_when_its_end_and_its_pieces_have_come():
 def test_ray_makes_the_same_rows(photos, tmp_path):
     ray = pytest.importorskip("ray")
     pytest.importorskip("pandas")
+    pa = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
     write_video(photos / "film.mp4", 100)
     (photos / "broken.png").write_bytes(b"no image")
     with tarfile.open(photos / "shard.tar", "w") as archive:
         archive.add(photos / "broken.png", "broken.png")
         archive.add(photos / "0.png", "a.png")
+    picture = (photos / "0.png").read_bytes()
+    held = [{"bytes": one, "path": None} for one in (picture, None, picture)]
+    parquet.write_table(pa.table({"image": held}), photos / "shard.parquet", row_group_size=2)
     named = Named("digits-vit", batch_size=4)
     encoder = open_encoder(named)
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", log_to_driver=False)
@@ -64,7 +69,7 @@ def test_ray_makes_the_same_rows(photos, tmp_path):
     finally:
         ray.shutdown()
     assert outcomes[0].skipped == outcomes[1].skipped
-    assert (outcomes[1].added, outcomes[1].rows) == (5, 8)
+    assert (outcomes[1].added, outcomes[1].rows) == (7, 10)
     vectors = [torch.tensor([row.pop("vector") for row in rows]) for rows in tables]
     assert tables[0] == tables[1]
     assert torch.allclose(vectors[0], vectors[1], atol=1e-6)
