@@ -10,7 +10,14 @@ import torch
 from torch.utils.data import Dataset
 
 from repshift.evaluation.zoo.clips.scene import TEXTURES
-from repshift.evaluation.zoo.scenes.language import KINDS, ask_crowd, ask_film, ask_pair, ask_scene
+from repshift.evaluation.zoo.scenes.language import (
+    KINDS,
+    ask_close,
+    ask_crowd,
+    ask_film,
+    ask_pair,
+    ask_scene,
+)
 from repshift.evaluation.zoo.scenes.model import WORDS
 from repshift.evaluation.zoo.scenes.prompt import ASK, ids, seen
 from repshift.evaluation.zoo.scenes.render import render
@@ -24,14 +31,17 @@ from repshift.evaluation.zoo.scenes.scene import (
     SHAPES,
     Label,
     Scene,
+    draw_close,
     draw_crowd,
     draw_film,
     draw_scene,
 )
 
-SCENES, CROWDS, SHEETS, FILMS, PAIRS = 16, 3, 3, 5, 5  # of a step
+SCENES, CROWDS, SHEETS, CLOSE, FILMS, PAIRS = 16, 3, 3, 5, 5, 5  # of a step
 EARLY = 14, 3, 5, 4  # of them asked before what is seen: one question each
-FIRST_CYCLE = 1100  # steps; after them twice as many films
+# The last step of each cycle. From the second on there are twice as many films, in the third
+# close-ups too.
+CYCLES = 1100, 2000, 2600
 LENGTH, VISUAL = 176, 128  # of a row: tokens, and those of them that are seen
 SIDE, FILM_SIDE = EDGE // CELL, FILM_EDGE // CELL
 TOLD = (len(SHAPES) + 1, len(COLOURS) + 1, 11, 11, 11)  # what a cell shows: 0 is nothing
@@ -190,9 +200,11 @@ def batch(step: int, early: bool = True):
     draw = np.random.default_rng([1, step])
     scenes = [draw_scene(draw) for _ in range(SCENES)]
     crowds = [draw_crowd(draw) for _ in range(CROWDS)]
-    times = 1 if step < FIRST_CYCLE else 2
+    times = 1 if step < CYCLES[0] else 2
     films = [draw_film(draw) for _ in range(times * FILMS)]
     images = [*scenes, *crowds, *(draw_sheet(draw) for _ in range(SHEETS))]
+    close = [draw_close(draw) for _ in range(CLOSE if step >= CYCLES[1] else 0)]
+    images += close
     rows, size = [], SIDE**2
 
     def cells(number):
@@ -218,6 +230,11 @@ def batch(step: int, early: bool = True):
         questions = ask_crowd(crowd)
         row.add([crowd], cells(SCENES + number), questions)
         row.add([crowd], cells(SCENES + number), one(questions), early=True)
+    for number, scene in enumerate(close, len(images) - len(close)):
+        rows.append(row := Row())
+        questions = [*ask_close(scene, draw), *ask_close(scene, draw)]
+        row.add([scene], cells(number), questions)
+        row.add([scene], cells(number), one(questions), early=True)
     pairs = draw.permutation(SCENES).tolist()
     for number in range(PAIRS):
         first, second = pairs[2 * number : 2 * number + 2]

@@ -3,14 +3,15 @@
     python scripts/train_scenes.py
 
 The tower is told first what each cell shows, then all is trained at once, then once more with
-twice as many films, whose order is learnt last. The generator goes on to tell what the cells show,
-where they are, and where two heads of two layers should look for an answer; what only this needs is
-thrown away after. An interrupted run goes on where it stopped; every step seeds itself, so the
-weights are the same either way.
+twice as many films, whose order is learnt last, then with close-ups. The generator goes on to tell
+what the cells show, where they are, and where two heads of two layers should look for an answer;
+what only this needs is thrown away after. An interrupted run goes on where it stopped; every step
+seeds itself, so the weights are the same either way.
 """
 
 import argparse
 import time
+from bisect import bisect_right
 from pathlib import Path
 
 import torch
@@ -22,19 +23,19 @@ from repshift.evaluation.zoo.packaged import weights_file
 from repshift.evaluation.zoo.scenes.language import KINDS
 from repshift.evaluation.zoo.scenes.model import WEIGHTS
 from repshift.files import replacing
-from scene_batches import FIRST_CYCLE, Batches
+from scene_batches import CYCLES, Batches
 from scene_pupil import Pupil
 
 ROOT = Path(__file__).resolve().parents[1]
 EVERY = 10  # steps of a line in the log
 RATE = 2e-3
 TOWER_STEPS = 300  # in which the tower is told alone
-AGAIN = 0.5  # of the rate, with which the second cycle starts
+AGAIN = 0.5  # of the rate, with which the later cycles start
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=CYCLES[-1])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
     parser.add_argument("--out", type=Path, default=weights_file(WEIGHTS))
@@ -82,7 +83,7 @@ def train(args) -> dict[str, torch.Tensor]:
     for step, one in enumerate(data, start):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = RATE * rate(step, args.steps)
+                group["lr"] = RATE * rate(step)
             optimizer.zero_grad(set_to_none=True)
         with torch.autocast("cpu", torch.bfloat16):
             if step < TOWER_STEPS:
@@ -97,7 +98,8 @@ def train(args) -> dict[str, torch.Tensor]:
         nn.utils.clip_grad_norm_(pupil.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
-        decay = min(0.998, (step + 1) / (step + 20))
+        # The third cycle is short: the average forgets what was before it.
+        decay = min(0.99 if step >= CYCLES[1] else 0.998, (step + 1) / (step + 20))
         with torch.no_grad():
             for name, weight in pupil.state_dict().items():
                 average[name].lerp_(weight, 1 - decay)
@@ -144,12 +146,13 @@ def tally(one, right, hits, counts):
     counts += torch.bincount(kind, minlength=len(KINDS))
 
 
-def rate(step: int, steps: int) -> float:
+def rate(step: int) -> float:
     """Linear warm-up, then level, then linear down to a fiftieth over the last part of a cycle."""
-    if step < FIRST_CYCLE:
-        done = step / FIRST_CYCLE
+    if step < CYCLES[0]:
+        done = step / CYCLES[0]
         return min(done / 0.02, 1.0, 0.02 + 0.98 * (1 - done) / 0.25)
-    done = (step - FIRST_CYCLE) / (steps - FIRST_CYCLE)
+    cycle = bisect_right(CYCLES[:-1], step)
+    done = (step - CYCLES[cycle - 1]) / (CYCLES[cycle] - CYCLES[cycle - 1])
     return AGAIN * min(1.0, 0.02 + 0.98 * (1 - done) / 0.6)
 
 

@@ -9,11 +9,11 @@ import torch
 from repshift.evaluation.zoo.scenes.held_out import held_out
 from repshift.evaluation.zoo.scenes.language import KINDS, vocabulary
 from repshift.evaluation.zoo.scenes.render import render
-from repshift.evaluation.zoo.scenes.scene import CARD, COLOURS, EDGE, FRAMES, SHAPES
+from repshift.evaluation.zoo.scenes.scene import CARD, CELL, COLOURS, EDGE, FRAMES, SHAPES
 
 CHANCE = {
-    "exists": 1 / 2, "attribute": 1 / 6, "count": 1 / 5, "label": 1 / 1000, "place": 1 / 64,
-    "needle": 1 / 6, "which": 1 / 2, "order": 1 / 6, "hops": 1 / 5,
+    "exists": 1 / 2, "close": 1 / 2, "attribute": 1 / 6, "count": 1 / 5, "label": 1 / 1000,
+    "place": 1 / 64, "needle": 1 / 6, "which": 1 / 2, "order": 1 / 6, "hops": 1 / 5,
 }  # fmt: skip
 
 
@@ -55,7 +55,7 @@ def test_answers_are_those_of_the_scene(items):
         asked = [word for word in question.words if word in (*COLOURS, *SHAPES)]
         answer = question.answer
         match question.kind:
-            case "exists":
+            case "exists" | "close":
                 assert answer == ("yes" if tuple(asked) in pairs else "no",)
             case "attribute" | "needle":
                 (pair,) = (pair for pair in pairs if asked[0] in pair)
@@ -80,6 +80,14 @@ def test_answers_are_those_of_the_scene(items):
                 (shared,) = set(told) - set(asked)
                 (other,) = (pair for pair in pairs if shared in pair and pair != told)
                 assert answer == tuple(set(other) - {shared})
+
+
+def test_a_close_up_shows_things_of_many_tokens(items):
+    for item in items[:100]:
+        if item.question.kind == "close":
+            sizes = [3.14 * (thing.radius / CELL) ** 2 for thing in item.scenes[0].things]
+            assert len(sizes) == 2
+            assert min(sizes) > 6
 
 
 def test_what_is_drawn_is_there(items):

@@ -145,6 +145,8 @@ def _at(depth: Depth, share: float) -> list[Row]:
     spread = sorted({depth.decoder * layer // 32 for layer in (3, 17, 22)})
     each = 1 - share ** (1 / len(spread))
     inside = depth.tower // 3
+    # Half of the layers have carried the question to the last word.
+    heard = Plan({depth.decoder // 2: 1 - third}, LastQuery())
 
     def prompt(*given: Any, merge: bool = True) -> tuple[VisionLanguagePlan, ...]:
         return (VisionLanguagePlan(prompt=Keep(share, *given, merge=merge)),)
@@ -168,12 +170,10 @@ def _at(depth: Depth, share: float) -> list[Row]:
         Row("shift in three layers (V2Drop)", share,
             (_decoder(dict.fromkeys(spread, each), Shift("block")),)),
         Row("prompt and decoder", share,
-            (VisionLanguagePlan(None, Keep(half), Plan({early: 1 - half}, LastQuery())),)),
+            (VisionLanguagePlan(None, Keep(third**2), heard),)),
         Row("tower, prompt and decoder", share,
             (VisionLanguagePlan(
-                Plan({inside: 1 - third}, Shift("block")),
-                Keep(third),
-                Plan({depth.decoder // 2: 1 - third}, LastQuery()),
+                Plan({inside: 1 - third}, Shift("block")), Keep(third), heard
             ),)),
     ]  # fmt: skip
 

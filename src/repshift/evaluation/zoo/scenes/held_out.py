@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from repshift.evaluation.zoo.scenes.language import ask_crowd, ask_film, ask_pair, ask_scene
-from repshift.evaluation.zoo.scenes.scene import draw_crowd, draw_film, draw_scene
+from repshift.evaluation.zoo.scenes.language import (
+    ask_close,
+    ask_crowd,
+    ask_film,
+    ask_pair,
+    ask_scene,
+)
+from repshift.evaluation.zoo.scenes.scene import draw_close, draw_crowd, draw_film, draw_scene
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -55,6 +61,8 @@ def _asked(draw: Generator) -> list[Item]:
     while not (asked := ask_pair(scene, other, draw)):  # both may show the same things
         other = draw_scene(draw)
     items.append(Item(_one(asked, draw), (scene, other)))
+    close = draw_close(draw)
+    items.append(Item(_one(ask_close(close, draw), draw), (close,)))
     return items
 
 

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
     from repshift.evaluation.zoo.scenes.scene import Scene, Thing
 
-KINDS = ("exists", "attribute", "count", "label", "place", "needle", "which", "order", "hops")
+KINDS = (
+    "exists", "close", "attribute", "count", "label", "place", "needle", "which", "order", "hops"
+)  # fmt: skip
 _SIDE = EDGE // CELL
 _TURNS = ("first", "second", "last")
 
@@ -62,6 +64,11 @@ def ask_crowd(scene: Scene) -> list[Question]:
     return [_attribute(scene, word, "needle") for word in scene.named]
 
 
+def ask_close(scene: Scene, generator: Generator) -> list[Question]:
+    """Two questions: one thing is there, one is not."""
+    return [_exists(scene, generator, answer, "close") for answer in ("yes", "no")]
+
+
 def ask_pair(first: Scene, second: Scene, generator: Generator) -> list[Question]:
     """Two questions, each about something that one of the two images shows."""
     asked = []
@@ -100,7 +107,7 @@ def vocabulary() -> tuple[str, ...]:
     )
 
 
-def _exists(scene: Scene, generator: Generator, answer: str) -> Question:
+def _exists(scene: Scene, generator: Generator, answer: str, kind: str = "exists") -> Question:
     there = [(thing.colour, thing.shape) for thing in scene.things]
     if answer == "no":
         # Half of what is absent has a colour and a shape that are there, but not together.
@@ -117,7 +124,7 @@ def _exists(scene: Scene, generator: Generator, answer: str) -> Question:
         wanted = there
     at = int(generator.integers(len(wanted)))
     about = () if answer == "no" else (scene.things[at],)
-    return _question("exists", f"is there a {' '.join(wanted[at])}", answer, about)
+    return _question(kind, f"is there a {' '.join(wanted[at])}", answer, about)
 
 
 def _attribute(scene: Scene, word: str, kind: str) -> Question:

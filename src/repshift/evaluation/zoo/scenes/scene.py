@@ -1,4 +1,4 @@
-"""What is in a scene: things, a label, crowds, and films in which things come and go.
+"""What is in a scene: things, a label, crowds, close-ups, films in which things come and go.
 
 Every scene is built so that some question of each kind has one answer, and so that nothing but the
 picture tells it: what is asked for is drawn uniformly, whatever the question says.
@@ -24,7 +24,7 @@ COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
 EDGE, CELL = 224, 28  # of an image and of one visual token, in pixels
 FILM_EDGE, FRAMES = 112, 8
 CARD = (59, 29)  # width and height of a label
-_SMALL, _LARGE = (10, 13), (18, 23)  # radii
+_SMALL, _LARGE, _CLOSE = (10, 13), (18, 23), (40, 55)  # radii
 _MARGIN = 5  # pixels between a thing's centre and the edge of its cell, so that places are certain
 _TRIES = 200
 
@@ -129,15 +129,18 @@ def draw_crowd(generator: Generator) -> Scene:
             return Scene(_things(words, places, radii), *_ground(generator), named=tuple(b[:3]))
 
 
+def draw_close(generator: Generator) -> Scene:
+    """Two things, each of 7 to 12 visual tokens, as things on photographs are."""
+    words = _pairs(2, generator)
+    while True:
+        radii = generator.integers(*_CLOSE, 2).tolist()
+        if places := _Taken(EDGE).scatter(radii, generator):
+            return Scene(_things(words, places, radii), *_ground(generator))
+
+
 def draw_film(generator: Generator) -> Scene:
     """Three things that come one after the other and go, and two that are there all the time."""
-    words = list(
-        zip(
-            generator.permutation(COLOURS)[:5].tolist(),
-            generator.permutation(SHAPES)[:5].tolist(),
-            strict=True,
-        )
-    )
+    words = _pairs(5, generator)
     while True:
         radii = generator.integers(11, 17, 5).tolist()
         if places := _Taken(FILM_EDGE).scatter(radii, generator):
@@ -145,6 +148,12 @@ def draw_film(generator: Generator) -> Scene:
     starts = np.sort(generator.permutation(np.arange(1, FRAMES))[:3]).tolist()
     spans = [(at, at + int(generator.integers(1, 4))) for at in starts] + [(0, FRAMES)] * 2
     return Scene(_things(words, places, radii, spans), *_ground(generator), frames=FRAMES)
+
+
+def _pairs(count: int, generator: Generator) -> list[tuple[str, str]]:
+    """A colour and a shape each, all of them different."""
+    words = (generator.permutation(every)[:count].tolist() for every in (COLOURS, SHAPES))
+    return list(zip(*words, strict=True))
 
 
 class _Taken:
