@@ -184,14 +184,12 @@ def test_the_nearest_size_is_that_of_counted_flops(tmp_path):
     photos = torch.randn(1, 3, 64, 64)
     smaller = smaller_sizes(model, photos)
 
-    def flops(one):
-        return count_flops(lambda: one.model(one.prepare(photos)))[0]
-
+    sizes = {one: count_flops(lambda one=one: one.model(one.prepare(photos)))[0] for one in smaller}
     counted = FlopsCost(model, describe(model), photos, Memo(None, {}))
     full = count_flops(lambda: model(photos))[0]
     for percent in range(5, 100):
         share = percent / 100
-        nearest = min(smaller, key=lambda one: abs(flops(one) / full - share))
+        nearest = min(smaller, key=lambda one: abs(sizes[one] / full - share))
         assert nearest_dense(smaller, counted, share) is nearest, share
     assert nearest_dense([], counted, 0.5) is None
 
