@@ -39,7 +39,7 @@ from repshift.evaluation.zoo.scenes.scene import (
 
 SCENES, CROWDS, SHEETS, CLOSE, FILMS, PAIRS = 16, 3, 3, 5, 5, 5  # of a step
 EARLY = 14, 3, 5, 4  # of them asked before what is seen: one question each
-# The last step of each cycle. From the second on there are twice as many films, in the third
+# The steps at which cycles end. From the second on there are twice as many films, in the third
 # close-ups too.
 CYCLES = 1100, 2000, 2600
 LENGTH, VISUAL = 176, 128  # of a row: tokens, and those of them that are seen

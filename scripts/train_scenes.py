@@ -40,6 +40,8 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=ROOT / "runs")
     parser.add_argument("--out", type=Path, default=weights_file(WEIGHTS))
     args = parser.parse_args()
+    if not 0 < args.steps <= CYCLES[-1]:
+        parser.error(f"--steps {args.steps}: the rate is told for 1 to {CYCLES[-1]}")
     torch.set_num_threads(args.threads)
     weights = train(args)
     half = {key: weight.half().contiguous() for key, weight in weights.items()}

@@ -137,6 +137,14 @@ def plain(monkeypatch):
 
 
 @pytest.fixture
+def unregistered(plain, monkeypatch):
+    """What a test registers with the plain package ends with the test."""
+    for module, name in (("registry", "_METHODS"), ("adapters", "_REGISTERED")):
+        held = importlib.import_module(f"repshift.{module}")
+        monkeypatch.setattr(held, name, dict(getattr(held, name)))
+
+
+@pytest.fixture
 def photos(tmp_path):
     """A folder of three small photographs: 0.png, 1.png, 2.png."""
     folder = tmp_path / "photos"

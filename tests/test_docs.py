@@ -21,13 +21,9 @@ COMMANDS = sorted(
 )
 
 
-@pytest.mark.usefixtures("plain", "quick")
+@pytest.mark.usefixtures("unregistered", "quick")
 @pytest.mark.parametrize("page", PAGES)
-def test_the_snippets_of_a_page_run_one_after_the_other(page, monkeypatch):
-    from repshift import adapters, registry
-
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
-    monkeypatch.setattr(adapters, "_REGISTERED", dict(adapters._REGISTERED))
+def test_the_snippets_of_a_page_run_one_after_the_other(page):
     snippets = re.findall(r"```python\n(.*?)```", (DOCS / f"{page}.md").read_text(), re.DOTALL)
     assert snippets
     names = {"__name__": page}

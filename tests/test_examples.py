@@ -22,13 +22,8 @@ def test_every_example_is_tested():
 
 
 @pytest.mark.parametrize("name", PRINTED)
-@pytest.mark.usefixtures("plain")
+@pytest.mark.usefixtures("unregistered")
 def test_the_example_runs(name, tmp_path, monkeypatch, capsys):
-    from repshift import adapters, registry
-
-    # What an example registers ends with it.
-    monkeypatch.setattr(registry, "_METHODS", dict(registry._METHODS))
-    monkeypatch.setattr(adapters, "_REGISTERED", dict(adapters._REGISTERED))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("repshift.search.search_plan.METHODS", ("random",))
     monkeypatch.setattr("repshift.evaluation.collection.comparison.ROUNDS", 1)

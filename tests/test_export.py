@@ -93,14 +93,19 @@ def open_clip_vit():
     return model, lambda batch: {"x": torch.randn(batch, 3, 40, 40)}
 
 
-# A model of images goes through the command, below, and one of words is ModernBERT; every library
-# and method take minutes.
+# A model of images goes through the command, below; every library and method take minutes.
+FAST = {transformers_text: "shift(block, l2)"}
 LIBRARIES = (timm_vit, transformers_vit, transformers_text, torchvision_vit, open_clip_vit)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["shift(block, l2)", "shift(block, l2) + merge", "tome"])
-@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize(
+    ("library", "method"),
+    [
+        pytest.param(library, method, marks=() if FAST.get(library) == method else pytest.mark.slow)
+        for library in LIBRARIES
+        for method in ("shift(block, l2)", "shift(block, l2) + merge", "tome")
+    ],
+)
 def test_every_library_by_the_exporter_of_pytorch(library, method, plain, tmp_path):
     model, make = library()
     with plain.compress(model, plain.Plan.from_method(method, {0: 0.3, 1: 2})):
