@@ -16,18 +16,18 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path]:
     """A temporary path beside ``path`` that takes its name when the block ends without an error."""
     with replacing_all([path]) as [temporary]:
         yield temporary
 
 
 @contextmanager
-def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
+def replacing_all(paths: Sequence[Path]) -> Generator[list[Path]]:
     """A temporary path beside each of ``paths``; all take their names when the block ends well.
 
     Otherwise none does. What the disk refuses is an ``InputError``. Two processes give names one
@@ -122,7 +122,7 @@ def _rename(pairs: list[tuple[Path, Path]]) -> None:
 
 
 @contextmanager
-def _turn(folder: Path) -> Iterator[None]:
+def _turn(folder: Path) -> Generator[None]:
     """Alone among the processes that have come here with the same folder."""
     if fcntl is None:
         yield
@@ -137,7 +137,7 @@ def _turn(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _refusals(what: Path | str) -> Iterator[None]:
+def _refusals(what: Path | str) -> Generator[None]:
     """The disk is full, a directory is not there or not the user's: an ``InputError``."""
     try:
         yield

@@ -95,7 +95,8 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
     if _is_resnet(model) and (spec := stages_of(model, _BRANCHES)):
         return spec
     family = next((known for known in _FAMILIES if _runs_as(model, known)), None)
-    blocks: Sequence[nn.Module] = list(getattr(model, "blocks", ()))
+    listed: Any = getattr(model, "blocks", ())
+    blocks: Sequence[nn.Module] = list(listed)
     kinds = [_first(block, _BLOCK_CLASSES) for block in blocks]
     layers = [layer for block in blocks for layer in _layers(block)]
     read = None not in [*kinds, *(_first(layer, _ATTENTION_CLASSES) for layer in layers)]
@@ -116,7 +117,7 @@ def describe(model: nn.Module) -> EncoderSpec | ResNetSpec:
         prefix_tokens=int(model.num_prefix_tokens),  # type: ignore[arg-type]
         class_token=getattr(model, "cls_token", None) is not None,
         carriers={"rope": Rotary(), "attn_mask": AttentionMask()},
-        mlp=[getattr(block, "mlp", None) for block in blocks],
+        mlp=[_mlp(block) for block in blocks],
         pooling=_pooling(model),
         readers=[(part, {}) for part in _whole_readers(model)],
         maps=[MapMethod(model, "forward_intermediates", model.patch_embed.dynamic_feat_size)],  # type: ignore
@@ -150,6 +151,10 @@ def _layers(block: nn.Module) -> list[nn.Module]:
     """The attention layers of a block; none where the block itself attends."""
     branches: Any = getattr(block, "attns", [block])
     return [branch.attn for branch in branches if hasattr(branch, "attn")]
+
+
+def _mlp(block: Any) -> nn.Module | None:
+    return getattr(block, "mlp", None)
 
 
 def _pooling(model: Any) -> Pooling | None:

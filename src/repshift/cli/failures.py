@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, NoReturn
 from repshift.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 # What PyTorch says when it is asked for more memory than there is, or than can be counted.
 _NO_MEMORY = ("can't allocate memory", "out of memory", "Storage size calculation overflowed")
 
 
 @contextmanager
-def failures_in_one_line() -> Iterator[None]:
+def failures_in_one_line() -> Generator[None]:
     """Exit with status 2 and one line where input, memory, disk or terminal does not do."""
     if hasattr(sys.stdout, "reconfigure"):  # a terminal may lack a letter of a file's name
         sys.stdout.reconfigure(errors="backslashreplace")

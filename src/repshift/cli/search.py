@@ -13,7 +13,7 @@ from repshift.cli.outputs import check_outputs, check_suffix
 from repshift.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from torch import nn
 
@@ -199,7 +199,7 @@ class Search:
 
 
 @contextmanager
-def _forgotten_if_refused(state: Path) -> Iterator[None]:
+def _forgotten_if_refused(state: Path) -> Generator[None]:
     """Leave no state of a search that cannot be made."""
     known = state.exists()
     try:

@@ -18,7 +18,7 @@ from repshift.runtime.attachment import Attachment, ReplacedMethod
 from repshift.scores import Random
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Generator, Iterable, Mapping
 
     from jaxtyping import Float
     from torch import Tensor, nn
@@ -194,7 +194,7 @@ class TimeCost(CostModel):
         at = counts[0]
 
         @contextmanager
-        def entering(count: int) -> Iterator[None]:
+        def entering(count: int) -> Generator[None]:
             nonlocal at
             at = count
             yield

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,8 +23,6 @@ from repshift.measure.digest import digest
 from repshift.plan import Plan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from jaxtyping import Float, Shaped
     from torch import Tensor
 
@@ -58,7 +56,7 @@ class Encoder:
         object.__setattr__(self, "plan", fitted(self.plan, describe(self.model)))
 
     @contextmanager
-    def attached(self, dense: bool = False) -> Iterator[Running]:
+    def attached(self, dense: bool = False) -> Generator[Running]:
         """Inside, the model drops tokens by the plan, or none; afterwards it is as it was."""
         model, plan = (self.model, Plan({})) if dense else (self._sized, self.plan)
         with compress(model, plan) as compression:

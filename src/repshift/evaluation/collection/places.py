@@ -16,7 +16,7 @@ from repshift.evaluation.data.images import SUFFIXES, files_below, is_hidden
 from repshift.evaluation.imports import needed
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Generator, Iterator
 
 VIDEOS = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
 _SEEN = SUFFIXES | VIDEOS
@@ -87,7 +87,7 @@ def is_url(place: str) -> bool:
 
 
 @contextmanager
-def local_file(file: Found) -> Iterator[Path]:
+def local_file(file: Found) -> Generator[Path]:
     """The file on this machine: what is elsewhere is copied, and deleted afterwards."""
     if file.inside is None and not is_url(file.path):
         yield Path(file.path)

@@ -19,7 +19,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Sequence
 
     import numpy as np
     from jaxtyping import Float
@@ -123,7 +123,7 @@ class Table:
         return self._table.count_rows(f"path = '{quoted}' AND {when}") > 0
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
+    def alone(self) -> Generator[None]:
         """``InputError`` if another process is inside with the same table."""
         if fcntl is None:
             yield

@@ -8,18 +8,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
 
 
 @contextmanager
-def ctrl_c_ignored() -> Iterator[None]:
+def ctrl_c_ignored() -> Generator[None]:
     """Processes that are started inside leave Ctrl-C to this one, from their first moment."""
     with _handled({signal.SIGINT: signal.SIG_IGN}):
         yield
 
 
 @contextmanager
-def signals_held() -> Iterator[None]:
+def signals_held() -> Generator[None]:
     """Ctrl-C and SIGTERM do what they do once the block has ended."""
     held: list[int] = []
 
@@ -33,7 +33,7 @@ def signals_held() -> Iterator[None]:
 
 
 @contextmanager
-def _handled(handlers: dict[signal.Signals, Callable[[int, Any], None] | Any]) -> Iterator[None]:
+def _handled(handlers: dict[signal.Signals, Callable[[int, Any], None] | Any]) -> Generator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return

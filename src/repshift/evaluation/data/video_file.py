@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from repshift.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 OLDEST_PYAV = 17  # earlier ones take the colours of BT.709 for those of BT.601
 # FFmpeg draws a text, or follows the names in it to other files.
@@ -74,7 +74,7 @@ class VideoFile:
             return VideoFile(path, film.index, len(shown), timed, rate, lasts)
 
     @contextmanager
-    def film(self) -> Iterator[tuple[Any, Any]]:
+    def film(self) -> Generator[tuple[Any, Any]]:
         """The container and the stream, to be decoded by one thread."""
         with opened(self.path) as container:
             stream = container.streams[self.stream]
@@ -89,7 +89,7 @@ class VideoFile:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Any]:
+def opened(path: Path) -> Generator[Any]:
     """The container; everything FFmpeg objects to becomes a ``VideoError``."""
     av = pyav()
     if not path.is_file():

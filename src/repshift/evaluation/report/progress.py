@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from repshift.search.candidates import Progress
 
 
 @contextmanager
-def search_bar(title: str = "search") -> Iterator[Progress]:
+def search_bar(title: str = "search") -> Generator[Progress]:
     """What ``search_plan`` takes as ``progress``: a bar that counts the plans that were tried."""
     with tqdm(desc=title, unit=" plans", delay=1) as bar:
 

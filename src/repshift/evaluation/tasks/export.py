@@ -20,7 +20,7 @@ except ImportError:
     raise InputError("export needs ONNX; install it with: pip install 'repshift[export]'") from None
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from pathlib import Path
 
     from jaxtyping import Float
@@ -79,7 +79,7 @@ def export_onnx(model: nn.Module, images: Float[Tensor, "B C H W"], path: Path) 
 
 
 @contextmanager
-def _quiet(name: str) -> Iterator[None]:
+def _quiet(name: str) -> Generator[None]:
     """The exporter logs every step; inside, only its errors."""
     logger = logging.getLogger(name)
     level = logger.level

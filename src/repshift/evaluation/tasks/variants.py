@@ -32,7 +32,7 @@ from repshift.scores import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from jaxtyping import Float
     from torch import Tensor, nn
@@ -69,7 +69,7 @@ class Variant:
     @contextmanager
     def attached(
         self, model: nn.Module, spec: EncoderSpec | ResNetSpec, number: int = 0
-    ) -> Iterator[Compression | ResNetCompression | None]:
+    ) -> Generator[Compression | ResNetCompression | None]:
         """Inside, the model runs this way, by plan ``number``; afterwards it is as before."""
         with EagerAttention() if self.eager else nullcontext():
             if self.plans:

@@ -25,7 +25,7 @@ from repshift.scores import (
 from repshift.vision_language.plan import Keep, VisionLanguagePlan
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from torch import Tensor, nn
 
@@ -81,7 +81,7 @@ class Row:
     @contextmanager
     def attached(
         self, model: nn.Module, plan: VisionLanguagePlan | None
-    ) -> Iterator[VisionLanguageCompression | None]:
+    ) -> Generator[VisionLanguageCompression | None]:
         """The model as the row has it, under one of its plans."""
         with ExitStack() as stack:
             if self.renumbered:
@@ -191,7 +191,7 @@ def _decoder(drop: dict[int, float], score: Score) -> VisionLanguagePlan:
 
 
 @contextmanager
-def counted_anew(model: Any) -> Iterator[None]:
+def counted_anew(model: Any) -> Generator[None]:
     """The tokens of a prompt have the positions 0, 1, 2 and so on, and words go on behind them."""
     missing = 0
 

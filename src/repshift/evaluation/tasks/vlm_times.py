@@ -15,7 +15,7 @@ from repshift.measure.speed import interleave
 from repshift.vision_language.families import parts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from torch import nn
 
@@ -59,7 +59,7 @@ def measure_times(exam: Exam, rows: Sequence[Row]) -> list[Times]:
 
 
 @contextmanager
-def _running(exam: Exam, row: Row, spent: list[float]) -> Iterator[None]:
+def _running(exam: Exam, row: Row, spent: list[float]) -> Generator[None]:
     """The model as a row has it, its tower clocked."""
     model = exam.model(row.kernel)
     parts = parts_of(model)

@@ -11,11 +11,11 @@ from urllib.parse import urlparse
 from repshift.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 
 @contextmanager
-def from_hub(name: str, advice: str) -> Iterator[None]:
+def from_hub(name: str, advice: str) -> Generator[None]:
     """Inside, ``name`` is fetched; whatever its client raises then is one ``InputError``."""
     try:
         yield

@@ -106,7 +106,8 @@ def grid_of(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
 
 def classes_of(model: nn.Module) -> int:
     """How many classes the model's last layer tells apart; 0 if it gives features."""
-    if (known := getattr(model, "num_classes", None)) is not None:
+    known: Any = getattr(model, "num_classes", None)
+    if known is not None:
         return int(known)
     heads = [getattr(model, name, None) for name in ("heads", "head", "fc", "classifier")]
     layers = [layer for head in heads if isinstance(head, nn.Module) for layer in head.modules()]

@@ -123,7 +123,7 @@ def with_transform(
 
     config: dict[str, Any] = resolve_model_data_config(model)
     patches = getattr(model, "patch_embed", None)
-    own = getattr(patches, "img_size", None) or getattr(model, "image_size", None)
+    own: Any = getattr(patches, "img_size", None) or getattr(model, "image_size", None)
     size = size or ((own, own) if isinstance(own, int) else own) or config["input_size"][1:]
     config["input_size"] = (getattr(model, "in_chans", config["input_size"][0]), *size)
     config["mean"], config["std"] = mean or config["mean"], std or config["std"]

@@ -43,7 +43,8 @@ def load(name: str, wanted: Wanted) -> LoadedModel:
         with from_hub(full, "pass --checkpoint FILE (or --random-weights)"):
             model = _build(name, dict(wanted.settings), best)
     [side] = transform.crop_size
-    if (own := getattr(model, "image_size", side)) != side:  # the same part of the picture
+    own: Any = getattr(model, "image_size", side)
+    if own != side:  # the same part of the picture
         transform.resize_size = [round(transform.resize_size[0] * own / side)]
         transform.crop_size = [own]
     resnet = isinstance(model, models.ResNet)

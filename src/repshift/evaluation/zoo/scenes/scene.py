@@ -85,7 +85,7 @@ class Scene:
 def draw_scene(generator: Generator) -> Scene:
     """Four to nine things and a label."""
     # One of the two, colours or shapes, is what is counted and shared; the other tells apart.
-    swap = bool(generator.random() < 0.5)
+    swap = generator.random() < 0.5
     alike, apart = (SHAPES, COLOURS) if swap else (COLOURS, SHAPES)
     a, b = generator.permutation(alike).tolist(), generator.permutation(apart).tolist()
     many = int(generator.integers(5))
@@ -117,7 +117,7 @@ def draw_scene(generator: Generator) -> Scene:
 
 def draw_crowd(generator: Generator) -> Scene:
     """Fifteen small things, three of which have a word of their own."""
-    swap = bool(generator.random() < 0.5)
+    swap = generator.random() < 0.5
     alike, apart = (SHAPES, COLOURS) if swap else (COLOURS, SHAPES)
     b = generator.permutation(apart).tolist()
     pairs = [(str(generator.choice(alike)), b[at]) for at in range(3)]
