@@ -41,7 +41,7 @@ class Thing:
 
     def seen(self, done: float) -> bool:
         """Whether it is visible; one that blinks is gone half of the time, four times."""
-        return self.motion != "blinks" or done * 4 % 1 < 0.5
+        return self.motion != "blinks" or bool(done * 4 % 1 < 0.5)  # NumPy has a bool of its own
 
 
 @dataclass(frozen=True)
