@@ -19,6 +19,7 @@ from repshift.evaluation.zoo.scenes.language import (
     ask_scene,
 )
 from repshift.evaluation.zoo.scenes.model import WORDS
+from repshift.evaluation.zoo.scenes.photographs import on_photograph
 from repshift.evaluation.zoo.scenes.prompt import ASK, ids, seen
 from repshift.evaluation.zoo.scenes.render import render
 from repshift.evaluation.zoo.scenes.scene import (
@@ -42,6 +43,8 @@ EARLY = 14, 3, 5, 4  # of them asked before what is seen: one question each
 # The steps at which cycles end. From the second on there are twice as many films, in the third
 # close-ups too.
 CYCLES = 1100, 2000, 2600
+# On photographs more sheets in the second one: digits are learnt last.
+PHOTO_CYCLES, MORE_SHEETS = (1200, 2600), 8
 LENGTH, VISUAL = 176, 128  # of a row: tokens, and those of them that are seen
 SIDE, FILM_SIDE = EDGE // CELL, FILM_EDGE // CELL
 TOLD = (len(SHAPES) + 1, len(COLOURS) + 1, 11, 11, 11)  # what a cell shows: 0 is nothing
@@ -49,15 +52,21 @@ TURNS = 5  # what a cell of a film shows: nothing, what is always there, what co
 
 
 class Row:
-    """Tokens of one row of a batch: segments, each something seen and questions about it."""
+    """Tokens of one row of a batch: segments, each something seen and questions about it.
 
-    def __init__(self) -> None:
+    ``line``: the model counts all tokens one after the other; without, it counts the rows and
+    columns of what is seen.
+    """
+
+    def __init__(self, line: bool = False) -> None:
+        self.line = line
         self.ids: list[int] = []
         self.labels: list[int] = []
         self.kinds: list[int] = []
         self.segment: list[int] = []
         self.branch: list[int] = []
         self.places: list[tuple[int, int, int]] = []
+        self.spots: list[tuple[int, int]] = []  # row and column in an image
         self.columns: list[int] = []
         self.cells: list[int] = []
         # Token, and which of the cells it should look at, first and last.
@@ -83,6 +92,7 @@ class Row:
     def _text(self, words, branch, at):
         self.ids += ids(words)
         self.places += [(at + step,) * 3 for step in range(len(words))]
+        self.spots += [(-100, -100)] * len(words)
         self.branch += [branch] * len(words)
         self.segment += [self._segment] * len(words)
         self.labels += [-100] * len(words)
@@ -95,7 +105,7 @@ class Row:
         for word in words:
             if word not in ("<image>", "<video>"):
                 if start is not None:
-                    at, start = start[0] + start[1], None
+                    at, start = start[0] + (start[1] ** 2 if self.line else start[1]), None
                 at = self._text([word], 0, at)
                 continue
             if start is None:
@@ -103,7 +113,13 @@ class Row:
             row, column = divmod(step, start[1])
             self.columns.append(len(self.ids))
             self._text([word], 0, 0)
-            self.places[-1] = (start[0], start[0] + row, start[0] + column)
+            self.places[-1] = (
+                (start[0] + step,) * 3
+                if self.line
+                else (start[0], start[0] + row, start[0] + column)
+            )
+            if word == "<image>":
+                self.spots[-1] = (row, column)
             step += 1
         self.cells += cells
         return at
@@ -195,17 +211,26 @@ def told(scene) -> np.ndarray:
     return out.reshape(scene.frames, side * side, len(TOLD))
 
 
-def batch(step: int, early: bool = True):
-    """One step's pixels, what their cells show, and the rows of questions."""
+def batch(step: int, photographs: tuple[str, ...] = ()):
+    """One step's pixels, what their cells show, and the rows of questions.
+
+    On ``photographs`` there are close-ups from the first step on and no films.
+    """
     draw = np.random.default_rng([1, step])
-    scenes = [draw_scene(draw) for _ in range(SCENES)]
-    crowds = [draw_crowd(draw) for _ in range(CROWDS)]
-    times = 1 if step < CYCLES[0] else 2
-    films = [draw_film(draw) for _ in range(times * FILMS)]
-    images = [*scenes, *crowds, *(draw_sheet(draw) for _ in range(SHEETS))]
-    close = [draw_close(draw) for _ in range(CLOSE if step >= CYCLES[1] else 0)]
+    times = 0 if photographs else 1 if step < CYCLES[0] else 2
+    near = CLOSE if photographs or step >= CYCLES[1] else 0
+    sheets = MORE_SHEETS if photographs and step >= PHOTO_CYCLES[0] else SHEETS
+
+    def drawn(kind, count):
+        scenes = [kind(draw) for _ in range(count)]
+        return [on_photograph(one, photographs) for one in scenes] if photographs else scenes
+
+    scenes, crowds = drawn(draw_scene, SCENES), drawn(draw_crowd, CROWDS)
+    films = drawn(draw_film, times * FILMS)
+    images = [*scenes, *crowds, *drawn(draw_sheet, sheets)]
+    close = drawn(draw_close, near)
     images += close
-    rows, size = [], SIDE**2
+    rows, size, line = [], SIDE**2, bool(photographs)
 
     def cells(number):
         return list(range(number * size, (number + 1) * size))
@@ -219,19 +244,19 @@ def batch(step: int, early: bool = True):
 
     asked = [ask_scene(scene, draw) for scene in scenes]
     for number, questions in enumerate(asked):
-        rows.append(row := Row())
+        rows.append(row := Row(line))
         row.add([scenes[number]], cells(number), questions)
     for number in range(EARLY[0]):
         if number % 2 == 0:
-            rows.append(row := Row())
+            rows.append(row := Row(line))
         row.add([scenes[number]], cells(number), one(asked[number]), early=True)
     for number, crowd in enumerate(crowds):
-        rows.append(row := Row())
+        rows.append(row := Row(line))
         questions = ask_crowd(crowd)
         row.add([crowd], cells(SCENES + number), questions)
         row.add([crowd], cells(SCENES + number), one(questions), early=True)
     for number, scene in enumerate(close, len(images) - len(close)):
-        rows.append(row := Row())
+        rows.append(row := Row(line))
         questions = [*ask_close(scene, draw), *ask_close(scene, draw)]
         row.add([scene], cells(number), questions)
         row.add([scene], cells(number), one(questions), early=True)
@@ -241,17 +266,17 @@ def batch(step: int, early: bool = True):
         shown = [*cells(first), *cells(second)]
         both = [scenes[first], scenes[second]]
         questions = ask_pair(*both, draw)
-        rows.append(row := Row())
+        rows.append(row := Row(line))
         row.add(both, shown, questions)
         if number < EARLY[2]:
-            rows.append(row := Row())
+            rows.append(row := Row(line))
             row.add(both, shown, one(questions), early=True)
     for number, film in enumerate(films):
         questions = ask_film(film)
-        rows.append(row := Row())
+        rows.append(row := Row(line))
         row.add([film], film_cells(number), questions)
         if number < times * EARLY[3]:
-            rows.append(row := Row())
+            rows.append(row := Row(line))
             row.add([film], film_cells(number), one(questions), early=True)
 
     def full(lists, length, filler):
@@ -262,7 +287,9 @@ def batch(step: int, early: bool = True):
     places = full([row.places for row in rows], LENGTH, (0, 0, 0)).permute(2, 0, 1)
     return {
         "images": torch.from_numpy(np.concatenate([render(scene) for scene in images])),
-        "films": torch.from_numpy(np.concatenate([render(film) for film in films])),
+        "films": torch.from_numpy(
+            np.concatenate([np.zeros((0, 3, FILM_EDGE, FILM_EDGE), np.uint8), *map(render, films)])
+        ),
         "told": torch.from_numpy(
             np.concatenate([told(scene).reshape(-1, len(TOLD)) for scene in [*images, *films]])
         ),
@@ -272,6 +299,7 @@ def batch(step: int, early: bool = True):
         "segment": full([row.segment for row in rows], LENGTH, 0),
         "branch": full([row.branch for row in rows], LENGTH, 0),
         "places": places.contiguous(),
+        "spots": full([row.spots for row in rows], LENGTH, (-100, -100)).permute(2, 0, 1),
         "columns": full([row.columns for row in rows], VISUAL, LENGTH),
         "cells": full([row.cells for row in rows], VISUAL, 0),
         "turns": full(
@@ -290,12 +318,12 @@ def batch(step: int, early: bool = True):
 class Batches(Dataset):
     """What a worker process makes: one batch a step, from ``start`` on."""
 
-    def __init__(self, start, steps):
-        self.steps = range(start, steps)
+    def __init__(self, start, steps, photographs=()):
+        self.steps, self.photographs = range(start, steps), photographs
 
     def __len__(self):
         return len(self.steps)
 
     def __getitem__(self, at):
         torch.set_num_threads(1)
-        return batch(self.steps[at])
+        return batch(self.steps[at], self.photographs)

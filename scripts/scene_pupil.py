@@ -1,4 +1,5 @@
-"""scenes-vlm as ``train_scenes.py`` trains it: rows of many questions, in compiled blocks.
+"""scenes-vlm and photos-vlm as ``train_scenes.py`` trains them: rows of many questions, in
+compiled blocks.
 
 The weights are those of the model of transformers, and so is what is computed; only the shape of
 what enters differs (``tests/test_scenes_vlm.py`` compares the two).
@@ -8,22 +9,33 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from repshift.evaluation.zoo.scenes.model import MERGE, TOWER, WORDS, untrained_scenes
-from repshift.evaluation.zoo.scenes.prompt import patches
+from repshift.evaluation.zoo.scenes.model import (
+    DECODER,
+    MERGE,
+    WORDS,
+    load_scenes,
+    patches,
+    untrained_scenes,
+)
+from repshift.evaluation.zoo.scenes.photos import normalised, tower_weights, untrained_photos
 from scene_batches import FILM_SIDE, LENGTH, SIDE, TOLD, TURNS
 
 LOOKS = {2: "first", 4: "last"}  # layers of which two heads are told where to look
 
 
 class Pupil(nn.Module):
-    """The model, and what only training needs."""
+    """scenes-vlm, and what only training needs."""
 
-    def __init__(self) -> None:
+    def __init__(self, model=None) -> None:
         super().__init__()
-        self.model = untrained_scenes()
-        self.told = nn.Linear(TOWER["out_hidden_size"], sum(TOLD))
-        self.placed = nn.Linear(TOWER["out_hidden_size"], 2 * SIDE)
-        self.turn = nn.Linear(TOWER["out_hidden_size"], TURNS)
+        self.model = untrained_scenes() if model is None else model
+        self.told = nn.Linear(DECODER["hidden_size"], sum(TOLD))
+        self.placed = nn.Linear(DECODER["hidden_size"], 2 * SIDE)
+        self.turn = nn.Linear(DECODER["hidden_size"], TURNS)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """What training changes."""
+        return self.state_dict()
 
     def see(self, images, side):
         """Features of the cells [B, cells, C], and those of the tower's middle."""
@@ -59,7 +71,7 @@ class Pupil(nn.Module):
         mask = (at[:, None] >= at) & (segment[:, :, None] == segment[:, None, :])
         mask &= (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
         mask = mask[:, None]
-        cos, sin = core.rotary_emb(stream, one["places"])
+        cos, sin = self.turned_by(stream, one["places"])
         cos, sin = cos[:, None], sin[:, None]
         looked = 0
         for number, layer in enumerate(core.layers):
@@ -75,26 +87,31 @@ class Pupil(nn.Module):
         logits = F.linear(norm(core.norm, stream), core.embed_tokens.weight)
         return logits, placed, turn, looked
 
-    def forward(self, one):
+    def turned_by(self, stream, places):
+        return self.model.model.language_model.rotary_emb(stream, places)
+
+    def see_all(self, one):
+        """Features of all cells of images and films [cells, C], and those of the tower's middle."""
         images, deep = self.see(one["images"], SIDE * MERGE)
         films, film_deep = self.see(one["films"], FILM_SIDE * MERGE)
         table = torch.cat([images.flatten(0, 1), films.flatten(0, 1)])
-        deep = [
+        return table, [
             torch.cat([a.flatten(0, 1), b.flatten(0, 1)])
             for a, b in zip(deep, film_deep, strict=True)
         ]
+
+    def forward(self, one):
+        table, deep = self.see_all(one)
         logits, placed, turn, looked = self.read(one, table, deep)
         labels = one["labels"]
         answer = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten())
         # Rows and columns within the image, of images alone.
-        shown = one["ids"] == WORDS["<image>"]
-        t, h, w = one["places"]
         place = sum(
-            F.cross_entropy(part.float().flatten(0, 1), torch.where(shown, at - t, -100).flatten())
-            for part, at in zip(placed.split(SIDE, -1), (h, w), strict=True)
+            F.cross_entropy(part.float().flatten(0, 1), at.flatten())
+            for part, at in zip(placed.split(SIDE, -1), one["spots"], strict=True)
         )
-        turns_told = F.cross_entropy(turn.float().flatten(0, 1), one["turns"].flatten())
-        place = place + turns_told
+        if len(one["films"]):
+            place = place + F.cross_entropy(turn.float().flatten(0, 1), one["turns"].flatten())
         right = logits.argmax(-1) == labels
         return answer, place, looked, self.teach(table, one["told"]), right
 
@@ -108,15 +125,43 @@ class Pupil(nn.Module):
         return loss
 
     def tower_only(self, one):
-        images, deep = self.see(one["images"], SIDE * MERGE)
-        films, film_deep = self.see(one["films"], FILM_SIDE * MERGE)
-        table = torch.cat([images.flatten(0, 1), films.flatten(0, 1)])
+        table, deep = self.see_all(one)
         loss = self.teach(table, one["told"])
-        for a, b in zip(deep, film_deep, strict=True):
-            loss = loss + 0.3 * self.teach(
-                torch.cat([a.flatten(0, 1), b.flatten(0, 1)]), one["told"]
-            )
+        for layer in deep:
+            loss = loss + 0.3 * self.teach(layer, one["told"])
         return loss
+
+
+class PhotoPupil(Pupil):
+    """photos-vlm; the tower is frozen, the language model begins as that of scenes-vlm."""
+
+    def __init__(self) -> None:
+        super().__init__(untrained_photos())
+        core = self.model.model
+        core.vision_tower.load_state_dict(tower_weights())
+        core.vision_tower.requires_grad_(False)
+        core.language_model.load_state_dict(load_scenes().model.language_model.state_dict())
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """What training changes."""
+        return {
+            name: weight for name, weight in self.state_dict().items() if "vision_tower" not in name
+        }
+
+    def see(self, images, side):
+        """Features of the cells [B, cells, C]."""
+        core = self.model.model
+        with torch.no_grad():
+            patches = core.vision_tower(normalised(images)).last_hidden_state[:, 1:]
+        cells = core.pixel_shuffle(patches.unflatten(1, (side, side)), 1 / MERGE)
+        return core.multi_modal_projector(cells.flatten(1, 2)), []
+
+    def see_all(self, one):
+        features, deep = self.see(one["images"], SIDE * MERGE)
+        return features.flatten(0, 1), deep
+
+    def turned_by(self, stream, places):
+        return super().turned_by(stream, places[0])
 
 
 def attend(query, key, value, mask=None):

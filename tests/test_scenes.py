@@ -1,13 +1,22 @@
 """Generated scenes and questions: the same each time, and told by nothing but the picture."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from repshift.evaluation.data.images import sample_photographs
 from repshift.evaluation.zoo.scenes.held_out import held_out
 from repshift.evaluation.zoo.scenes.language import KINDS, vocabulary
+from repshift.evaluation.zoo.scenes.photographs import (
+    JUDGED,
+    TRAINED,
+    _photograph,
+    on_photograph,
+    photograph,
+)
 from repshift.evaluation.zoo.scenes.render import render
 from repshift.evaluation.zoo.scenes.scene import CARD, CELL, COLOURS, EDGE, FRAMES, SHAPES
 
@@ -106,6 +115,32 @@ def test_what_is_drawn_is_there(items):
     assert corner.min() > 190
 
 
+def test_things_are_drawn_on_photographs(items):
+    scene = on_photograph(items[0].scenes[0], ("coffee.png",))
+    image = render(scene)[0].astype(int)
+    assert np.array_equal(image, render(scene)[0])
+    ground = render(replace(scene, things=(), labels=()))[0].astype(int)
+    changed = (np.abs(image - ground) > 20).any(0)
+    rows, columns = np.mgrid[:EDGE, :EDGE]
+    far = np.ones((EDGE, EDGE), bool)
+    for thing in scene.things:
+        far &= np.hypot(columns - thing.x, rows - thing.y) > 1.5 * thing.radius
+        if thing.shape not in ("ring", "star"):
+            assert changed[thing.y, thing.x]
+    (label,) = scene.labels
+    far[label.y : label.y + CARD[1], label.x : label.x + CARD[0]] = False
+    assert not changed[far].any()
+    # A square of that photograph, no smaller than the scene.
+    square = photograph("coffee.png", 300, np.random.default_rng(0))
+    whole = np.asarray(_photograph("coffee.png")).transpose(2, 0, 1)
+    assert square.shape == (3, 300, 300)
+    assert abs(square.mean((1, 2)) - whole.mean((1, 2))).max() < 60
+
+
+def test_the_model_is_judged_on_photographs_it_was_not_trained_on():
+    assert sorted([*JUDGED, *TRAINED]) == sorted(path.name for path in sample_photographs())
+
+
 def test_a_thing_of_a_film_is_there_from_start_to_end(items):
     film = next(item.scenes[0] for item in items if item.question.kind == "order")
     frames = render(film).astype(int)
@@ -118,7 +153,7 @@ def test_a_thing_of_a_film_is_there_from_start_to_end(items):
 
 
 def test_patches_stand_in_the_order_of_the_model():
-    from repshift.evaluation.zoo.scenes.prompt import patches
+    from repshift.evaluation.zoo.scenes.model import patches
 
     image = torch.arange(56 * 56).view(1, 1, 56, 56).expand(1, 3, 56, 56) % 256
     cut = patches(image.to(torch.uint8))

@@ -13,13 +13,22 @@ from repshift import Keep, VisionLanguagePlan, compress
 from repshift.errors import InputError
 from repshift.evaluation.report.results import ResultFiles
 from repshift.evaluation.report.vision_language import write_vision_language
-from repshift.evaluation.tasks.scenes_exam import DEPTH, ScenesExam
+from repshift.evaluation.tasks.scenes_exam import ScenesExam
 from repshift.evaluation.tasks.vlm_bench import bench_vision_language
-from repshift.evaluation.tasks.vlm_rows import DENSE, Row, checks, counted_anew, pooled, rows
+from repshift.evaluation.tasks.vlm_rows import (
+    DENSE,
+    Depth,
+    Row,
+    checks,
+    counted_anew,
+    pooled,
+    rows,
+)
 from repshift.evaluation.zoo.scenes import model as zoo
 from repshift.evaluation.zoo.scenes.held_out import held_out
 from repshift.evaluation.zoo.scenes.language import KINDS
 from repshift.evaluation.zoo.scenes.model import WORDS, load_scenes, untrained_scenes
+from repshift.evaluation.zoo.scenes.models import SCENE_MODELS
 from repshift.evaluation.zoo.scenes.prompt import prompts
 
 ROOT = Path(__file__).parents[1]
@@ -83,24 +92,25 @@ def test_results_are_written(bench, tmp_path):
 
 
 def test_rows_differ():
-    every = [*rows(DEPTH), *checks(DEPTH)]
+    every = [*rows(Depth(6, 6)), *checks(Depth(6, 6))]
     assert every[0].label == DENSE
     assert len({(row.label, row.share) for row in every}) == len(every)
 
 
-def test_training_computes_what_the_model_does():
+@pytest.mark.parametrize("known", SCENE_MODELS.values(), ids=SCENE_MODELS)
+def test_training_computes_what_the_model_does(known):
     """Several questions behind one image, each as if it stood there alone."""
     from scene_batches import LENGTH, VISUAL
     from scene_batches import Row as Packed
-    from scene_pupil import Pupil
+    from scene_pupil import PhotoPupil, Pupil
 
-    item = held_out(1)[0]
-    pupil = Pupil().eval()
+    item = known.asked(held_out(1))[0]
+    pupil = (PhotoPupil() if known.photographs else Pupil()).eval()
     with torch.compiler.set_stance("force_eager"), torch.inference_mode():
         for early in (False, True):
-            asked = prompts([item], early)
+            asked = prompts([item], early, model=known)
             own = pupil.model(**asked.inputs).logits[0, -1]
-            row, cells = Packed(), list(range(64))
+            row, cells = Packed(line=bool(known.photographs)), list(range(64))
             row.add([*item.scenes], cells, [item.question] * (1 if early else 2), early)
 
             def full(values, length, filler):

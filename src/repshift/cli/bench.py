@@ -17,14 +17,15 @@ class Bench:
     model: str = "digits-vit"
     """Any model by its name: timm:NAME, hf:NAME_OR_FOLDER, open_clip:NAME/PRETRAINED,
     torchvision:NAME, MODULE_OR_FILE.py:FUNCTION of your own, or one that runs offline
-    (saliency-vit-s14, digits-vit, digits-resnet, digits-vim, scenes-vlm)."""
+    (saliency-vit-s14, digits-vit, digits-resnet, digits-vim, scenes-vlm,
+    photos-vlm)."""
     images: Path | None = None
     """Directory of images; the model's own samples if left out."""
     questions: Path | None = None
     """For a vision-language model, hf:NAME_OR_FOLDER: a JSON list of image, question and answer."""
     samples: int | None = None
-    """Images to use, drawn at random, always the same; all if left out. Of scenes-vlm: questions of
-    each kind, 300 if left out."""
+    """Images to use, drawn at random, always the same; all if left out. Of scenes-vlm and
+    photos-vlm: questions of each kind, 300 if left out."""
     labels: bool = False
     """Also measure accuracy: DIR/labels.csv (file,label), or one folder a class."""
     plan: tuple[str, ...] = ()
@@ -55,7 +56,7 @@ class Bench:
     runs/timm-NAME if left out. While a bench runs, it holds outputs, too: a stopped one goes on."""
 
     def run(self) -> None:
-        if self.model == "scenes-vlm" or self.questions is not None:
+        if self.model in options.SCENE_MODELS or self.questions is not None:
             from repshift.cli.bench_questions import bench_questions
 
             bench_questions(self)

@@ -18,26 +18,26 @@ if TYPE_CHECKING:
     from repshift.evaluation.tasks.vlm_exam import Exam
     from repshift.evaluation.tasks.vlm_rows import Row
 
-# scenes-vlm brings its own questions and runs on a CPU.
+# The models of the zoo bring their own questions and run on a CPU.
 _SCENES = frozenset({"model", "plan", "imports", "samples", "threads", "json", "out"})
 _OWN = _SCENES | {"questions", "device", "dtype"}
 PICTURES = 3  # of a user's own questions
 
 
 def bench_questions(command: Bench) -> None:
-    """Ask scenes-vlm its held-out questions, or a model of transformers those of a file."""
+    """Ask a model of the zoo its held-out questions, or a model of transformers those of a file."""
     from repshift.evaluation.report.results import ResultFiles
     from repshift.evaluation.report.vision_language import write_vision_language
     from repshift.evaluation.tasks.vlm_bench import bench_vision_language
     from repshift.evaluation.tasks.vlm_rows import found
     from repshift.vision_language.plan import VisionLanguagePlan
 
-    scenes = command.model == "scenes-vlm"
+    scenes = command.model in options.SCENE_MODELS
     for field in fields(command):
         taken = _SCENES if scenes else _OWN
         if field.name not in taken and getattr(command, field.name) != field.default:
             flag = field.name.replace("_", "-")
-            what = "scenes-vlm" if scenes else "a bench with --questions"
+            what = command.model if scenes else "a bench with --questions"
             raise InputError(f"--{flag} does not apply to {what}; leave it out")
     if command.samples is not None:
         options.positive("--samples", command.samples)
@@ -58,16 +58,17 @@ def bench_questions(command: Bench) -> None:
 
 def _scenes(command: Bench) -> tuple[Exam, list[Row], list[tuple[str, Figure]]]:
     from repshift.evaluation.report.scene_pictures import scene_pictures
-    from repshift.evaluation.tasks.scenes_exam import DEPTH, ScenesExam
+    from repshift.evaluation.tasks.scenes_exam import ScenesExam
     from repshift.evaluation.tasks.vlm_rows import checks, drawn, rows
     from repshift.evaluation.zoo.scenes.held_out import COUNT, held_out
+    from repshift.evaluation.zoo.scenes.models import SCENE_MODELS
 
     count = COUNT if command.samples is None else command.samples
     if count > COUNT:
         raise InputError(f"--samples is {count}; there are {COUNT} questions of each kind")
-    items = held_out(count)
-    pictures = scene_pictures(items, drawn(DEPTH))
-    return ScenesExam(items), [*rows(DEPTH), *checks(DEPTH)], pictures
+    exam = ScenesExam(held_out(count), SCENE_MODELS[command.model])
+    pictures = scene_pictures(exam, drawn(exam.depth))
+    return exam, [*rows(exam.depth), *checks(exam.depth, exam.films)], pictures
 
 
 def _questions(command: Bench) -> tuple[Exam, list[Row], list[tuple[str, Figure]]]:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from repshift.plan import Plan
 
-SCENES = "scenes-vlm"
 IMAGES, PROMPTS = 512, 128  # that are used if --samples is left out
 # What a search on prompts takes.
 _OF_PROMPTS = frozenset(
@@ -35,7 +34,8 @@ class Search:
     model: str = "digits-vit"
     """Any model by its name: timm:NAME, hf:NAME_OR_FOLDER, open_clip:NAME/PRETRAINED,
     torchvision:NAME, MODULE_OR_FILE.py:FUNCTION of your own, or one that runs offline
-    (saliency-vit-s14, digits-vit, digits-resnet, digits-vim, scenes-vlm)."""
+    (saliency-vit-s14, digits-vit, digits-resnet, digits-vim, scenes-vlm,
+    photos-vlm)."""
     images: Path | None = None
     """Directory of images like those to be served; the model's own samples if left out."""
     questions: Path | None = None
@@ -76,7 +76,7 @@ class Search:
     *.search.json, from which a stopped search goes on."""
 
     def run(self) -> None:
-        if self.model == SCENES or self.questions is not None:
+        if self.model in options.SCENE_MODELS or self.questions is not None:
             self._run_prompts()
             return
         import torch
@@ -135,7 +135,7 @@ class Search:
         from repshift.evaluation.data.questions import read_questions
         from repshift.evaluation.report.progress import search_bar
         from repshift.evaluation.tasks.search_prompts import moved, question_prompts, scene_prompts
-        from repshift.evaluation.zoo.scenes.model import load_scenes
+        from repshift.evaluation.zoo.scenes.models import SCENE_MODELS
         from repshift.evaluation.zoo.vision_language import load_vision_language
         from repshift.files import write_text
         from repshift.search.search_vision_language import search_vision_language
@@ -145,8 +145,8 @@ class Search:
             if field.name not in _OF_PROMPTS and getattr(self, field.name) != field.default:
                 flag = "import" if field.name == "imports" else field.name.replace("_", "-")
                 raise InputError(f"--{flag} does not go with a vision-language model; leave it out")
-        if self.model == SCENES and self.questions is not None:
-            raise InputError(f"{SCENES} asks its own questions; leave --questions out")
+        if self.model in options.SCENE_MODELS and self.questions is not None:
+            raise InputError(f"{self.model} asks its own questions; leave --questions out")
         check_suffix("--out", self.out, ".json")
         state = self.out.with_suffix(".search.json")
         asked = [] if self.questions is None else read_questions(self.questions)
@@ -155,8 +155,9 @@ class Search:
         options.threads(self.threads)
         device, dtype = options.device(self.device), getattr(torch, self.dtype)
         count = self.samples or PROMPTS
-        if self.model == SCENES:
-            model, prompts = load_scenes(), scene_prompts(count, self.seed)
+        if self.model in options.SCENE_MODELS:
+            known = SCENE_MODELS[self.model]
+            model, prompts = known.load("sdpa"), scene_prompts(count, self.seed, known)
         else:
             loaded = load_vision_language(self.model)
             model, prompts = loaded.model, question_prompts(loaded, asked, count, self.seed)

@@ -9,8 +9,7 @@ import torch
 from matplotlib.figure import Figure
 
 from repshift.evaluation.report.names import title
-from repshift.evaluation.zoo.scenes.language import KINDS
-from repshift.evaluation.zoo.scenes.model import WORDS, load_scenes
+from repshift.evaluation.zoo.scenes.model import WORDS
 from repshift.evaluation.zoo.scenes.prompt import prompts
 from repshift.evaluation.zoo.scenes.render import render
 from repshift.evaluation.zoo.scenes.scene import CELL
@@ -22,27 +21,29 @@ if TYPE_CHECKING:
     from numpy import ndarray
     from torch import Tensor
 
+    from repshift.evaluation.tasks.scenes_exam import ScenesExam
     from repshift.evaluation.tasks.vlm_rows import Row
     from repshift.evaluation.zoo.scenes.held_out import Item
+    from repshift.evaluation.zoo.scenes.models import SceneModel
     from repshift.vision_language.compression import VisionLanguageCompression
 
 GREY = 210  # what a cell that left is painted with
 _WORDS = list(WORDS)
 
 
-def scene_pictures(items: Sequence[Item], rows: Sequence[Row]) -> list[tuple[str, Figure]]:
+def scene_pictures(exam: ScenesExam, rows: Sequence[Row]) -> list[tuple[str, Figure]]:
     """For the first question of each kind: what every row keeps, and what it answers."""
-    model = load_scenes()
-    first = [next(item for item in items if item.question.kind == kind) for kind in KINDS]
-    return [_strip(model, item, rows) for item in first]
+    model = exam.model("sdpa")
+    first = [next(item for item in exam.items if item.question.kind == kind) for kind in exam.kinds]
+    return [_strip(model, exam.asked, item, rows) for item in first]
 
 
 @torch.inference_mode()
-def _strip(model: Any, item: Item, rows: Sequence[Row]) -> tuple[str, Figure]:
+def _strip(model: Any, known: SceneModel, item: Item, rows: Sequence[Row]) -> tuple[str, Figure]:
     frames = np.concatenate([render(scene) for scene in item.scenes])
     figure = Figure(figsize=(2.8 * len(rows), 3.2), layout="constrained")
     for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
-        asked = prompts([item])
+        asked = prompts([item], model=known)
         words = asked.answers.shape[1]
         with row.attached(model, row.plans[0] if row.plans else None) as done:
             told = model.generate(

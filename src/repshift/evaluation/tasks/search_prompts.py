@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from repshift.evaluation.data.images import read_image
 from repshift.evaluation.zoo.scenes.held_out import others
+from repshift.evaluation.zoo.scenes.models import SCENES_VLM
 from repshift.evaluation.zoo.scenes.prompt import prompts
 
 if TYPE_CHECKING:
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
     import torch
 
     from repshift.evaluation.data.questions import Asked
+    from repshift.evaluation.zoo.scenes.models import SceneModel
     from repshift.evaluation.zoo.vision_language import LoadedVisionLanguage
 
 
-def scene_prompts(count: int, seed: int) -> list[dict[str, Any]]:
+def scene_prompts(count: int, seed: int, model: SceneModel = SCENES_VLM) -> list[dict[str, Any]]:
     """Questions about generated scenes, none of which the bench judges by."""
-    return [prompts([item]).inputs for item in others(count, seed)]
+    items = model.asked(others(2 * count, seed))[:count]  # some may be of kinds it does not know
+    return [prompts([item], model=model).inputs for item in items]
 
 
 def question_prompts(

@@ -107,18 +107,19 @@ def rows(depth: Depth, shares: Sequence[float] = SHARES) -> list[Row]:
     return [*first, *(row for share in shares for row in _at(depth, share))]
 
 
-def checks(depth: Depth, shares: Sequence[float] = SHARES) -> list[Row]:
-    """Rows of scenes-vlm alone, which tell whether what is known of pruning is true of it."""
+def checks(depth: Depth, films: bool = True, shares: Sequence[float] = SHARES) -> list[Row]:
+    """Rows of scenes alone, which tell whether what is known of pruning is true of the model."""
     made = [Row("smaller image", (7 / 8) ** 2, smaller=7 / 8)]
     made.append(Row("2x2 pooling", 0.25, (_pruned(0.25, Grid()),), pooled=True))
     for share in shares:
         keep, random = VisionLanguagePlan(prompt=Keep(share)), _pruned(share, Random(0))
         made += [
-            Row("changed since the frame before (EVS)", share, (_pruned(share, Temporal()),),
-                films=True),
             Row(f"warning: {DEFAULT}, positions counted anew", share, (keep,), renumbered=True),
             Row("warning: random, positions counted anew", share, (random,), renumbered=True),
         ]  # fmt: skip
+        if films:
+            changed = (_pruned(share, Temporal()),)
+            made.append(Row("changed since the frame before (EVS)", share, changed, films=True))
     share = min(shares)
     layers = sorted({depth.decoder * fifth // 5 for fifth in range(5)})
     for layer in layers:
@@ -214,13 +215,13 @@ def counted_anew(model: Any) -> Generator[None]:
 def pooled(features: Any, side: int) -> Any:
     """Features of grids of ``side`` cells a side, each of two by two cells with their mean."""
 
-    def mean(table: Tensor) -> Tensor:
-        cut = table.unflatten(0, (-1, side // 2, 2, side // 2, 2))
-        return cut.mean((2, 4), keepdim=True).expand_as(cut).flatten(0, 4)
+    def mean(table: Any) -> Any:
+        if isinstance(table, tuple | list):
+            return type(table)(mean(one) for one in table)
+        cut = table.flatten(0, -2).unflatten(0, (-1, side // 2, 2, side // 2, 2))
+        return cut.mean((2, 4), keepdim=True).expand_as(cut).reshape(table.shape)
 
     made = type(features)(**features)
-    made["pooler_output"] = tuple(mean(one) for one in features.pooler_output)
-    made["deepstack_features"] = [
-        tuple(mean(one) for one in layer) for layer in features.deepstack_features
-    ]
+    for name in {"pooler_output", "deepstack_features"} & set(made):
+        made[name] = mean(made[name])
     return made

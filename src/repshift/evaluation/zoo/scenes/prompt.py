@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from repshift.evaluation.zoo.scenes.model import MERGE, PATCH, WORDS
+from repshift.evaluation.zoo.scenes.model import WORDS
+from repshift.evaluation.zoo.scenes.models import SCENES_VLM
 from repshift.evaluation.zoo.scenes.render import render
 from repshift.evaluation.zoo.scenes.scene import CELL
 from repshift.input_size import resize_images
@@ -16,10 +17,11 @@ from repshift.input_size import resize_images
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from jaxtyping import Float, Shaped, UInt8
+    from jaxtyping import UInt8
     from torch import Tensor
 
     from repshift.evaluation.zoo.scenes.held_out import Item
+    from repshift.evaluation.zoo.scenes.models import SceneModel
 
 ASK = ":"  # the last word of every prompt
 
@@ -48,20 +50,13 @@ def ids(words: Iterable[str]) -> list[int]:
     return [WORDS[word] for word in words]
 
 
-def patches(images: Shaped[Tensor, "B 3 H W"]) -> Float[Tensor, "B N P"]:
-    """Pixels from -1 to 1, patch by patch in the order of Qwen-VL: those that merge together."""
-    cut = images.unflatten(3, (-1, MERGE, PATCH)).unflatten(2, (-1, MERGE, PATCH))
-    # B 3 rows merge patch columns merge patch
-    cut = cut.permute(0, 2, 5, 3, 6, 1, 4, 7).flatten(5).flatten(1, 4)
-    return cut.float() / 127.5 - 1
-
-
 def prompts(
     items: Sequence[Item],
     early: bool = False,
     blind: bool = False,
     smaller: float = 1.0,
     pixels: bool = True,
+    model: SceneModel = SCENES_VLM,
 ) -> Prompts:
     """One batch of items of one kind whose questions have the same number of words.
 
@@ -71,6 +66,7 @@ def prompts(
         blind: Whether nothing is seen: the marks stand, no token between them.
         smaller: By which images are made smaller first, to whole cells.
         pixels: Whether the images are drawn; without, the features must be given to the model.
+        model: Which one is asked.
     """
     scenes = items[0].scenes
     film, count = scenes[0].frames > 1, sum(scene.frames for scene in scenes)
@@ -83,15 +79,12 @@ def prompts(
     tokens = torch.tensor(rows)
     inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
     if not blind:
-        name, kind = ("video", 2) if film else ("image", 1)
-        grid = [count if film else 1, side // PATCH, side // PATCH]
-        inputs[f"{name}_grid_thw"] = torch.tensor([grid] * len(items) * (1 if film else count))
-        inputs["mm_token_type_ids"] = (tokens == WORDS[f"<{name}>"]).long() * kind
+        images = None
         if pixels:
             images = resize_images(_images(items).float(), side).round().clamp(0, 255)
-            inputs["pixel_values_videos" if film else "pixel_values"] = patches(images).flatten(
-                0, 1
-            )
+        entries = len(items) * (1 if film else count)
+        grids = torch.tensor([[count if film else 1, side // CELL, side // CELL]] * entries)
+        inputs |= model.seen(tokens, film, grids, images)
     return Prompts(items, inputs, torch.tensor([ids(item.question.answer) for item in items]))
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from repshift.evaluation.zoo.clips.render import PAINT, background, inside
+from repshift.evaluation.zoo.clips.scene import TEXTURES
+from repshift.evaluation.zoo.scenes.photographs import photograph
 from repshift.evaluation.zoo.scenes.scene import CARD
 
 if TYPE_CHECKING:
@@ -30,7 +32,10 @@ def render(scene: Scene) -> UInt8[ndarray, "T 3 edge edge"]:
     generator = np.random.default_rng(scene.seed)
     edge = scene.edge
     grid = (np.arange(edge, dtype=np.float32) + 0.5) / edge
-    ground = background(scene.texture, grid[None, :], grid[:, None], generator)
+    if scene.texture in TEXTURES:
+        ground = background(scene.texture, grid[None, :], grid[:, None], generator)
+    else:
+        ground = photograph(scene.texture, edge, generator)
     frames = np.repeat(ground[None], scene.frames, 0)
     for thing in scene.things:
         paint = np.array(PAINT[thing.colour], np.float32) + generator.normal(0, 6, 3)

@@ -58,7 +58,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Scene:
-    """Things on a textured ground; ``seed`` draws what no question is about.
+    """Things on a ground, a texture or a photograph; ``seed`` draws what no question is about.
 
     Attributes:
         counted: The word whose things may be counted, and how many there are.
