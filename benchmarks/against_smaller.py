@@ -107,9 +107,11 @@ def row(lab, label, plans):
     return *cells, f"{losses.mean() / theirs.mean():.2f}", lower
 
 
-def line(label, plan, share, losses, quality, fidelity):
-    figures = f"{100 * share:.1f} %", f"{quality:.1f}", f"{100 * fidelity:.1f} %"
-    return label, plan, *figures, f"{losses.mean():z.4f}"
+def line(label, plan, share, losses, *figures):
+    *quality, fidelity = figures
+    quality = [f"{each:.1f}" for each in quality]
+    shares = f"{100 * share:.1f} %", *quality, f"{100 * fidelity:.1f} %"
+    return label, plan, *shares, f"{losses.mean():z.4f}"
 
 
 def rows(lab, found, seeds, further):
@@ -182,8 +184,8 @@ def main(
         report.table(SPEEDS, speeds(lab, found, report.setting(rounds, 0.3)))
         return
     names = ("agreement", "KL") if opened.logits else ("cosine", "1 - cosine")
-    heads = ["", "plan", "FLOPs", opened.quality_name, *names, "of the smaller input's"]
-    report.table([*heads, "lower by (95 %)"], rows(lab, found, seeds, methods))
+    heads = "", "plan", "FLOPs", *opened.quality, *names, "of the smaller input's"
+    report.table((*heads, "lower by (95 %)"), rows(lab, found, seeds, methods))
 
 
 if __name__ == "__main__":

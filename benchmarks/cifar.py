@@ -57,14 +57,10 @@ second stage, for each image by itself; 4 + 2 are the paper's shares. Agreement:
 with the dense model's class. Random rows and columns are the mean of three seeds. Torn: by how many
 places neighbours were moved apart sideways after the first stage, on average. Training-free.
 
-The reverse of the shift, which removes the rows and columns that move most, is the control: it
-should be worse than random ones. Cropping (border) is a strong baseline here: the objects of
-CIFAR-10 stand in the middle, and a crop tears nothing apart; the shift knows nothing of the middle.
-
-Why per-row-and-column gains less over random, or nothing: what is left of a row moves together,
-each row by its own amount, so that a 3 x 3 convolution sees neighbours that were none. Whole rows
-and columns tear nothing sideways, and every method is better with them, or equal where it tears
-nothing."""
+The reverse of the shift is the control: it should be worse than random ones. Cropping (border) is a
+strong baseline here: the objects of CIFAR-10 stand in the middle. Per row and column, what is left
+of a row moves by its own amount, so that a 3 x 3 convolution sees neighbours that were none; whole
+rows and columns tear nothing."""
 
 
 class BasicBlock(nn.Module):
@@ -194,15 +190,10 @@ def verdict(rows, method):
     """Says, by reduction, by how much the method beats random rows and columns in the mean."""
     parts = []
     for reduction in REDUCTIONS:
-        ours, random = (
-            {
-                f"{row['model']} {row['rows and columns']}": row["accuracy"]
-                for row in rows
-                if (row["reduction"], row["method"]) == (reduction, name)
-            }
-            for name in (method, "random")
-        )
-        gains = {case: ours[case] - random[case] for case in ours}
+        gains = {}
+        for row in (row for row in rows if row["reduction"] == reduction):
+            case, sign = f"{row['model']} {row['rows and columns']}", {method: 1, "random": -1}
+            gains[case] = gains.get(case, 0) + sign.get(row["method"], 0) * row["accuracy"]
         worse = [case for case, gain in gains.items() if gain <= 0]
         but = f" (not better at {', '.join(worse)})" if worse else ""
         parts.append(f"{reduction} {100 * sum(gains.values()) / len(gains):+.2f}{but}")

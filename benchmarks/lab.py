@@ -82,7 +82,7 @@ class Lab:
         rival = self.rival_of(plan)
         if not plan.acting:
             return self.dense_on(rival)
-        return self._known(plan.identity, plan, lambda: self.at(rival).meter.outputs(plan))
+        return self._known(plan.identity, lambda: self.at(rival).meter.outputs(plan))
 
     @torch.inference_mode()
     def dense_on(self, rival):
@@ -92,7 +92,7 @@ class Lab:
             batches = (rival.given(batch) for batch in self.meter.batches)
             return torch.cat([rival.model(batch).float() for batch in batches])
 
-        return self._known(f"dense on {rival.label}", rival.plan, outputs)
+        return self._known(f"dense on {rival.label}", outputs)
 
     def beside(self, share):
         """The two inputs next to a share: what costs more, and what less."""
@@ -111,11 +111,12 @@ class Lab:
         (more, *_), (less, *_) = map(self.dense_on, self.beside(share))
         return torch.lerp(more, less, self.between(share))
 
-    def _known(self, key, plan, outputs):
+    def _known(self, key, outputs):
         def rate():
             output = outputs()
             losses, (_, fidelity) = self.meter.losses(output), self.meter.compare(output)
-            return [losses.tolist(), self.subject.quality(output, plan), fidelity]
+            quality = [measure(output) for measure in self.subject.quality.values()]
+            return [losses.tolist(), *quality, fidelity]
 
         losses, *figures = self.memo(f"{key}, image by image", rate)
         return torch.tensor(losses), *figures

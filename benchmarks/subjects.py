@@ -6,7 +6,7 @@ import ast
 import re
 import sysconfig
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -17,12 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lab import Rival
-from repshift import EncoderSpec, InputError, Plan, compress, resize_images, resized
+from repshift import EncoderSpec, InputError
 from repshift.adapters import describe
 from repshift.evaluation.data.batches import draw
 from repshift.evaluation.data.pixels import normalise
 from repshift.evaluation.zoo.load import load_model, open_source
-from repshift.evaluation.zoo.saliency_vit import GRID, load_saliency_vit
 from repshift.measure.fidelity import accuracy
 from repshift.search.sizes import smaller_sizes
 
@@ -31,8 +30,8 @@ from repshift.search.sizes import smaller_sizes
 class Subject:
     """A model that gives logits or features [B, K], and its inputs.
 
-    ``quality`` rates the outputs for all test inputs under a plan, in the unit its name says.
-    ``smaller`` lists the smaller inputs, the largest first.
+    ``quality`` rates the outputs for all test inputs, by a name with its unit; empty where those of
+    the dense model are all there is to go by. ``smaller`` lists smaller inputs, largest first.
     """
 
     name: str
@@ -40,8 +39,7 @@ class Subject:
     spec: EncoderSpec
     searched: Tensor
     test: Tensor
-    quality_name: str
-    quality: Callable[[Tensor, Plan], float]
+    quality: dict[str, Callable[[Tensor], float]]
     smaller: Callable[[Tensor], list[Rival]]
     logits: bool = False
 
@@ -65,66 +63,21 @@ def sizes(model, spec, inputs):
     return list(map(Rival.of, smaller_sizes(model, inputs, spec)))
 
 
-def labelled(name, checkpoint, searched, test, samples, count):
+def pictures(name, checkpoint, searched, test, samples, count, labels=True):
     """A model of images in directories, or one with samples of its own; top-1 accuracy."""
     loaded = load_model(name, checkpoint)
     if test is None:
-        drawn = draw(open_source(loaded, None, True), samples + count, 0)
+        drawn = draw(open_source(loaded, None, labels), samples + count, 0)
         seen, shown = drawn.images[:samples], drawn.images[samples:]
-        labels = drawn.labels[samples:]
+        answers = drawn.labels[samples:]
     else:
         seen = draw(open_source(loaded, searched, False), samples, 0).images
-        drawn = draw(open_source(loaded, test, True), count, 0)
-        shown, labels = drawn.images, drawn.labels
+        drawn = draw(open_source(loaded, test, labels), count, 0)
+        shown, answers = drawn.images, drawn.labels
+    right = {"accuracy, %": lambda output: 100 * accuracy(output, answers)} if labels else {}
     return Subject(
-        loaded.name, loaded.model, describe(loaded.model), seen, shown, "accuracy, %",
-        lambda output, plan: 100 * accuracy(output, labels),
+        loaded.name, loaded.model, describe(loaded.model), seen, shown, right,
         partial(sizes, loaded.model, None), loaded.classes > 0,
-    )  # fmt: skip
-
-
-def saliency(searched, test, samples, count):
-    """saliency-vit-s14; mean difference of the restored map from the dense one, in percent."""
-    loaded = load_model("saliency-vit-s14")
-    whole = load_saliency_vit().eval()  # with its decoder
-
-    def reader(encoder):
-        # The search goes by the class token.
-        return Read(encoder, lambda encoder, images: encoder.forward_features(images)[:, 0]).eval()
-
-    seen = draw(open_source(loaded, searched, False), samples, 0).images
-    shown = draw(open_source(loaded, test, False), count, 0).images
-    full = shown.shape[-1]
-
-    @torch.inference_mode()
-    def maps(plan):
-        like, side = next(whole.parameters()), plan.input_size or full
-        encoder = resized(whole.encoder, side)
-        with compress(encoder, plan) as compression:
-            seen = (resize_images(images, side).to(like) for images in shown.split(25))
-            tokens = [compression.restore(encoder.forward_features(images)) for images in seen]
-        return torch.cat([decode(each.float()) for each in tokens]).cpu()
-
-    def decode(tokens):
-        """The map of a smaller image from its patches, brought to the grid of the decoder."""
-        patches = tokens[:, 1:].transpose(1, 2)
-        patches = patches.unflatten(2, (round(patches.shape[2] ** 0.5), -1))
-        if patches.shape[-1] != GRID:
-            patches = F.interpolate(patches, size=(GRID, GRID), mode="bilinear")
-        return whole.decode(torch.cat((tokens[:, :1], patches.flatten(2).transpose(1, 2)), dim=1))
-
-    dense = maps(Plan({}))
-
-    def difference(_, plan):
-        return 100 * (maps(plan) - dense).abs().mean().item()
-
-    def smaller(inputs):
-        sized = smaller_sizes(whole.encoder, inputs)
-        return [Rival.of(replace(one, model=reader(one.model))) for one in sized]
-
-    return Subject(
-        "saliency-vit-s14", reader(whole.encoder), describe(whole.encoder), seen, shown,
-        "map difference, %", difference, smaller,
     )  # fmt: skip
 
 
@@ -150,7 +103,7 @@ def clips(samples, count):
     with torch.inference_mode():
         texts = F.normalize(model.text_proj(model.encode_text(ids, mask)[:, 0]), dim=-1)
 
-    def recall(output, plan):
+    def recall(output):
         return 50 * (found_first(output @ texts.T) + found_first(texts @ output.T))
 
     def vectors(model, videos):
@@ -159,7 +112,7 @@ def clips(samples, count):
 
     reading, spec = Read(model, vectors).eval(), describe(model)
     return Subject(
-        "clips-umt", reading, spec, videos(unseen), videos(scenes), "mean R@1", recall,
+        "clips-umt", reading, spec, videos(unseen), videos(scenes), {"mean R@1": recall},
         partial(sizes, reading, spec),
     )  # fmt: skip
 
@@ -212,10 +165,9 @@ def sentences(samples, count):
 
     reading, counts = Read(model, embeddings).eval(), range(ids.shape[1] - 1, 2, -1)
     rivals = [Rival(f"{count} tokens", reading, partial(shorter, count)) for count in counts]
-    return Subject(
-        "minilm", reading, describe(model.encoder), ids[:samples], ids[samples:], "found, %",
-        lambda output, plan: 100 * found_first(questions @ output.T), lambda inputs: rivals,
-    )  # fmt: skip
+    found = {"found, %": lambda output: 100 * found_first(questions @ output.T)}
+    spec, seen, shown = describe(model.encoder), ids[:samples], ids[samples:]
+    return Subject("minilm", reading, spec, seen, shown, found, lambda inputs: rivals)
 
 
 @dataclass(frozen=True)
@@ -232,11 +184,13 @@ class Given:
 
 # By name: what the command line says, inputs to search on and test inputs.
 SUBJECTS: dict[str, Callable] = {
-    "timm": lambda given, *counts: labelled(
+    "timm": lambda given, *counts: pictures(
         given.model, given.checkpoint, given.search, given.test, *counts
     ),
-    "digits": lambda given, *counts: labelled("digits-vit", None, None, None, *counts),
-    "saliency": lambda given, *counts: saliency(given.search, given.test, *counts),
+    "digits": lambda given, *counts: pictures("digits-vit", None, None, None, *counts),
+    "saliency": lambda given, *counts: pictures(
+        "saliency-vit-s14", None, given.search, given.test, *counts, labels=False
+    ),
     "clips": lambda given, *counts: clips(*counts),
     "minilm": lambda given, *counts: sentences(*counts),
 }
