@@ -10,13 +10,12 @@ CIFAR-10 as an npz with ``images`` (uint8 [N, 32, 32, 3]) and ``labels`` ([N]):
 
     python benchmarks/cifar.py --weights WEIGHTS... --images NPZ --out docs/results/cifar
 
-Nothing is trained, unless ``--finetune`` says so: then each network is trained on every second test
-image for a few epochs and judged on the others, since the npz holds no training images. An
-interrupted run goes on where it stopped.
+Nothing is trained (``scripts/finetune_resnet.py`` is the paper's recipe). A stopped run goes on
+where it was.
 """
 
 from contextlib import nullcontext
-from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -27,70 +26,41 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from harness import Report, command
-from repshift import (
-    Border,
-    InputError,
-    PerRowAndColumn,
-    Plan,
-    Random,
-    ResNetSpec,
-    Reverse,
-    RowsAndColumns,
-    Shift,
-    Stage,
-    StreamNorm,
-    compress,
-)
+from repshift import InputError, Plan, ResNetSpec, Stage, compress
 from repshift.measure.fidelity import accuracy
 from repshift.measure.flops import count_flops
 from repshift.search.memo import Memo
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-SEEDS = range(3)
 # Rows and columns that leave after the first and the second stage, of 32 and of half of the rest.
 # 4 and 2 are the paper's shares, 1/7 and 1/6.
 SCHEDULES = ({0: 2, 1: 1}, {0: 4, 1: 2}, {0: 8, 1: 4})
-# Each is a mean over its entries.
-BASELINES = {
-    "random": [Random(seed) for seed in SEEDS],
-    "border": [Border()],
-    "stream-norm": [StreamNorm()],
+REDUCTIONS = ("rows-and-columns", "per-row-and-column")
+# Each is a mean over its scores.
+METHODS = {"random": [f"random({seed})" for seed in range(3)]} | {
+    score: [score]
+    for score in (
+        "border", "stream-norm", "shift(block, l2)", "shift(branch, l2)",
+        "shift(branch, l2, update)", "shift(stage, l2)", "shift(block, l1)",
+        "reverse(shift(block, l2))",
+    )
+}  # fmt: skip
+COLUMNS = {name: f"{{{name}}}" for name in ("model", "rows and columns", "reduction", "method")} | {
+    "MFLOPs": "{MFLOPs:.1f}",
+    "torn": "{torn:.2f}",
+    "accuracy": "{accuracy:.2%}",
+    "agreement": "{agreement:.2%}",
 }
-READINGS = [
-    Shift("block"),
-    Shift("branch"),
-    Shift("branch", definition="update"),
-    Shift("stage"),
-    Shift("block", "l1"),
-    Reverse(Shift("block")),
-]
-METHODS = BASELINES | {str(score): [score] for score in READINGS}
-TUNED = (*BASELINES, str(Shift("block")))  # at the larger two counts
-COLUMNS = {
-    **dict.fromkeys(("model", "rows and columns", "reduction", "method"), str),
-    "MFLOPs": "{:.1f}".format,
-    "torn": "{:.2f}".format,
-    **dict.fromkeys(("accuracy", "agreement", "fine-tuned"), "{:.2%}".format),
-}
-
-
 EXPLANATION = """\
 ResNets of pytorch_resnet_cifar10 on CIFAR-10. Rows and as many columns leave after the first + the
 second stage, for each image by itself; 4 + 2 are the paper's shares. Agreement: the share of images
 with the dense model's class. Random rows and columns are the mean of three seeds. Torn: by how many
-places neighbours were moved apart sideways after the first stage, on average. Training-free, but
-for a column fine-tuned, with rows and columns missing.
+places neighbours were moved apart sideways after the first stage, on average. Training-free.
 
-The reverse of the shift, which removes the rows and columns that move most, is the control: it
-should be worse than random ones.
-
-Cropping (border) is a strong baseline here: the objects of CIFAR-10 stand in the middle, and a crop
-tears nothing apart. The shift knows nothing of the middle.
-
-Why per-row-and-column gains less over random, or nothing: what is left of a row moves together,
-each row by its own amount, so that a 3 x 3 convolution sees neighbours that were none (the column
-torn). The more a score changes from row to row, the more it tears. Whole rows and columns tear
-nothing sideways, and every method is better with them, or equal where it tears nothing (border)."""
+The reverse of the shift is the control: it should be worse than random ones. Cropping (border) is a
+strong baseline here: the objects of CIFAR-10 stand in the middle. Per row and column, what is left
+of a row moves by its own amount, so that a 3 x 3 convolution sees neighbours that were none; whole
+rows and columns tear nothing."""
 
 
 class BasicBlock(nn.Module):
@@ -171,129 +141,62 @@ def load_images(path, count):
     return (images - mean) / std, labels[chosen]
 
 
-@torch.inference_mode()
-def run(model, images):
-    return torch.cat([model(batch) for batch in images.split(250)])
-
-
 def attached(model, plan):
     return compress(model, plan, model.spec) if plan else nullcontext()
 
 
-def mflops(model, plan):
-    with attached(model, plan):
-        return count_flops(lambda: model(torch.zeros(1, 3, 32, 32)))[0] / 1e6
-
-
 @torch.inference_mode()
-def torn(model, plan, images):
-    """By how many places neighbours were moved apart sideways after the first stage, on average.
+def measure(model, plan, images, labels, dense):
+    """The figures of a row; ``dense``: the classes that the dense model says."""
+    few = images[:250]
+    with attached(model, plan) as compression:
+        logits = torch.cat([model(batch) for batch in images.split(250)])
+        flops, _ = count_flops(lambda: model(few))
+        places = torn(compression.kept_after(0), images.shape[-1]) if plan else 0.0
+    return flops / len(few) / 1e6, places, accuracy(logits, labels), accuracy(logits, dense)
+
+
+def torn(kept, width):
+    """By how many places neighbours were moved apart sideways, on average.
 
     0 where whole rows and columns leave; a 3 x 3 convolution expects no other.
     """
-    if plan is None:
-        return 0.0
-    with attached(model, plan) as compression:
-        model(images[:250])
-        kept, width = compression.kept_after(0), images.shape[-1]
     down, across = (kept // width).diff(dim=2).abs(), (kept % width).diff(dim=1).abs()
     return (down.float().mean() + across.float().mean()).item() / 2
 
 
-def judge(model, images, labels, plans, dense):
-    """Mean over ``plans`` of accuracy and of the share of images with the dense model's class."""
-    right, same = 0.0, 0.0
-    for plan in plans:
-        with attached(model, plan):
-            logits = run(model, images)
-        right += accuracy(logits, labels) / len(plans)
-        same += accuracy(logits, dense) / len(plans)
-    return right, same
+def jobs():
+    """Schedule, reduction, method, and its plans."""
+    yield {}, "", "dense", [None]
+    for drop, reduction, method in product(SCHEDULES, REDUCTIONS, METHODS):
+        labels = [f"{score} + {reduction}" for score in METHODS[method]]
+        yield drop, reduction, method, [Plan.from_method(label, drop) for label in labels]
 
 
-def jobs(models, finetune):
-    """Everything to be measured: model, schedule, reduction, method, its plans."""
-    methods = {name: METHODS[name] for name in (TUNED if finetune else METHODS)}
-    for model in models:
-        yield model, {}, "", "dense", [None]
-        for drop in SCHEDULES[1:] if finetune else SCHEDULES:
-            for reduction in [RowsAndColumns(), *[PerRowAndColumn()] * (not finetune)]:
-                for method, scores in methods.items():
-                    plans = [Plan(drop, score, reduction) for score in scores]
-                    yield model, drop, str(reduction), method, plans
+def rows(models, images, labels, memo):
+    for model, (drop, reduction, method, plans) in tqdm(list(product(models, jobs()))):
+        with torch.inference_mode():
+            dense = torch.cat([model(batch) for batch in images.split(250)]).argmax(1)
 
+        def figures(model=model, plans=plans, dense=dense):
+            every = [measure(model, plan, images, labels, dense) for plan in plans]
+            return [sum(each) / len(each) for each in zip(*every, strict=True)]
 
-def tune(weights, plan, images, labels, epochs, seed=0):
-    """The network trained on with rows and columns missing: SGD, 0.01 to 0, flips and shifts."""
-    torch.manual_seed(seed)
-    model = ResNet(len({key.split(".")[1] for key in weights if key.startswith("layer1.")}))
-    model.load_state_dict(weights)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
-    steps = epochs * (len(images) // 125)
-    rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    with attached(model.train(), plan):
-        for _ in range(epochs):
-            for chosen in torch.randperm(len(images)).split(125):
-                loss = F.cross_entropy(model(moved(images[chosen])), labels[chosen])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                rates.step()
-    return model.eval()
-
-
-def moved(images):
-    """Each image shifted by up to 4 pixels and, every other time, mirrored."""
-    padded = F.pad(images, (4, 4, 4, 4))
-    y, x = torch.randint(0, 9, (2, len(images)))
-    images = torch.stack(
-        [image[:, i : i + 32, j : j + 32] for image, i, j in zip(padded, y, x, strict=True)]
-    )
-    mirrored = torch.rand(len(images), 1, 1, 1) < 0.5
-    return torch.where(mirrored, images.flip(-1), images)
-
-
-def measure(models, images, labels, finetune, memo):
-    train, test = (slice(None, None, 2), slice(1, None, 2)) if finetune else (None, slice(None))
-    shown, answers = images[test], labels[test]
-
-    def after_training(model, plan, dense):
-        tuned = tune(model.state_dict(), plan, images[train], labels[train], finetune)
-        return judge(tuned, shown, answers, [plan], dense)[0]
-
-    def figures(model, plans):
-        dense = run(model, shown).argmax(1)
-        right, same = judge(model, shown, answers, plans, dense)
-        apart = sum(torn(model, plan, shown) for plan in plans) / len(plans)
-        found = [mflops(model, plans[0]), apart, right, same]
-        if finetune:
-            found.append(sum(after_training(model, plan, dense) for plan in plans) / len(plans))
-        return found
-
-    for model, drop, reduction, method, plans in tqdm(list(jobs(models, finetune))):
         key = (model.name, " + ".join(map(str, drop.values())), reduction, method)
-        found = memo(", ".join(key), partial(figures, model, plans))
-        yield dict(zip(COLUMNS, (*key, *found), strict=False))
+        yield dict(zip(COLUMNS, (*key, *memo(", ".join(key), figures)), strict=True))
 
 
-def verdict(rows, method, figure):
+def verdict(rows, method):
     """Says, by reduction, by how much the method beats random rows and columns in the mean."""
     parts = []
-    for reduction in dict.fromkeys(row["reduction"] for row in rows if row["reduction"]):
-        ours, random = (
-            {
-                f"{row['model']} {row['rows and columns']}": row[figure]
-                for row in rows
-                if (row["reduction"], row["method"]) == (reduction, name)
-            }
-            for name in (method, "random")
-        )
-        gains = {case: ours[case] - random[case] for case in ours}
+    for reduction in REDUCTIONS:
+        gains = {}
+        for row in (row for row in rows if row["reduction"] == reduction):
+            case, sign = f"{row['model']} {row['rows and columns']}", {method: 1, "random": -1}
+            gains[case] = gains.get(case, 0) + sign.get(row["method"], 0) * row["accuracy"]
         worse = [case for case, gain in gains.items() if gain <= 0]
-        mean = 100 * sum(gains.values()) / len(gains)
-        parts.append(
-            f"{reduction} {mean:+.2f}" + (f" (not better at {', '.join(worse)})" if worse else "")
-        )
+        but = f" (not better at {', '.join(worse)})" if worse else ""
+        parts.append(f"{reduction} {100 * sum(gains.values()) / len(gains):+.2f}{but}")
     return f"- {method}: {'; '.join(parts)}"
 
 
@@ -301,33 +204,22 @@ def main(
     weights: tuple[Path, ...],
     images: Path,
     count: int = 0,
-    finetune: int = 0,
     threads: int = torch.get_num_threads(),
     out: Path = Path("runs/cifar"),
 ):
-    """``images``: npz; ``count`` of them, 0 all; ``finetune``: so many epochs."""
+    """``images``: npz; ``count`` of them, 0 all."""
     torch.set_num_threads(threads)
     models = [load_resnet(path) for path in weights]
     given, labels = load_images(images, count)
-    report = Report(out, images=len(given), **{"epochs of fine-tuning": finetune})
+    report = Report(out, images=len(given))
     report.add(EXPLANATION)
     state = Memo(report.file(".state.json"), report.facts)
-    columns = {
-        head: lambda row, head=head, form=form: form(row[head])
-        for head, form in COLUMNS.items()
-        if finetune or head != "fine-tuned"
-    }
-    rows = report.rows(columns, measure(models, given, labels, finetune, state))
-    for figure in ("accuracy", "fine-tuned")[: 1 + bool(finetune)]:
-        report.add(
-            f"{figure.capitalize()} against random rows and columns in percentage points, mean "
-            "over networks and counts:",
-            "\n".join(
-                verdict(rows, method, figure)
-                for method in (TUNED if finetune else METHODS)
-                if method != "random"
-            ),
-        )
+    found = report.rows(COLUMNS, rows(models, given, labels, state))
+    report.add(
+        "Accuracy against random rows and columns in percentage points, mean over networks and "
+        "counts:",
+        "\n".join(verdict(found, method) for method in METHODS if method != "random"),
+    )
     state.path.unlink(missing_ok=True)
 
 

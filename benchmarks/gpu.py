@@ -21,9 +21,7 @@ from time import perf_counter
 
 import torch
 
-import harness
-from gpu_parts.setting import Setting
-from harness import COSTS
+from harness import COSTS, Setting, cells, table
 from repshift.files import write_text
 from repshift.measure.environment import environment, in_words
 
@@ -38,6 +36,7 @@ LIMITS = {
     "compiled": 70,
 }
 LIBRARIES = ("timm", "torchvision", "transformers", "triton")
+SUMMARY = ("model", "batch", "method", "vs eager", "vs fused", "of FLOPs' gain")
 
 
 class Results:
@@ -95,9 +94,7 @@ def start_part(name, arguments, limit, log):
     command = [sys.executable, __file__, "--one", name, "--out", arguments.out]
     command += ["--device", arguments.device, *(["--tiny"] if arguments.tiny else [])]
     try:
-        status = subprocess.run(
-            command, stdout=log, stderr=log, timeout=limit, check=False
-        ).returncode
+        status = subprocess.run(command, stdout=log, stderr=log, timeout=limit).returncode
     except subprocess.TimeoutExpired:
         return f"stopped after {limit:.0f} s"
     return f"ended with status {status}" if status else ""
@@ -112,33 +109,30 @@ def faults(name, part, ending):
     never = [c for c in part["planned"] if c not in part["cases"] and c not in part["errors"]]
     if never:
         found.append(f"{name}: not run: {'; '.join(never)}")
-    for rows in part["cases"].values():
-        found += [f"{name}: {row['failure']}" for row in rows if row.get("failure")]
-    return found
+    rows = [row for case in part["cases"].values() for row in case]
+    return found + [f"{name}: {row['failure']}" for row in rows if row.get("failure")]
 
 
-def table(name, part):
+def section(name, part):
     """A part's rows in Markdown."""
     if not part["cases"]:
         return []
     module = import_module(f"gpu_parts.{name}")
-    rows = (row for case in part["cases"].values() for row in case)
-    cells = ([column(row) for column in module.COLUMNS.values()] for row in rows)
+    rows = [row for case in part["cases"].values() for row in case]
     title = module.__doc__.splitlines()[0]
-    return [f"## {title}", "", harness.table(module.COLUMNS, cells), ""]
+    return [f"## {title}", table(module.COLUMNS, cells(module.COLUMNS, rows))]
 
 
 def summary(parts):
     """The goals in one small table: the shift and what it is measured against."""
-    heads = ("model", "batch", "method", "vs eager", "vs fused", "of FLOPs' gain")
     rows = [
-        [COSTS[head](row) for head in heads]
+        row
         for name in ("images", "video")
         for case in parts.get(name, {}).get("cases", {}).values()
         for row in case
         if row["method"].startswith(("shift", "tome", "dense"))
     ]
-    return harness.table(heads, rows)
+    return table(SUMMARY, cells({head: COSTS[head] for head in SUMMARY}, rows))
 
 
 def main():
@@ -149,20 +143,21 @@ def main():
     parser.add_argument("--tiny", action="store_true", help="small shapes: does all run?")
     parser.add_argument("--one", choices=LIMITS, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.device == "cuda" and not torch.cuda.is_available():
+    device, tiny = torch.device(arguments.device), arguments.tiny
+    if device.type == "cuda" and not torch.cuda.is_available():
         sys.exit("no CUDA device; --device cpu --tiny shows that all parts run")
-    dtype = torch.bfloat16 if arguments.device == "cuda" else torch.float32
-    setting = Setting(torch.device(arguments.device), dtype, arguments.tiny)
-    if arguments.tiny:
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    rounds, seconds = (2, 1e-3) if tiny else (5, 0.1)
+    if tiny:
         torch.set_num_threads(1)  # such small models only wait for a second thread
-    facts = environment(setting.device, setting.dtype, *LIBRARIES) | {"tiny": arguments.tiny}
+    facts = environment(device, dtype, *LIBRARIES) | {"tiny": tiny}
     path = arguments.out.with_suffix(".json")
+    results = Results(path, facts)
     if arguments.one:
-        run_part(arguments.one, setting, Results(path, facts))
+        run_part(arguments.one, Setting(device, dtype, rounds, seconds, tiny), results)
         return
 
     failed = []
-    results = Results(path, facts)
     results.save()  # an error now, not after the first part
     with arguments.out.with_suffix(".log").open("a", encoding="utf-8") as log:
         end = perf_counter() + sum(LIMITS[name] for name in arguments.parts)
@@ -170,20 +165,18 @@ def main():
             start = perf_counter()
             later = sum(LIMITS[other] for other in arguments.parts[number + 1 :])
             ending = start_part(name, arguments, end - later - start, log)
-            results = Results(path, facts)
+            results, took = Results(path, facts), perf_counter() - start
             part = results.part(name)
-            part["seconds"] += perf_counter() - start
+            part["seconds"] += took
             results.save()
             failed += faults(name, part, ending)
-            print(
-                f"{name}: {len(part['cases'])} of {len(part['planned'])} cases, "
-                f"{perf_counter() - start:.0f} s {ending}",
-                flush=True,
-            )
-            tables = [line for known in LIMITS for line in table(known, results.part(known))]
-            missed = ["## Not as it should be", "", *(f"- {fault}" for fault in failed), ""]
-            text = [in_words(facts), "", *tables, *(missed if failed else [])]
-            write_text(arguments.out.with_suffix(".md"), "\n".join(text))
+            done = f"{len(part['cases'])} of {len(part['planned'])} cases"
+            print(f"{name}: {done}, {took:.0f} s {ending}", flush=True)
+            text = [in_words(facts)]
+            text += [each for known in LIMITS for each in section(known, results.part(known))]
+            if failed:
+                text += ["## Not as it should be", "\n".join(f"- {fault}" for fault in failed)]
+            write_text(arguments.out.with_suffix(".md"), "\n\n".join(text) + "\n")
     print("", summary(results.parts), "", *failed, sep="\n")
     if failed:
         sys.exit(1)

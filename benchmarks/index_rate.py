@@ -1,14 +1,14 @@
-"""How much of the encoder's own rate ``repshift index`` reaches on this machine, and what it costs
-to decode: DINOv2 ViT-S/14 (saliency-vit-s14), batches of 32, photographs of scikit-image as JPEG.
+"""How much of the encoder's own rate ``repshift index`` reaches, and what it costs to decode.
 
-Run it alone: OMP_NUM_THREADS=1 python benchmarks/index_rate.py [PHOTOGRAPHS [ROUNDS]]
+DINOv2 ViT-S/14 (saliency-vit-s14), batches of 32, photographs of scikit-image as JPEG. Alone:
+
+    OMP_NUM_THREADS=1 python benchmarks/index_rate.py
 
 The CPU times hold on a busy machine too: the share of its CPU time that the process with the
 encoder spends in it bounds the share of the rate where decoding has processors of its own.
 """
 
 import json
-import sys
 import tempfile
 import time
 from functools import partial
@@ -17,6 +17,7 @@ from statistics import median
 
 import torch
 
+from harness import command
 from repshift.evaluation.collection.indexing import bring_up_to_date
 from repshift.evaluation.collection.local import Local
 from repshift.evaluation.collection.models import Named, made_by, open_encoder
@@ -25,66 +26,72 @@ from repshift.evaluation.collection.places import find_files
 from repshift.evaluation.collection.table import make_table
 from repshift.evaluation.data.images import read_image, sample_photographs
 
-COUNT = int(sys.argv[1]) if len(sys.argv) > 1 else 320
-ROUNDS = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+BATCH, EVERY = 32, 2.0  # EVERY: seconds of a film, of which there is none
 
 
-def write_photographs(folder: Path) -> None:
+def write_photographs(folder, count):
     """Cut-outs of 640 x 480 of the sample photographs, no two the same."""
     sources = [read_image(path).resize((800, 600)) for path in sample_photographs()]
-    for number in range(COUNT):
+    for number in range(count):
         left, top = number % 160, number * 7 % 120
         cut = sources[number % len(sources)].crop((left, top, left + 640, top + 480))
         cut.save(folder / f"{number:05}.jpg", quality=90)
 
 
+def now():
+    return time.perf_counter(), time.process_time()
+
+
+def since(start):
+    """Seconds, and seconds of this process's CPU time."""
+    return [after - before for after, before in zip(now(), start, strict=True)]
+
+
 def after_first(engine, told, files):
-    """What the engine gives; the times at which its first batch is done go to ``told``."""
+    """What the engine gives; when its first batch is done goes to ``told``."""
     for one in engine(files):
         if not told:
-            told.append((time.perf_counter(), time.process_time()))
+            told.append(now())
         yield one
 
 
-def main() -> None:
-    named = Named("saliency-vit-s14", batch_size=32)
+def main(photographs: int = 320, rounds: int = 5):
+    named = Named("saliency-vit-s14", batch_size=BATCH)
     encoder = open_encoder(named)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "photos"
         folder.mkdir()
-        write_photographs(folder)
-        files = find_files(str(folder))
-        start = time.process_time()
-        read = [one for one in Pieces(files[:64], encoder.see, 2.0) if isinstance(one, Piece)]
-        decoding = (time.process_time() - start) / 64
-        batch = stacked(read[:32])
-        ratios, bound, rates, encoding, spent = [], [], [], [], []
-        for number in range(ROUNDS):
+        write_photographs(folder, photographs)
+        files, start = find_files(str(folder)), now()
+        read = [one for one in Pieces(files[:64], encoder.see, EVERY) if isinstance(one, Piece)]
+        decoding, batch = since(start)[1] / len(read), stacked(read[:BATCH])
+        bound, embedding, rates, shares = [], [], [], []
+        for number in range(rounds):
             with encoder.attached() as running:
                 running.embed(batch)
-                start, cpu = time.perf_counter(), time.process_time()
-                for _ in range(COUNT // 32):
+                start = now()
+                for _ in range(photographs // BATCH):
                     running.embed(batch)
-                bound.append(COUNT / (time.perf_counter() - start))
-                encoding.append((time.process_time() - cpu) / COUNT)
-            table = make_table(Path(name) / f"{number}.lance", made_by(named, encoder, 2.0))
-            local = Local(encoder, 1, 2.0)
-            first: list[tuple[float, float]] = []
-            bring_up_to_date(table, files, partial(after_first, local, first))
+                seconds, cpu = since(start)
+            bound.append(photographs / seconds)
+            embedding.append(cpu / photographs)
+            table = make_table(Path(name) / f"{number}.lance", made_by(named, encoder, EVERY))
+            first = []
+            bring_up_to_date(table, files, partial(after_first, Local(encoder, 1, EVERY), first))
             # From the first batch on: processes start once, whatever the number of photographs.
-            [(start, cpu)] = first
-            rates.append((COUNT - 32) / (time.perf_counter() - start))
-            spent.append(encoding[-1] * (COUNT - 32) / (time.process_time() - cpu))
-            ratios.append(rates[-1] / bound[-1])
+            seconds, cpu = since(first[0])
+            rates.append((photographs - BATCH) / seconds)
+            shares.append(embedding[-1] * (photographs - BATCH) / cpu)
+    ratios = [rate / alone for rate, alone in zip(rates, bound, strict=True)]
     print(json.dumps({
-        "photographs": COUNT, "threads": torch.get_num_threads(),
+        "photographs": photographs, "threads": torch.get_num_threads(),
         "encoder alone, images/s": median(bound), "index, images/s": median(rates),
         "share of the encoder's rate": median(ratios), "of each round": ratios,
-        "share of the CPU time in the encoder": median(spent),
+        "share of the CPU time in the encoder": median(shares),
         "CPU ms an image to decode": 1e3 * decoding,
-        "CPU ms an image to embed": 1e3 * median(encoding),
+        "CPU ms an image to embed": 1e3 * median(embedding),
     }, indent=1))  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    command(main)

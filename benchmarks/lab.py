@@ -1,99 +1,122 @@
 """A subject at all sizes of its inputs, and the smaller input that costs what a plan does."""
 
-from functools import cache
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
 
 import torch
+from torch import Tensor, nn
 
 from repshift import Plan
+from repshift.input_size import input_in_words
+from repshift.measure.flops import count_flops
 from repshift.search.candidates import Search
 from repshift.search.cost_model import FlopsCost
 from repshift.search.fidelity_meter import FidelityMeter
-from rivals import flops, rivals
+from repshift.search.sizes import Sized, search_at
+
+
+@dataclass(frozen=True, eq=False)
+class Rival:
+    """The dense model on a smaller input: smaller images, fewer frames, shorter texts.
+
+    Where it is ``sized``, tokens may be dropped there too.
+    """
+
+    label: str
+    model: nn.Module
+    given: Callable[[Tensor], Tensor]
+    sized: Sized | None = None
+
+    @classmethod
+    def of(cls, sized: Sized) -> Rival:
+        label = input_in_words(sized.of(Plan({})))
+        return cls(label, sized.model, sized.prepare, sized)
+
+    @property
+    def plan(self) -> Plan:
+        return self.sized.of(Plan({})) if self.sized else Plan({})
 
 
 class Lab:
-    """What is known of plans, for a smaller input or for that of the model, input by input."""
+    """What is known of plans, for the model's own input or a smaller one, input by input."""
 
     def __init__(self, subject, batch, dtype, memo):
-        self.subject, self.model, self.memo = subject, subject.model.to(dtype), memo
-        self.dtype = dtype
+        self.subject, self.dtype, self.memo = subject, dtype, memo
+        model, spec = subject.model.to(dtype), subject.spec
         self.inputs = self.placed(subject.test)
-        self.batch = batch
-        self.dense = FidelityMeter(self.model, subject.spec, self.inputs, subject.objective, batch)
-        self.rivals = rivals(subject, self.inputs)
-        self.sized = [rival for rival in self.rivals if rival.spec]  # tokens may be dropped there
-        self.cost, self.at = cache(self._cost), cache(self._at)
+        self.own = Rival.of(Sized(model, spec))
+        self.smaller = subject.smaller(self.inputs)
+        self.meter = FidelityMeter(model, spec, self.inputs, subject.objective, batch)
+        self.full = Search(self.meter, FlopsCost(model, spec, self.inputs[:1], memo), memo)
+        self.at = cache(self._at)
 
     def placed(self, inputs):
         return inputs.to(self.dtype) if inputs.is_floating_point() else inputs
 
-    def rival_of(self, plan):
-        """The smaller input that a plan is for; None where it is the model's own."""
-        size = plan.input_size, plan.frames
-        return next((r for r in self.sized if (r.plan.input_size, r.plan.frames) == size), None)
-
-    def _cost(self, rival):
-        one = self.inputs[:1]
-        if rival is None:
-            return FlopsCost(self.model, self.subject.spec, one, self.memo)
-        return FlopsCost(rival.model, rival.spec, rival.given(one), self.memo, self.cost(None))
-
     def _at(self, rival):
         """The search at one size, which fits plans to a budget."""
-        meter = self.dense
-        if rival is not None:
-            meter = FidelityMeter(
-                rival.model, rival.spec, rival.given(self.inputs), self.subject.objective,
-                self.batch, self.dense.dense,
-            )  # fmt: skip
-        return Search(meter, self.cost(rival), self.memo)
+        return self.full if rival is self.own else search_at(self.full, rival.sized, self.inputs)
+
+    def rival_of(self, plan):
+        """The input that a plan is for."""
+        size = plan.input_size, plan.frames
+        sized = [self.own, *(rival for rival in self.smaller if rival.sized)]
+        return next(r for r in sized if (r.plan.input_size, r.plan.frames) == size)
 
     def share(self, plan):
         """Of the FLOPs of the dense model on its own input."""
-        return self.cost(self.rival_of(plan)).measure(plan)
+        return self.at(self.rival_of(plan)).cost.measure(plan)
 
     def share_of(self, rival):
-        return flops(rival, self.inputs, self.memo) / self.cost(None).dense
+        def spent(rival):
+            run = partial(rival.model, rival.given(self.inputs[:1]))
+            return self.memo(f"FLOPs of dense on {rival.label}", lambda: count_flops(run)[0])
+
+        return spent(rival) / spent(self.own)
 
     def rated(self, plan):
         """The loss of every input; quality and fidelity."""
         rival = self.rival_of(plan)
-        if rival is not None and not plan.acting:
+        if not plan.acting:
             return self.dense_on(rival)
-        return self._known(plan.identity, plan, lambda: self.at(rival).meter.outputs(plan))
+        return self._known(plan.identity, lambda: self.at(rival).meter.outputs(plan))
 
     @torch.inference_mode()
     def dense_on(self, rival):
         """The same of the dense model on a smaller input."""
 
         def outputs():
-            batches = (rival.given(batch) for batch in self.dense.batches)
+            batches = (rival.given(batch) for batch in self.meter.batches)
             return torch.cat([rival.model(batch).float() for batch in batches])
 
-        return self._known(rival.key, rival.plan, outputs)
+        return self._known(f"dense on {rival.label}", outputs)
 
     def beside(self, share):
-        """The two smaller inputs next to a share: what costs more (None: the own), what less."""
-        below = next(at for at, rival in enumerate(self.rivals) if self.share_of(rival) <= share)
-        return self.rivals[below - 1] if below else None, self.rivals[below]
+        """The two inputs next to a share: what costs more, and what less."""
+        every = [self.own, *self.smaller]
+        below = next(at for at, rival in enumerate(every) if self.share_of(rival) <= share)
+        return every[below - 1], every[below]
+
+    def between(self, share):
+        """Where a share is between those two, from 0, as the one that costs more, to 1."""
+        more, less = map(self.share_of, self.beside(share))
+        return (more - share) / (more - less)
 
     def rival_at(self, share):
-        """The losses of the dense model on a smaller input that costs ``share``.
+        """The losses of the dense model on a smaller input that costs ``share``: on a line between
+        those of the two sizes nearest to it."""
+        (more, *_), (less, *_) = map(self.dense_on, self.beside(share))
+        return torch.lerp(more, less, self.between(share))
 
-        On a line between those of the two sizes nearest to it.
-        """
-        above, below = self.beside(share)
-        more = self.rated(Plan({})) if above is None else self.dense_on(above)
-        less = self.dense_on(below)
-        top = 1.0 if above is None else self.share_of(above)
-        part = (top - share) / (top - self.share_of(below))
-        return more[0] + (less[0] - more[0]) * part
-
-    def _known(self, key, plan, outputs):
+    def _known(self, key, outputs):
         def rate():
             output = outputs()
-            losses, (_, fidelity) = self.dense.losses(output), self.dense.compare(output)
-            return [losses.tolist(), self.subject.quality(output, plan), fidelity]
+            losses, (_, fidelity) = self.meter.losses(output), self.meter.compare(output)
+            quality = [measure(output) for measure in self.subject.quality.values()]
+            return [losses.tolist(), *quality, fidelity]
 
         losses, *figures = self.memo(f"{key}, image by image", rate)
         return torch.tensor(losses), *figures

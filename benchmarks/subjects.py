@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import sysconfig
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -13,23 +16,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from repshift import EncoderSpec, InputError, Plan, compress, resize_images, resized
+from lab import Rival
+from repshift import EncoderSpec, InputError
 from repshift.adapters import describe
 from repshift.evaluation.data.batches import draw
 from repshift.evaluation.data.pixels import normalise
 from repshift.evaluation.zoo.load import load_model, open_source
-from repshift.evaluation.zoo.saliency_vit import GRID, load_saliency_vit
 from repshift.measure.fidelity import accuracy
 from repshift.search.sizes import smaller_sizes
-from rivals import Rival
 
 
 @dataclass
 class Subject:
     """A model that gives logits or features [B, K], and its inputs.
 
-    ``quality`` rates the outputs for all test inputs under a plan, in the unit its name says.
-    ``smaller`` lists the smaller inputs, the largest first, where it is not the images that are.
+    ``quality`` rates the outputs for all test inputs, by a name with its unit; empty where those of
+    the dense model are all there is to go by. ``smaller`` lists smaller inputs, largest first.
     """
 
     name: str
@@ -37,10 +39,9 @@ class Subject:
     spec: EncoderSpec
     searched: Tensor
     test: Tensor
-    quality_name: str
-    quality: Callable[[Tensor, Plan], float]
-    logits: bool = True
-    smaller: Callable[[], list[Rival]] | None = None
+    quality: dict[str, Callable[[Tensor], float]]
+    smaller: Callable[[Tensor], list[Rival]]
+    logits: bool = False
 
     @property
     def objective(self):
@@ -58,66 +59,25 @@ class Read(nn.Module):
         return self.read(self.model, inputs)
 
 
-def labelled(name, checkpoint, searched, test, samples, count):
+def sizes(model, spec, inputs):
+    return list(map(Rival.of, smaller_sizes(model, inputs, spec)))
+
+
+def pictures(name, checkpoint, searched, test, samples, count, labels=True):
     """A model of images in directories, or one with samples of its own; top-1 accuracy."""
     loaded = load_model(name, checkpoint)
-    spec = describe(loaded.model)
     if test is None:
-        images = draw(open_source(loaded, None, True), samples + count, 0)
-        seen, shown = images.images[:samples], images.images[samples:]
-        labels = images.labels[samples:]
+        drawn = draw(open_source(loaded, None, labels), samples + count, 0)
+        seen, shown = drawn.images[:samples], drawn.images[samples:]
+        answers = drawn.labels[samples:]
     else:
         seen = draw(open_source(loaded, searched, False), samples, 0).images
-        drawn = draw(open_source(loaded, test, True), count, 0)
-        shown, labels = drawn.images, drawn.labels
+        drawn = draw(open_source(loaded, test, labels), count, 0)
+        shown, answers = drawn.images, drawn.labels
+    right = {"accuracy, %": lambda output: 100 * accuracy(output, answers)} if labels else {}
     return Subject(
-        loaded.name, loaded.model, spec, seen, shown, "accuracy, %",
-        lambda output, plan: 100 * accuracy(output, labels), loaded.classes > 0,
-    )  # fmt: skip
-
-
-def saliency(searched, test, samples, count):
-    """saliency-vit-s14; mean difference of the restored map from the dense one, in percent."""
-    loaded = load_model("saliency-vit-s14")
-    whole = load_saliency_vit().eval()  # with its decoder
-
-    def reader(encoder):
-        # The search goes by the class token.
-        return Read(encoder, lambda encoder, images: encoder.forward_features(images)[:, 0]).eval()
-
-    seen = draw(open_source(loaded, searched, False), samples, 0).images
-    shown = draw(open_source(loaded, test, False), count, 0).images
-    full = shown.shape[-1]
-
-    @torch.inference_mode()
-    def maps(plan):
-        like, side = next(whole.parameters()), plan.input_size or full
-        encoder = resized(whole.encoder, side)
-        with compress(encoder, plan) as compression:
-            seen = (resize_images(images, side).to(like) for images in shown.split(25))
-            tokens = [compression.restore(encoder.forward_features(images)) for images in seen]
-        return torch.cat([decode(each.float()) for each in tokens]).cpu()
-
-    def decode(tokens):
-        """The map of a smaller image from its patches, brought to the grid of the decoder."""
-        patches = tokens[:, 1:].transpose(1, 2)
-        patches = patches.unflatten(2, (round(patches.shape[2] ** 0.5), -1))
-        if patches.shape[-1] != GRID:
-            patches = F.interpolate(patches, size=(GRID, GRID), mode="bilinear")
-        return whole.decode(torch.cat((tokens[:, :1], patches.flatten(2).transpose(1, 2)), dim=1))
-
-    dense = maps(Plan({}))
-
-    def difference(_, plan):
-        return 100 * (maps(plan) - dense).abs().mean().item()
-
-    def smaller():
-        sized = smaller_sizes(whole.encoder, shown[:1])
-        return [Rival.of(replace(one, model=reader(one.model))) for one in sized]
-
-    return Subject(
-        "saliency-vit-s14", reader(whole.encoder), describe(whole.encoder), seen, shown,
-        "map difference, %", difference, logits=False, smaller=smaller,
+        loaded.name, loaded.model, describe(loaded.model), seen, shown, right,
+        partial(sizes, loaded.model, None), loaded.classes > 0,
     )  # fmt: skip
 
 
@@ -143,27 +103,47 @@ def clips(samples, count):
     with torch.inference_mode():
         texts = F.normalize(model.text_proj(model.encode_text(ids, mask)[:, 0]), dim=-1)
 
-    def recall(output, plan):
-        ranked = output @ texts.T
-        own = torch.arange(len(output))
-        both = [(ranked.argmax(axis) == own).double().mean().item() for axis in (0, 1)]
-        return 50 * sum(both)
+    def recall(output):
+        return 50 * (found_first(output @ texts.T) + found_first(texts @ output.T))
 
     def vectors(model, videos):
         _, pooled = model.encode_video(videos)
         return F.normalize(model.vision_proj(pooled), dim=-1).mean(1)
 
-    reading, spec, shown = Read(model, vectors).eval(), describe(model), videos(scenes)
+    reading, spec = Read(model, vectors).eval(), describe(model)
     return Subject(
-        "clips-umt", reading, spec, videos(unseen), shown, "mean R@1", recall, logits=False,
-        smaller=lambda: [Rival.of(one) for one in smaller_sizes(reading, shown[:1], spec)],
+        "clips-umt", reading, spec, videos(unseen), videos(scenes), {"mean R@1": recall},
+        partial(sizes, reading, spec),
     )  # fmt: skip
+
+
+def found_first(likeness):
+    """The share of rows whose own column is the highest."""
+    return (likeness.argmax(1) == torch.arange(len(likeness))).double().mean().item()
+
+
+def docstrings():
+    """First line and rest of the docstrings in the sources of the standard library."""
+    root, found = Path(sysconfig.get_path("stdlib")), {}
+    for path in sorted([*root.glob("*.py"), *root.glob("*/*.py")]):
+        if path.parent.name in ("test", "idlelib", "lib2to3", "turtledemo", "site-packages"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                first, _, rest = (ast.get_docstring(node) or "").partition("\n\n")
+                first, rest = (" ".join(part.split()) for part in (first, rest))
+                # Sentences, not signatures and tables.
+                prose = len(re.findall(r"[A-Za-z ]", rest)) > 0.85 * len(rest)
+                if prose and first.endswith(".") and len(first.split()) >= 4:
+                    found.setdefault(rest, first)
+    if len(found) < 100:
+        raise InputError("the sources of the standard library are not installed")
+    return [(first, rest) for rest, first in found.items()]
 
 
 def sentences(samples, count):
     """MiniLM on the first 64 tokens of docstrings; how many are found by their first line, %."""
     from repshift.evaluation.zoo.minilm import load_minilm
-    from text import docstrings
 
     model = load_minilm()
     model.tokenizer.no_padding()
@@ -175,26 +155,19 @@ def sentences(samples, count):
     with torch.inference_mode():
         questions = model(*model.tokenize([first for first, _ in pairs[samples:]]))
 
-    def found(output, plan):
-        own = torch.arange(len(output))
-        return 100 * ((questions @ output.T).argmax(1) == own).double().mean().item()
-
     def embeddings(model, ids):
         # The mean token, as it is used; the texts are of one length.
         return F.normalize(model.encoder(input_ids=ids).last_hidden_state.mean(1), dim=-1)
 
-    def shorter(ids, count):
+    def shorter(count, ids):
         # All texts end with the same token.
         return torch.cat((ids[:, : count - 1], ids[:, -1:]), dim=1)
 
     reading, counts = Read(model, embeddings).eval(), range(ids.shape[1] - 1, 2, -1)
-    return Subject(
-        "minilm", reading, describe(model.encoder), ids[:samples], ids[samples:],
-        "found, %", found, logits=False,
-        smaller=lambda: [
-            Rival(f"{count} tokens", reading, partial(shorter, count=count)) for count in counts
-        ],
-    )  # fmt: skip
+    rivals = [Rival(f"{count} tokens", reading, partial(shorter, count)) for count in counts]
+    found = {"found, %": lambda output: 100 * found_first(questions @ output.T)}
+    spec, seen, shown = describe(model.encoder), ids[:samples], ids[samples:]
+    return Subject("minilm", reading, spec, seen, shown, found, lambda inputs: rivals)
 
 
 @dataclass(frozen=True)
@@ -211,11 +184,13 @@ class Given:
 
 # By name: what the command line says, inputs to search on and test inputs.
 SUBJECTS: dict[str, Callable] = {
-    "timm": lambda given, *counts: labelled(
+    "timm": lambda given, *counts: pictures(
         given.model, given.checkpoint, given.search, given.test, *counts
     ),
-    "digits": lambda given, *counts: labelled("digits-vit", None, None, None, *counts),
-    "saliency": lambda given, *counts: saliency(given.search, given.test, *counts),
+    "digits": lambda given, *counts: pictures("digits-vit", None, None, None, *counts),
+    "saliency": lambda given, *counts: pictures(
+        "saliency-vit-s14", None, given.search, given.test, *counts, labels=False
+    ),
     "clips": lambda given, *counts: clips(*counts),
     "minilm": lambda given, *counts: sentences(*counts),
 }

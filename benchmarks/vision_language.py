@@ -22,7 +22,7 @@ from unittest.mock import patch
 import torch
 import transformers
 
-from harness import Dtype, Report, command, in_turn
+from harness import Dtype, Report, command
 from repshift import Grid, Keep, Plan, Random, Score, Shift, VisionLanguagePlan, compress
 from repshift.measure.flops import count_flops
 from repshift.measure.speed import speedup
@@ -31,29 +31,26 @@ from repshift.vision_language.prompt import PromptSite
 
 IMAGE = 5  # the id of a placeholder; words have the ids behind it
 WORDS = 4  # written behind the prompt
-PHASES = {"tower": "tower", "prefill": "prefill", "word": "word", "first": "first word"}
 LAYER = 2  # of the decoder: tokens are dropped after it
+PHASES = {"tower": "tower", "prefill": "prefill", "word": "word", "first": "first word"}
 COLUMNS = {
-    "images": lambda row: row["images"],
-    "method": lambda row: row["method"],
-    "visual tokens": lambda row: row["tokens"],
-    "prefill GFLOPs": lambda row: f"{row['gflops']:.3g}",
-    **{
-        f"{name} ms": lambda row, key=f"{key}_ms": f"{row[key]:.3g}" for key, name in PHASES.items()
-    },
-    "key-value MB": lambda row: f"{row['cache_mb']:.3g}",
-    **{name: lambda row, key=f"{key}_speedup": f"{row[key]:.2f}x" for key, name in PHASES.items()},
-    "of FLOPs' gain": lambda row: f"{row['flop_share']:.0%}",
-    "decision": lambda row: "" if row["decision"] is None else f"{row['decision']:.1%}",
+    "images": "{images}",
+    "method": "{method}",
+    "visual tokens": "{tokens}",
+    "prefill GFLOPs": "{gflops:.3g}",
+    **{f"{name} ms": f"{{{phase}_ms:.3g}}" for phase, name in PHASES.items()},
+    "key-value MB": "{cache_mb:.3g}",
+    **{name: f"{{{phase}_speedup:.2f}}x" for phase, name in PHASES.items()},
+    "of FLOPs' gain": "{flop_share:.0%}",
+    "decision": "{decision:.1%}",
 }
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Depth and width of tower and decoder, their MLPs and heads, and patches of an image's side.
+    """Depth, width, MLP and heads of the tower; the same and key heads of the decoder.
 
-    The heads of the decoder are those of queries, and of keys; a head of the decoder has 64
-    channels, or what the width gives.
+    ``side`` is that of an image, in patches.
     """
 
     tower: tuple[int, int, int, int]
@@ -95,11 +92,10 @@ class LastAttention(Score):
     """The attention that the last token pays, the mean over heads: read off a map."""
 
     name: ClassVar[str] = "last-attention"
+    seen: ClassVar[dict] = {}
 
     def __call__(self, snapshot):
         return self.seen["weights"].view(snapshot.tokens.shape[:2])
-
-    seen: ClassVar[dict] = {}
 
 
 @dataclass(frozen=True)
@@ -120,62 +116,56 @@ class Row:
         return self.label if own or self.share < 1 else DENSE.label
 
 
+def prompt(*keep, **how):
+    return VisionLanguagePlan(prompt=Keep(*keep, **how))
+
+
+def after_layer(score):
+    return VisionLanguagePlan(decoder=Plan({LAYER: 0.75}, score))
+
+
+BLOCK = Shift("block")
+EVERYWHERE = VisionLanguagePlan(
+    Plan({0: 0.3}, BLOCK), Keep(0.5, BLOCK, merge=False), Plan({LAYER: 0.5}, BLOCK)
+)
 DENSE = Row("dense, fused attention")
 EAGER = Row("dense, eager attention", eager=True)
 ROWS = [
     DENSE,
     EAGER,
     Row("dense, image of a quarter of the tokens", share=0.25),
-    *(
-        Row(f"prompt: {amount:.0%}, Keep(share)", VisionLanguagePlan(prompt=Keep(amount)))
-        for amount in (0.5, 0.25, 0.11)
-    ),
-    Row("prompt: 25%, farthest, pruned", VisionLanguagePlan(prompt=Keep(0.25, merge=False))),
-    Row("prompt: 25%, grid, pruned", VisionLanguagePlan(prompt=Keep(0.25, Grid(), merge=False))),
-    Row(
-        "prompt: 25%, random, pruned", VisionLanguagePlan(prompt=Keep(0.25, Random(), merge=False))
-    ),
-    Row("prompt: 25%, random, merged", VisionLanguagePlan(prompt=Keep(0.25, Random()))),
-    Row("decoder: shift(block)", VisionLanguagePlan(decoder=Plan({LAYER: 0.75}, Shift("block")))),
-    Row(
-        "decoder: last attention, eager (FastV)",
-        VisionLanguagePlan(decoder=Plan({LAYER: 0.75}, LastAttention())),
-        eager=True,
-    ),
-    Row(
-        "tower, prompt and decoder: shift(block)",
-        VisionLanguagePlan(
-            Plan({0: 0.3}, Shift("block")),
-            Keep(0.5, Shift("block"), merge=False),
-            Plan({LAYER: 0.5}, Shift("block")),
-        ),
-    ),
+    *(Row(f"prompt: {amount:.0%}, Keep(share)", prompt(amount)) for amount in (0.5, 0.25, 0.11)),
+    Row("prompt: 25%, farthest, pruned", prompt(0.25, merge=False)),
+    Row("prompt: 25%, grid, pruned", prompt(0.25, Grid(), merge=False)),
+    Row("prompt: 25%, random, pruned", prompt(0.25, Random(), merge=False)),
+    Row("prompt: 25%, random, merged", prompt(0.25, Random())),
+    Row("decoder: shift(block)", after_layer(BLOCK)),
+    Row("decoder: last attention, eager (FastV)", after_layer(LastAttention()), eager=True),
+    Row("tower, prompt and decoder: shift(block)", EVERYWHERE),
 ]
 
 
 class Bench:
     """A model and prompts of some images, each ahead of the same question."""
 
-    def __init__(self, shape, images, device, dtype):
-        self.shape, self.images, self.device, self.dtype = shape, images, device, dtype
+    def __init__(self, shape, images, setting):
+        self.shape, self.images, self.setting = shape, images, setting
         torch.manual_seed(0)
-        with device:
+        with setting.device:
             model = transformers.Qwen2_5_VLForConditionalGeneration._from_config(
-                shape.config(), dtype=dtype, attn_implementation="sdpa"
+                shape.config(), dtype=setting.dtype, attn_implementation="sdpa"
             )
         self.model = model.eval()
         self.inputs = {share: self._inputs(share) for share in {row.share for row in ROWS}}
 
     def _inputs(self, share):
-        side = 2 * round(self.shape.side / 2 * share**0.5)
+        """Ids, patches and grids."""
+        side, device = 2 * round(self.shape.side / 2 * share**0.5), self.setting.device
         words = torch.arange(IMAGE + 1, IMAGE + 31).tolist()
         ids = words[:15] + [2, *[IMAGE] * (side**2 // 4), 3] * self.images + words[15:]
-        ids = torch.tensor([ids], device=self.device)
-        patches = torch.randn(
-            self.images * side**2, 3 * 2 * 14 * 14, device=self.device, dtype=self.dtype
-        )
-        grid = torch.tensor([[1, side, side]] * self.images, device=self.device)
-        return ids, patches, grid
+        patches = self.setting.random(self.images * side**2, 3 * 2 * 14 * 14)
+        grid = torch.tensor([[1, side, side]] * self.images, device=device)
+        return torch.tensor([ids], device=device), patches, grid
 
     @contextmanager
     def attached(self, row):
@@ -191,10 +181,6 @@ class Bench:
                 stack.callback(handle.remove)
             yield row.plan and stack.enter_context(compress(model, row.plan))
 
-    def visual(self, row):
-        """How many placeholders the prompt has."""
-        return int((self.inputs[row.share][0] == IMAGE).sum())
-
     def tower(self, row):
         """The features of the images."""
         _, patches, grid = self.inputs[row.share]
@@ -204,20 +190,24 @@ class Bench:
         """What the language model makes of the prompt."""
         ids, _, grid = self.inputs[row.share]
         return self.model(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            image_grid_thw=grid,
-            mm_token_type_ids=(ids == IMAGE).int(),
-            mm_encoder_outputs={"image": features},
+            input_ids=ids, attention_mask=torch.ones_like(ids), image_grid_thw=grid,
+            mm_token_type_ids=(ids == IMAGE).int(), mm_encoder_outputs={"image": features},
             logits_to_keep=1,
-        )
+        )  # fmt: skip
 
     def write(self, cache):
         """Some words behind the prompt; the cache is then as before."""
-        word = torch.full((1, 1), IMAGE + 1, device=self.device)
+        word = torch.full((1, 1), IMAGE + 1, device=self.setting.device)
         for _ in range(WORDS):
             self.model(word, cache=cache)
         cache.crop(-WORDS)
+
+    def left(self, row, compression):
+        """How many visual tokens there are, place by place."""
+        if compression is None:
+            return [int((self.inputs[row.share][0] == IMAGE).sum())]
+        counts = compression.counts
+        return [sum(image[place] for image in counts) for place in counts[0]]
 
 
 def _read(visual, _, args, output):
@@ -241,10 +231,9 @@ def deciding(device):
 
         return run
 
+    done = [(PromptSite, "_decide"), (decoder.LayerSite, "_decide"), (decoder, "_leave")]
     with ExitStack() as stack:
-        for owner, name in (
-            (PromptSite, "_decide"), (decoder.LayerSite, "_decide"), (decoder, "_leave"),
-        ):  # fmt: skip
+        for owner, name in done:
             stack.enter_context(patch.object(owner, name, clocked(getattr(owner, name))))
         yield spent
 
@@ -256,41 +245,33 @@ def _now(device):
 
 
 @torch.inference_mode()
-def measure(shape, images, *, device, dtype, rounds, seconds):
+def measure(shape, images, setting):
     """All rows for prompts of so many images; of several only those of fused attention."""
     rows = [row for row in ROWS if images == 1 or not row.eager]
-    bench = Bench(SHAPES[shape], images, device, dtype)
-    features, caches, gflops, tokens, megabytes = {}, {}, {}, {}, {}
-    shares = {row: [] for row in rows}
+    bench = Bench(SHAPES[shape], images, setting)
+    features, caches, known, shares = {}, {}, {}, {row: [] for row in rows}
     for row in rows:
         with bench.attached(row) as compression:
             if row.tower == row.label:
                 features[row.label] = bench.tower(row)
             prefill = partial(bench.prefill, row, features[row.tower])
-            gflops[row] = count_flops(prefill)[0] / 1e9
-            layers = prefill().cache.layers
-            left = [bench.visual(row)]
-            if compression is not None:
-                counts = compression.counts
-                left = [sum(image[place] for image in counts) for place in counts[0]]
-        tokens[row] = " → ".join(map(str, left))
-        megabytes[row] = sum(one.keys.nbytes + one.values.nbytes for one in layers) / 1e6
+            gflops, layers = count_flops(prefill)[0] / 1e9, prefill().cache.layers
+            tokens = " → ".join(map(str, bench.left(row, compression)))
+        megabytes = sum(one.keys.nbytes + one.values.nbytes for one in layers) / 1e6
+        known[row] = {"tokens": tokens, "gflops": gflops, "cache_mb": megabytes}
 
     @contextmanager
     def written(row):
         """After a prefill, in which the decision is clocked."""
-        with bench.attached(row), deciding(device) as spent:
-            start = _now(device)
+        with bench.attached(row), deciding(setting.device) as spent:
+            start = _now(setting.device)
             caches[row] = bench.prefill(row, features[row.tower]).cache
-            shares[row].append(sum(spent) / (_now(device) - start))
+            shares[row].append(sum(spent) / (_now(setting.device) - start))
             yield
 
     def timed(rows, context, run):
-        return in_turn(
-            {row.label: partial(run, row) for row in rows},
-            contexts={row.label: partial(context, row) for row in rows},
-            device=device, rounds=rounds, seconds=seconds,
-        )  # fmt: skip
+        contexts = {row.label: partial(context, row) for row in rows}
+        return setting.in_turn({row.label: partial(run, row) for row in rows}, contexts)
 
     towers = timed([row for row in rows if row.label in features], bench.attached, bench.tower)
     prefills = timed(rows, bench.attached, lambda row: bench.prefill(row, features[row.tower]))
@@ -303,19 +284,15 @@ def measure(shape, images, *, device, dtype, rounds, seconds):
         return {"tower": tower, "prefill": prefill, "word": word, "first": both}
 
     dense = phases(DENSE)
-    found = []
-    for row in rows:
+    for row, found in known.items():
         taken = phases(row)
-        gain = {phase: speedup(taken[phase], dense[phase]) for phase in taken}
-        found.append(
-            {"shape": shape, "images": images, "method": row.label, "tokens": tokens[row]}
-            | {"gflops": gflops[row], "cache_mb": megabytes[row]}
-            | {f"{phase}_ms": 1e3 * median(times) for phase, times in taken.items()}
-            | {f"{phase}_speedup": gain[phase] for phase in taken}
-            | {"flop_share": gain["prefill"] * gflops[row] / gflops[DENSE]}
-            | {"decision": median(shares[row]) if row.plan else None}
-        )
-    return found
+        found |= {f"{phase}_ms": 1e3 * median(times) for phase, times in taken.items()}
+        found |= {f"{phase}_speedup": speedup(taken[phase], dense[phase]) for phase in taken}
+        promised = known[DENSE]["gflops"] / found["gflops"]
+        found["flop_share"] = found["prefill_speedup"] / promised
+        found["decision"] = median(shares[row]) if row.plan else None
+    where = {"shape": shape, "images": images}
+    return [where | {"method": row.label} | found for row, found in known.items()]
 
 
 def main(
@@ -329,13 +306,9 @@ def main(
     """``images`` in a prompt; with several half of the rounds; ``tiny``: does all run?"""
     shape = "tiny" if tiny else "0.2B"
     report = Report(out, "transformers", device=device, dtype=dtype, shape=shape, rounds=rounds)
-    each = (
-        measure(
-            shape, count, device=report.device, dtype=report.dtype, seconds=0.1,
-            rounds=rounds if count == 1 else max(2, rounds // 2),
-        )
-        for count in images
-    )  # fmt: skip
+    few = max(2, rounds // 2)
+    settings = {count: report.setting(rounds if count == 1 else few, 0.1) for count in images}
+    each = (measure(shape, count, setting) for count, setting in settings.items())
     report.rows(COLUMNS, (row for rows in each for row in rows))
 
 

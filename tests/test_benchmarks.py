@@ -49,6 +49,15 @@ def test_a_table_has_numbers_to_the_right(benchmarks):
     ]
 
 
+def test_a_cell_is_empty_where_the_row_has_nothing(benchmarks):
+    columns = {"speed": "{gain:.2f}x", "rows and columns": "{rows and columns}", "ms": "{ms:.1f}"}
+    rows = [
+        {"gain": 1.5, "rows and columns": "4 + 2", "ms": None},
+        {"rows and columns": "", "ms": 2},
+    ]
+    assert benchmarks("harness").cells(columns, rows) == [["1.50x", "4 + 2", ""], ["", "", "2.0"]]
+
+
 def test_a_report_holds_what_a_stopped_run_had(benchmarks, tmp_path):
     report = benchmarks("harness").Report(tmp_path / "sub" / "a.md", rounds=2)
 
@@ -57,7 +66,7 @@ def test_a_report_holds_what_a_stopped_run_had(benchmarks, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        report.rows({"time": lambda row: f"{row['ms']:.2f}"}, rows())
+        report.rows({"time": "{ms:.2f}"}, rows())
     held = json.loads((tmp_path / "sub" / "a.json").read_text())
     assert held["rows"] == [{"ms": 1.0}]
     assert held["environment"]["rounds"] == 2

@@ -6,23 +6,23 @@ from time import perf_counter
 
 import torch
 
-from gpu_parts.images import MODELS, TINY, build, plans, smaller_input
-from repshift import compress
+from gpu_parts.images import MODELS, TINY, case, smaller_input
+from repshift import Plan, compress
 from repshift.measure.flops import count_flops
 from repshift.measure.speed import speedup
 
 NEEDS = ("timm",)
 COLUMNS = {
-    "model": lambda row: row["model"],
-    "batch": lambda row: row["batch"],
-    "mode": lambda row: row["mode"],
-    "method": lambda row: row["method"],
-    "GFLOPs": lambda row: f"{row['gflops']:.2f}",
-    "ms": lambda row: f"{row['ms']:.3g}",
-    "dense ms": lambda row: f"{row['dense_ms']:.3g}",
-    "vs dense, compiled": lambda row: f"{row['speedup']:.2f}",
-    "of FLOPs' gain": lambda row: f"{row['flop_share']:.0%}",
-    "s to compile": lambda row: f"{row['compile_s']:.0f}",
+    "model": "{model}",
+    "batch": "{batch}",
+    "mode": "{mode}",
+    "method": "{method}",
+    "GFLOPs": "{gflops:.2f}",
+    "ms": "{ms:.3g}",
+    "dense ms": "{dense_ms:.3g}",
+    "vs dense, compiled": "{speedup:.2f}",
+    "of FLOPs' gain": "{flop_share:.0%}",
+    "s to compile": "{compile_s:.0f}",
 }
 SMALLER = "dense, fewer pixels"
 METHODS = ("shift(mlp, l2)", "tome", "redundancy(mlp) + merge", SMALLER, "random")
@@ -34,8 +34,8 @@ METHODS = ("shift(mlp, l2)", "tome", "redundancy(mlp) + merge", SMALLER, "random
 def measure(label, batch, mode, method, setting):
     """One method against the dense model: compiling takes long, and a stopped run keeps a case."""
     torch._dynamo.reset()
-    name, drop, side = {**MODELS, **TINY}[label]
-    images = setting.random(batch, 3, side, side)
+    chosen, (_, drop, _) = case(label, setting), {**MODELS, **TINY}[label]
+    images = setting.random(batch, *chosen.shape)
     how = {"mode": mode} if setting.device.type == "cuda" else {"backend": "aot_eager"}
     runs, gflops, seconds = {}, {}, {}
 
@@ -47,29 +47,21 @@ def measure(label, batch, mode, method, setting):
         seconds[method] = perf_counter() - start
         runs[method] = partial(compiled, images)
 
-    dense = build(name, side, setting)
+    dense = chosen.build(setting)
     add("dense", dense, images)
     if method == SMALLER:
         row = smaller_input(dense, drop, images)
         method, model, images = row.label, row.model, row.given(images)
     else:
-        model = build(name, side, setting)
-        compress(model, plans(drop)[method])
+        model = chosen.build(setting)
+        compress(model, Plan.from_method(method, drop))
     add(method, model, images)
     times = setting.in_turn(runs)
     gain = speedup(times[method], times["dense"])
-    row = {
-        "model": label,
-        "batch": batch,
-        "mode": mode,
-        "method": method,
-        "gflops": gflops[method],
-        "ms": 1e3 * median(times[method]),
-        "dense_ms": 1e3 * median(times["dense"]),
-        "speedup": gain,
-        "flop_share": gain * gflops[method] / gflops["dense"],
-        "compile_s": seconds[method],
-    }
+    row = {"model": label, "batch": batch, "mode": mode, "method": method}
+    row |= {"gflops": gflops[method], "compile_s": seconds[method]}
+    row |= {"ms": 1e3 * median(times[method]), "dense_ms": 1e3 * median(times["dense"])}
+    row |= {"speedup": gain, "flop_share": gain * gflops[method] / gflops["dense"]}
     return [row]
 
 

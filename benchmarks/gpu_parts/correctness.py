@@ -8,13 +8,9 @@ import pytest
 
 NEEDS = ("pytest", "timm")
 COLUMNS = {
-    "file": lambda row: row["file"],
-    "test": lambda row: row["test"],
-    "passed": lambda row: row["passed"],
-    "failed": lambda row: row["failed"],
-    "skipped": lambda row: row["skipped"],
-    "s": lambda row: f"{row['s']:.1f}",
-    "first failure": lambda row: row["failure"],
+    **{head: f"{{{head}}}" for head in ("file", "test", "passed", "failed", "skipped")},
+    "s": "{s:.1f}",
+    "first failure": "{failure}",
 }
 TESTS = Path(__file__).parents[2] / "tests"
 # Promises first, what takes long last.
@@ -29,11 +25,8 @@ class Recorder:
 
     def pytest_runtest_logreport(self, report):
         name = report.location[2].partition("[")[0]
-        row = self.rows.setdefault(
-            name,
-            {"file": self.file, "test": name, "passed": 0, "failed": 0, "skipped": 0, "s": 0.0}
-            | {"failure": ""},
-        )
+        counts = {"passed": 0, "failed": 0, "skipped": 0, "s": 0.0, "failure": ""}
+        row = self.rows.setdefault(name, {"file": self.file, "test": name, **counts})
         row["s"] += report.duration
         if report.when == "call" or not report.passed:
             row[report.outcome] += 1
@@ -55,8 +48,3 @@ def run(file, device):
 
 def cases(setting):
     return {file: partial(run, file, setting.device) for file in FILES}
-
-
-def failures(rows):
-    """What the summary says of rows that were measured and still show a fault."""
-    return [row["failure"] for row in rows if row["failed"]]

@@ -3,15 +3,12 @@
 from dataclasses import replace
 from functools import partial
 
-import timm
-import torch
-
 from harness import COSTS as COLUMNS
-from harness import costs
-from repshift import ClassAttention, Merge, Plan, Random, Redundancy, Shift, ToMe
+from repshift import Plan
 from repshift.adapters import describe
 from repshift.evaluation.tasks.smaller_input import smaller_images
-from repshift.evaluation.tasks.variants import DENSE_EAGER, DENSE_FUSED, Variant
+from repshift.evaluation.tasks.variants import DENSE_EAGER, DENSE_FUSED
+from speed import Case, at, by_size, vit
 
 __all__ = ["COLUMNS", "NEEDS", "cases"]
 
@@ -23,47 +20,32 @@ MODELS = {
     "ViT-L/16, 384 pixels": ("vit_large_patch16_384", {0: 0.2, 6: 0.2, 12: 0.2}, 384),
 }
 TINY = {"DeiT-Ti, 64 pixels": ("deit_tiny_patch16_224", {0: 0.2, 1: 0.2, 2: 0.2}, 64)}
-
-
-def build(name, side, setting):
-    torch.manual_seed(0)
-    with setting.device:
-        depth = {"depth": 4} if setting.tiny else {}
-        return timm.create_model(name, img_size=side, **depth).eval().to(setting.dtype)
-
-
-def plans(drop):
-    """The methods that are compared at equal numbers of tokens, by label."""
-    return {
-        "random": Plan(drop, Random()),
-        "class-attention": Plan(drop, ClassAttention()),
-        "tome": Plan(drop, reduction=ToMe()),
-        "redundancy(mlp) + merge": Plan(drop, Redundancy("mlp"), Merge()),
-        "shift(mlp, l2)": Plan(drop, Shift()),
-    }
+METHODS = ("random", "class-attention", "redundancy(mlp) + merge", "shift(mlp, l2)", "tome")
 
 
 def smaller_input(model, drop, images):
     """The dense model on the smaller images that cost most nearly what the plan does."""
-    [row], _ = smaller_images(model, describe(model), [Plan(drop)], images)
-    return replace(row, label=f"dense, {row.input}")
+    [row] = by_size(smaller_images(model, describe(model), [Plan(drop)], images)[0])
+    return row
+
+
+def ways(drop, model, images):
+    """The methods at equal numbers of tokens."""
+    rows = at("paper", drop, METHODS)
+    published = replace(rows[-1], label="tome, eager attention (as published)", eager=True)
+    return [DENSE_EAGER, DENSE_FUSED, smaller_input(model, drop, images), *rows, published]
+
+
+def case(label, setting):
+    name, drop, side = {**MODELS, **TINY}[label]
+    make = partial(vit, name, img_size=side, **({"depth": 4} if setting.tiny else {}))
+    return Case(make, (3, side, side), partial(ways, drop))
 
 
 def measure(label, batch, setting):
-    name, drop, side = {**MODELS, **TINY}[label]
-    model, images = build(name, side, setting), setting.random(batch, 3, side, side)
-    methods = plans(drop)
-    rows = [
-        DENSE_EAGER,
-        DENSE_FUSED,
-        smaller_input(model, drop, images),
-        *(Variant(method, "paper", (plan,)) for method, plan in methods.items()),
-        Variant("tome, eager attention (as published)", "paper", (methods["tome"],), eager=True),
-    ]
-    # A call of the largest batches takes up to a second, and varies little.
-    rounds = setting.rounds if batch < 512 else min(3, setting.rounds)
-    where = {"model": label, "batch": batch}
-    return costs(model, rows, images, where, rounds=rounds, seconds=setting.seconds)
+    # A call of the largest batches takes up to a second.
+    setting = setting.brief if batch >= 512 else setting
+    return case(label, setting).measure(label, batch, setting)
 
 
 def cases(setting):

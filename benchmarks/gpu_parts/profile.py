@@ -14,10 +14,10 @@ from repshift.scores import Snapshots
 
 NEEDS = ("timm",)
 COLUMNS = {
-    "shape": lambda row: row["shape"],
-    "step": lambda row: row["step"],
-    "µs": lambda row: f"{row['us']:.0f}",
-    "of the block": lambda row: f"{row['share']:.1%}",
+    "shape": "{shape}",
+    "step": "{step}",
+    "µs": "{us:.0f}",
+    "of the block": "{share:.1%}",
 }
 # Images or videos, tokens, channels, heads, and tokens that are dropped.
 SHAPES = {
@@ -43,14 +43,14 @@ def measure(label, setting):
     size = 1 + torch.rand(batch, count, device=setting.device)
     call = AttentionCall(query, key, value)
     bias = size.log().to(setting.dtype)[:, None, None]
+
+    def whole(score, reduction):
+        reduction(seen, seen.guard(score(seen)), drop).apply(after, None)
+
     steps = {
         "block, dense": partial(block, before),
-        "prune by the shift, all of it": lambda: Prune()(
-            seen, seen.guard(Shift()(seen)), drop
-        ).apply(after, None),
-        "redundancy(mlp) + merge, all of it": lambda: Merge()(
-            seen, seen.guard(Redundancy("mlp")(seen)), drop
-        ).apply(after, None),
+        "prune by the shift, all of it": partial(whole, Shift(), Prune()),
+        "redundancy(mlp) + merge, all of it": partial(whole, Redundancy("mlp"), Merge()),
         "tome, all of it": lambda: ToMe()(seen, scores, drop).apply(after, None),
         "score: shift": partial(representation_shift, before, after),
         "score: redundancy(mlp)": partial(Redundancy("mlp"), seen),
@@ -66,9 +66,9 @@ def measure(label, setting):
         "attention, eager": partial(call.eager, size),
     }
     times = setting.in_turn(steps, seconds=setting.seconds / 10)
-    whole = median(times["block, dense"])
+    dense = median(times["block, dense"])
     return [
-        {"shape": label, "step": step, "us": 1e6 * median(taken), "share": median(taken) / whole}
+        {"shape": label, "step": step, "us": 1e6 * median(taken), "share": median(taken) / dense}
         for step, taken in times.items()
     ]
 

@@ -2,12 +2,13 @@
 
 from functools import partial
 
-import video
 from harness import COSTS
 from repshift import AttentionEntropy, Plan, VidTLDR
 from repshift.evaluation.models.umt.config import CONFIGS, UMTConfig
+from speed import TASKS, umt, umt_plans
 
 NEEDS = ()
+COLUMNS = COSTS | {"vs eager in the paper": "{paper:.2f}"}
 # Times as fast as the dense model on eager attention, as printed: tables 2 and 4 (attention, the
 # shift), and for retrieval table 3 (vid-TLDR, and with the shift), on MSRVTT.
 ROWS = (
@@ -20,35 +21,24 @@ PAPER = {
     "umt-b16, answering": (1.22, 4.00),
     "umt-l16, answering": (1.25, 3.83),
 }
-BATCH = 20
 SMALL = UMTConfig("umt-small", 64, 3, 4, 48, 4, 4, 2, 32)
 
 
-def printed(row):
-    figures = dict(zip(ROWS, PAPER[row["model"]], strict=False))
-    return f"{figures[row['method']]:.2f}" if row["method"] in figures else ""
-
-
-COLUMNS = COSTS | {"vs eager in the paper": printed}
-
-
 def measure(name, task, setting):
-    chosen = [(plan, Plan.paper(plan)) for plan in video.plans(name, task)]
-    size, shape = CONFIGS[name], (BATCH, video.FRAMES, 3, video.SIDE, video.SIDE)
+    case, batch = umt(CONFIGS[name], umt_plans(name, task)), 20
     if setting.tiny:
-        size, shape = SMALL, (2, 4, 3, 64, 64)
-        chosen[1] = ("vid-tldr", Plan({0: 20, 1: 10}, AttentionEntropy(), VidTLDR()))
-    where = {"model": f"{name}, {task}", "batch": shape[0]}
-    return video.measure(
-        where, size, setting.random(*shape), *chosen, rounds=min(3, setting.rounds),
-        seconds=setting.seconds,
-    )  # fmt: skip
+        tldr = Plan({0: 20, 1: 10}, AttentionEntropy(), VidTLDR())
+        paper, _ = TASKS[task]
+        plans, batch = {paper: Plan.paper(paper), "vid-tldr": tldr}, 2
+        case = umt(SMALL, plans, frames=4, side=64)
+    label = f"{name}, {task}"
+    printed = dict(zip(ROWS, PAPER[label], strict=False))
+    rows = case.measure(label, batch, setting.brief)
+    return [row | {"paper": printed.get(row["method"])} for row in rows]
 
 
 def cases(setting):
     names = ["umt-b16"] if setting.tiny else ["umt-l16", "umt-b16"]
     return {
-        f"{name}, {task}": partial(measure, name, task, setting)
-        for name in names
-        for task in video.TASKS
+        f"{name}, {task}": partial(measure, name, task, setting) for name in names for task in TASKS
     }

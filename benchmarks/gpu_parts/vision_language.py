@@ -2,8 +2,7 @@
 
 from functools import partial
 
-import vision_language
-from vision_language import COLUMNS
+from vision_language import COLUMNS, measure
 
 __all__ = ["COLUMNS", "NEEDS", "cases"]
 
@@ -11,16 +10,8 @@ NEEDS = ("transformers",)
 
 
 def cases(setting):
-    shape = "tiny" if setting.tiny else "3B"
+    shape, counts = ("tiny", (1,)) if setting.tiny else ("3B", (1, 4))
     return {
-        f"{images} image{'s' * (images > 1)}": partial(
-            vision_language.measure,
-            shape,
-            images,
-            device=setting.device,
-            dtype=setting.dtype,
-            rounds=min(3, setting.rounds),
-            seconds=setting.seconds,
-        )
-        for images in ((1,) if setting.tiny else (1, 4))
+        f"{images} image{'s' * (images > 1)}": partial(measure, shape, images, setting.brief)
+        for images in counts
     }
