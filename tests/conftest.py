@@ -104,8 +104,10 @@ def pytest_configure(config):
     sys.dont_write_bytecode = True  # a module that a test imports leaves nothing beside it
 
 
-# These models are so small that a second thread costs more than it does.
+# These models are so small that a second thread costs more than it does, in processes that tests
+# start too.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
