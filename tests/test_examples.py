@@ -22,7 +22,7 @@ def test_every_example_is_tested():
 
 
 @pytest.mark.parametrize("name", PRINTED)
-@pytest.mark.usefixtures("unregistered")
+@pytest.mark.usefixtures("unregistered", "quick")
 def test_the_example_runs(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("repshift.search.search_plan.METHODS", ("random",))

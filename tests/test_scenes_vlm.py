@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 
@@ -13,7 +14,6 @@ from repshift import Keep, VisionLanguagePlan, compress
 from repshift.errors import InputError
 from repshift.evaluation.report.results import ResultFiles
 from repshift.evaluation.report.vision_language import write_vision_language
-from repshift.evaluation.tasks import vlm_times
 from repshift.evaluation.tasks.scenes_exam import DEPTH, ScenesExam
 from repshift.evaluation.tasks.vlm_bench import bench_vision_language
 from repshift.evaluation.tasks.vlm_rows import DENSE, Row, checks, counted_anew, pooled, rows
@@ -32,22 +32,24 @@ BLIND = Row("no visual tokens", 0.0, blind=True)
 
 
 @pytest.fixture(scope="module")
-def timed_once():
-    """How long a prompt takes, no test here asks."""
+def quick_once():
+    """Unchecked as each test is; and how long a prompt takes, no test here asks."""
+    jaxtyping.config.update("jaxtyping_disable", True)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"ROUNDS": 1, "SECONDS": 0.0, "WORDS": 1}.items():
-            patch.setattr(vlm_times, name, value)
+            patch.setattr(f"repshift.evaluation.tasks.vlm_times.{name}", value)
         yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")
-def judged(timed_once):
+def judged(quick_once):
     """Enough questions to tell how many answers are right."""
     return bench_vision_language(ScenesExam(held_out(10)), [Row(DENSE), BLIND])
 
 
 @pytest.fixture(scope="module")
-def bench(timed_once):
+def bench(quick_once):
     eager = Row("dense, eager", kernel="eager")
     half = Row("Keep(share)", 0.5, (VisionLanguagePlan(prompt=Keep(0.5)),))
     return bench_vision_language(ScenesExam(held_out(2)), [Row(DENSE), eager, BLIND, half])
