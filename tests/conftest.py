@@ -138,12 +138,16 @@ def cuda(device):
     return device
 
 
-@pytest.fixture
-def unchecked():
+def _unchecked():
     """Let a wrong argument reach the package's own check, as it does for a user."""
+    before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+unchecked = pytest.fixture(_unchecked, name="unchecked")
+unchecked_module = pytest.fixture(_unchecked, scope="module", name="unchecked_module")
 
 
 _PLAIN: dict[str, types.ModuleType] = {}

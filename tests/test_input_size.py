@@ -196,6 +196,7 @@ def test_the_nearest_size_is_that_of_counted_flops(monkeypatch):
     assert nearest_dense([], counted, 0.5) is None
 
 
+@pytest.mark.usefixtures("unchecked")  # as every search, in test_search.py
 def test_a_search_tries_sizes_too_and_says_how_far_ahead_of_a_smaller_input_it_is():
     model, photos = build("deit", depth=3, img_size=64), torch.randn(6, 3, 64, 64)
     found = search_plan(model, photos, flops=0.6, methods=["tome", "random"], batch_size=3)

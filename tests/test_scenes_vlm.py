@@ -4,7 +4,6 @@ import json
 import sys
 from pathlib import Path
 
-import jaxtyping
 import pytest
 import torch
 
@@ -32,14 +31,12 @@ BLIND = Row("no visual tokens", 0.0, blind=True)
 
 
 @pytest.fixture(scope="module")
-def quick_once():
-    """Unchecked as each test is; and how long a prompt takes, no test here asks."""
-    jaxtyping.config.update("jaxtyping_disable", True)
+def quick_once(unchecked_module):
+    """How long a prompt takes, no test here asks."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {"ROUNDS": 1, "SECONDS": 0.0, "WORDS": 1}.items():
             patch.setattr(f"repshift.evaluation.tasks.vlm_times.{name}", value)
         yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="module")
