@@ -5,12 +5,16 @@ guarded imports run, and the import hook decorates every function of the package
 gpu run without: a compiler cannot trace the checks, and a machine with a GPU may lack beartype.
 """
 
+import contextlib
+import dataclasses
 import functools
+import gc
 import importlib
 import os
 import pkgutil
 import signal
 import sys
+import time
 import types
 import typing
 
@@ -35,27 +39,43 @@ def _import_package() -> None:
 _jaxtyped = jaxtyping.jaxtyped
 
 
-def _checked(typechecker):
+def _checked(function=None, *, typechecker):
     """``jaxtyping.jaxtyped`` in a fraction of its time, which was a quarter of a test's.
 
     For its messages it binds the arguments of every call and checks them twice.
     """
+    if function is None:
+        return functools.partial(_checked, typechecker=typechecker)
+    if dataclasses.is_dataclass(function) and "__init__" in vars(function):
+        function.__init__ = _checked(function.__init__, typechecker=_fields(function, typechecker))
+        return function
+    if not isinstance(function, types.FunctionType):  # it comes back with the functions inside
+        return _jaxtyped(function, typechecker=typechecker)
+    checked = functools.cache(lambda: typechecker(function))  # of those that are called
+    if not any('"' in str(annotation) for annotation in function.__annotations__.values()):
+        context = contextlib.nullcontext()  # no shape, whose letters need a place of their own
+    else:
+        context = _jaxtyped("context")
 
-    def decorate(function):
-        if not isinstance(function, types.FunctionType):
-            return _jaxtyped(typechecker=typechecker)(function)
-        checked = functools.cache(lambda: typechecker(function))  # of those that are called
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        if jaxtyping.config.jaxtyping_disable:
+            return function(*args, **kwargs)
+        with context:
+            return checked()(*args, **kwargs)
 
-        @functools.wraps(function)
-        def call(*args, **kwargs):
-            if jaxtyping.config.jaxtyping_disable:
-                return function(*args, **kwargs)
-            with _jaxtyped("context"):
-                return checked()(*args, **kwargs)
+    return call
 
-        return call
 
-    return decorate
+def _fields(dataclass, typechecker):
+    """``typechecker`` for its __init__, where fields of a base are in the words of its module."""
+
+    def check(init):
+        hints = typing.get_type_hints(dataclass)
+        init.__annotations__ = {name: hints.get(name) for name in init.__annotations__}
+        return typechecker(init)
+
+    return check
 
 
 def _check_shapes() -> None:
@@ -65,7 +85,7 @@ def _check_shapes() -> None:
     for name in _ours():
         del sys.modules[name]
     typing.TYPE_CHECKING = True
-    jaxtyping.jaxtyped = _checked
+    jaxtyping.jaxtyped = jaxtyping._decorator.jaxtyped = _checked
     with jaxtyping.install_import_hook("repshift", "beartype.beartype"):
         _import_package()
     typing.TYPE_CHECKING = False
@@ -75,15 +95,20 @@ def pytest_configure(config):
     hands_out = getattr(config.option, "numprocesses", None)  # pytest-xdist's, which runs no test
     if "REPSHIFT_TEST_DEVICE" not in os.environ and not hands_out:
         sys.dont_write_bytecode = False  # compiled once, for the processes that tests start too
+        gc.disable()
         _check_shapes()
+        gc.freeze()  # modules stay: no collection of a test's garbage looks through them
+        gc.enable()
         hypothesis = importlib.import_module("hypothesis")
         hypothesis.settings.register_profile("repshift", max_examples=40, deadline=None)
         hypothesis.settings.load_profile("repshift")
     sys.dont_write_bytecode = True  # a module that a test imports leaves nothing beside it
 
 
-# These models are so small that a second thread costs more than it does.
+# These models are so small that a second thread costs more than it does, in processes that tests
+# start too.
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
@@ -113,12 +138,16 @@ def cuda(device):
     return device
 
 
-@pytest.fixture
-def unchecked():
+def _unchecked():
     """Let a wrong argument reach the package's own check, as it does for a user."""
+    before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    jaxtyping.config.update("jaxtyping_disable", before)
+
+
+unchecked = pytest.fixture(_unchecked, name="unchecked")
+unchecked_module = pytest.fixture(_unchecked, scope="module", name="unchecked_module")
 
 
 _PLAIN: dict[str, types.ModuleType] = {}
@@ -174,11 +203,14 @@ def own(tmp_path):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Costs are measured in next to no time: how fast a row is, no test of a bench asks."""
-    measured = importlib.import_module("repshift.measure.speed")._cpu_seconds
-    monkeypatch.setattr(
-        "repshift.measure.speed._cpu_seconds", lambda run, seconds: measured(run, seconds / 100)
-    )
+    """Costs are measured by one call a round: how fast a row is, no test of a bench asks."""
+
+    def once(run, _):
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    monkeypatch.setattr("repshift.measure.speed._cpu_seconds", once)
     for task in ("bench", "video_bench"):
         monkeypatch.setattr(f"repshift.evaluation.tasks.{task}.ROUNDS", 2)
 

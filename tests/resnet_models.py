@@ -4,6 +4,9 @@ Norms are drawn anew: timm starts the last one of a block at zero, where a lost 
 show.
 """
 
+import copy
+import functools
+
 import timm
 import torch
 
@@ -50,8 +53,15 @@ def draw(model):
     return model.eval()
 
 
+@functools.cache
+def _drawn(family):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return draw(FAMILIES[family]())
+
+
 def build(family, dtype=torch.float32):
-    return draw(FAMILIES[family]()).to(dtype)
+    return copy.deepcopy(_drawn(family)).to(dtype)
 
 
 def features_only(**settings):

@@ -347,6 +347,7 @@ def test_adapt_lets_as_many_leave_on_average():
             assert (len(compression.lengths.unique()) == 1) is alike
 
 
+@pytest.mark.usefixtures("unchecked")  # as every search, in test_search.py
 def test_a_search_may_end_in_a_budget_per_image():
     model, photos = build("deit"), images(8)
     found = search_plan(model, photos, flops=0.8, budget="adaptive", batch_size=4)

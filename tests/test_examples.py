@@ -22,10 +22,11 @@ def test_every_example_is_tested():
 
 
 @pytest.mark.parametrize("name", PRINTED)
-@pytest.mark.usefixtures("unregistered")
+@pytest.mark.usefixtures("unregistered", "quick")
 def test_the_example_runs(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("repshift.search.search_plan.METHODS", ("random",))
+    monkeypatch.setattr("repshift.search.candidates.PATIENCE", 2)
     monkeypatch.setattr("repshift.evaluation.collection.comparison.ROUNDS", 1)
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert PRINTED[name] in capsys.readouterr().out

@@ -110,6 +110,7 @@ class Pooled(nn.Module):
         return self.inner(videos)[1].flatten(1)
 
 
+@pytest.mark.usefixtures("unchecked")  # as every search, in test_search.py
 def test_a_search_tries_fewer_frames_too(encoder):
     model, videos = Pooled(encoder).eval(), torch.randn(8, 6, 3, 16, 16)
     found = search_plan(

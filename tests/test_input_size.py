@@ -1,6 +1,7 @@
 """The honest rival, a smaller input: the model that takes it, the row of a bench, the search."""
 
 import copy
+import functools
 import json
 
 import onnxruntime
@@ -32,7 +33,7 @@ from repshift.measure.bootstrap import paired_interval
 from repshift.measure.flops import count_flops
 from repshift.search.cost_model import FlopsCost
 from repshift.search.memo import Memo
-from repshift.search.sizes import nearest_dense, smaller_sizes
+from repshift.search.sizes import Sized, nearest_dense, smaller_sizes
 
 
 def square(family="deit", side=80):
@@ -178,8 +179,9 @@ def test_random_drops_on_smaller_images_are_of_five_seeds_like_others():
 
 
 @torch.no_grad()
-def test_the_nearest_size_is_that_of_counted_flops(tmp_path):
+def test_the_nearest_size_is_that_of_counted_flops(monkeypatch):
     """Of few blocks and large patches: what lies outside the blocks is no fixed rest."""
+    monkeypatch.setattr(Sized, "cost", functools.cache(Sized.cost))  # the same for every share
     model = build("deit", depth=2, img_size=64, patch_size=4, embed_dim=8)
     photos = torch.randn(1, 3, 64, 64)
     smaller = smaller_sizes(model, photos)
@@ -194,6 +196,7 @@ def test_the_nearest_size_is_that_of_counted_flops(tmp_path):
     assert nearest_dense([], counted, 0.5) is None
 
 
+@pytest.mark.usefixtures("unchecked")  # as every search, in test_search.py
 def test_a_search_tries_sizes_too_and_says_how_far_ahead_of_a_smaller_input_it_is():
     model, photos = build("deit", depth=3, img_size=64), torch.randn(6, 3, 64, 64)
     found = search_plan(model, photos, flops=0.6, methods=["tome", "random"], batch_size=3)

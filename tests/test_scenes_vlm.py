@@ -40,13 +40,22 @@ BLIND = Row("no visual tokens", 0.0, blind=True)
 
 
 @pytest.fixture(scope="module")
-def judged():
+def quick_once(unchecked_module):
+    """How long a prompt takes, no test here asks."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"ROUNDS": 1, "SECONDS": 0.0, "WORDS": 1}.items():
+            patch.setattr(f"repshift.evaluation.tasks.vlm_times.{name}", value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def judged(quick_once):
     """Enough questions to tell how many answers are right."""
     return bench_vision_language(ScenesExam(held_out(10)), [Row(DENSE), BLIND])
 
 
 @pytest.fixture(scope="module")
-def bench():
+def bench(quick_once):
     eager = Row("dense, eager", kernel="eager")
     half = Row("Keep(share)", 0.5, (VisionLanguagePlan(prompt=Keep(0.5)),))
     return bench_vision_language(ScenesExam(held_out(2)), [Row(DENSE), eager, BLIND, half])

@@ -241,7 +241,7 @@ def test_a_found_plan_beats_where_it_started_on_images_it_never_saw(digits):
     assert unseen.rate(found.plan)[0] < unseen.rate(paper)[0] / 3
 
 
-def test_provenance_tells_where_the_plan_comes_from(small):
+def test_provenance_tells_where_the_plan_comes_from(small, monkeypatch):
     model, photos = small
     found = search_plan(model, photos, flops=0.7, methods=QUICK[1:], batch_size=4, name="digits")
     again = search_plan(model, photos, flops=0.7, methods=QUICK[1:], batch_size=4, name="digits")
@@ -257,6 +257,7 @@ def test_provenance_tells_where_the_plan_comes_from(small):
     unseen = FidelityMeter(model, describe(model), photos[order[:4]], "kl", 4)
     loss, agreement = unseen.rate(found.plan)
     assert facts["held_out"] == {"loss": pytest.approx(loss), "fidelity": agreement}
+    monkeypatch.setattr("repshift.search.candidates.PATIENCE", 1)
     other = search_plan(model, photos + 0.01, flops=0.7, methods=QUICK[1:], batch_size=4)
     assert other.provenance["data"] != facts["data"]
     assert other.provenance["weights"] == facts["weights"]
@@ -331,7 +332,8 @@ def test_features_are_compared_by_their_cosine(small):
     assert "1 - cosine" in found.summary()
 
 
-def test_default_methods_leave_out_what_a_model_cannot():
+def test_default_methods_leave_out_what_a_model_cannot(monkeypatch):
+    monkeypatch.setattr("repshift.search.candidates.PATIENCE", 1)
     model = build("parallel scaling")
     found = search_plan(model, images(batch=4), flops=0.8, batch_size=2)
     labels = {trial.plan.method.replace("random(0)", "random") for trial in found.tried}

@@ -31,7 +31,7 @@ TOKENS = 16  # of LLaVA's image
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _few():
+def _few(unchecked_module):
     """A table of 2 x 2 x 2 rows, so that a search takes a second."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(places, "KEEPS", places.KEEPS[:1])

@@ -48,7 +48,7 @@ class ScenesExam(Exam):
             for at in range(0, len(group), BATCH)
         ]
         self._models: dict[str, Any] = {}
-        self._features: dict[tuple[str, int], Any] = {}
+        self._features: dict[int, Any] = {}
 
     def identity(self) -> dict[str, Any]:
         """All that answers depend on beside the row."""
@@ -70,7 +70,7 @@ class ScenesExam(Exam):
 
     def given(self, row: Row, order: str, batch: int) -> Mapping[str, Any]:
         """The prompts; where the row leaves the tower alone, with features computed before."""
-        items, key = self._batches[batch], (order, batch)
+        items, key = self._batches[batch], batch  # in whatever order
         known = key in self._features and not row.tower
         asked = self._prompts(items, order == "before", row.blind, row.smaller, pixels=not known)
         words = asked.answers.shape[1]
