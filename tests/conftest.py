@@ -85,7 +85,9 @@ def _check_shapes() -> None:
     for name in _ours():
         del sys.modules[name]
     typing.TYPE_CHECKING = True
-    jaxtyping.jaxtyped = jaxtyping._decorator.jaxtyped = _checked
+    jaxtyping.jaxtyped = _checked
+    # Dataclasses are checked by the module's own name for it.
+    getattr(jaxtyping, "_decorator", jaxtyping).jaxtyped = _checked
     with jaxtyping.install_import_hook("repshift", "beartype.beartype"):
         _import_package()
     typing.TYPE_CHECKING = False
