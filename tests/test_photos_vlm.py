@@ -24,7 +24,7 @@ def bench():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("repshift.evaluation.tasks.vlm_times.ROUNDS", 1)
         patch.setattr("repshift.evaluation.tasks.vlm_times.SECONDS", 0.0)
-        exam = ScenesExam(held_out(3), PHOTOS_VLM)
+        exam = ScenesExam(held_out(5), PHOTOS_VLM)
         return bench_vision_language(exam, [Row(DENSE), blind, half])
 
 
