@@ -200,9 +200,7 @@ def test_torchvision_reads_a_file_of_another_size_and_crops_by_its_own_transform
     assert torch.equal(loaded.model(pixels), model(pixels))
     assert (loaded.classes, loaded.grid) == (4, (3, 3))
     own = torchvision.models.vit_b_32(image_size=64, num_classes=4).eval()
-    own.load_state_dict(
-        vision_transformer.interpolate_embeddings(64, 32, model.state_dict())
-    )
+    own.load_state_dict(vision_transformer.interpolate_embeddings(64, 32, model.state_dict()))
     images = resize_images(pixels, 64)
     assert torch.equal(loaded.at(64).model(images), own(images))
     resnet = load_model("torchvision:resnet18", random_weights=True)
