@@ -100,6 +100,7 @@ def pytest_configure(config):
         gc.disable()
         _check_shapes()
         gc.freeze()  # modules stay: no collection of a test's garbage looks through them
+        gc.set_threshold(5000)  # nor often through what is imported later
         gc.enable()
         hypothesis = importlib.import_module("hypothesis")
         hypothesis.settings.register_profile("repshift", max_examples=40, deadline=None)
@@ -189,8 +190,8 @@ def photos(tmp_path):
 OWN = """
 import timm
 
-def make():
-    size = {"img_size": 32, "patch_size": 8, "depth": 3, "num_classes": 5}
+def make(depth=3):
+    size = {"img_size": 32, "patch_size": 8, "depth": depth, "num_classes": 5}
     return timm.create_model("vit_tiny_patch16_224", **size).eval()
 """
 

@@ -179,8 +179,17 @@ def test_open_clip_reads_a_whole_checkpoint_and_feeds_its_tower(tmp_path):
 
 
 @torch.no_grad()
-def test_torchvision_reads_a_file_of_another_size_and_crops_by_its_own_transform(tmp_path):
-    from torchvision.models.vision_transformer import interpolate_embeddings
+def test_torchvision_reads_a_file_of_another_size_and_crops_by_its_own_transform(
+    tmp_path, monkeypatch
+):
+    from torchvision.models import vision_transformer
+
+    whole = vision_transformer._vision_transformer
+    monkeypatch.setattr(  # of its 12 layers each is like the first
+        vision_transformer,
+        "_vision_transformer",
+        lambda **settings: whole(**{**settings, "num_layers": 2}),
+    )
 
     model = torchvision.models.vit_b_32(image_size=96, num_classes=4).eval()
     torch.nn.init.normal_(model.heads.head.weight)
@@ -191,7 +200,7 @@ def test_torchvision_reads_a_file_of_another_size_and_crops_by_its_own_transform
     assert torch.equal(loaded.model(pixels), model(pixels))
     assert (loaded.classes, loaded.grid) == (4, (3, 3))
     own = torchvision.models.vit_b_32(image_size=64, num_classes=4).eval()
-    own.load_state_dict(interpolate_embeddings(64, 32, model.state_dict()))
+    own.load_state_dict(vision_transformer.interpolate_embeddings(64, 32, model.state_dict()))
     images = resize_images(pixels, 64)
     assert torch.equal(loaded.at(64).model(images), own(images))
     resnet = load_model("torchvision:resnet18", random_weights=True)

@@ -339,7 +339,8 @@ def test_bench_needs_nothing_that_only_the_tests_import(tmp_path, photos):
 
 @pytest.mark.usefixtures("plain")
 def test_export_writes_one_checked_file(run, own, tmp_path):
-    status, out, err = run("export", own, "--plan", "0:0.3", "--method", "tome")
+    given = "--plan", "0:0.3", "--method", "tome", "--model-args", "depth=2"
+    status, out, err = run("export", own, *given)
     assert status == 0, err
     assert {path.name for path in tmp_path.iterdir()} == {
         "small_model.py",

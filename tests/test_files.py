@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import repshift
 from repshift import InputError
 from repshift.files import check_writable, replacing, replacing_all, write_text
 
@@ -143,9 +144,12 @@ def test_files_of_two_threads_are_all_of_one(tmp_path):
     assert len({path.read_text() for path in paths}) == 1
 
 
+# The package without what it imports, PyTorch for one.
 WRITER = """
-import sys
+import sys, types
 from pathlib import Path
+sys.modules["repshift"] = types.ModuleType("repshift")
+sys.modules["repshift"].__path__ = sys.argv[2:]
 from repshift.files import replacing_all
 paths = [Path(f"{n}.txt") for n in range(40)]
 print("ready", flush=True)
@@ -160,7 +164,7 @@ for _ in range(40):
 def test_files_of_two_processes_are_all_of_one(tmp_path):
     writers = [
         subprocess.Popen(
-            [sys.executable, "-c", WRITER, text], cwd=tmp_path, text=True,
+            [sys.executable, "-c", WRITER, text, *repshift.__path__], cwd=tmp_path, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )
         for text in "xy"
