@@ -91,7 +91,8 @@ def test_retrieve_offline_compares_as_the_paper_does(run, tmp_path):
 
 
 def test_answer_offline(run, tmp_path):
-    status, out, err = run("answer", "--workers", 0, "--plan", "umt-qa", "0:0.2", "--out", "o")
+    given = "--workers", 0, "--batch-size", 2, "--plan", "umt-qa", "0:0.2"
+    status, out, err = run("answer", *given, "--out", "o")
     assert status == 0, err
     written = json.loads((tmp_path / "o" / "answers.json").read_text())
     plans = [row["plan"] for row in written["rows"] if row["method"] != "dense, smaller input"]
