@@ -54,8 +54,8 @@ def bare(tmp_path_factory):
 def test_a_picture_shows_the_letters_of_its_name(name, bare, tmp_path):
     figure = Figure(figsize=(9, 3))
     axes = figure.subplots()
-    title(axes, name, 9)
-    assert axes.title.get_text() == plain(name)
+    title(axes, name, "below", size=9)
+    assert axes.title.get_text() == f"{plain(name)}\nbelow"
     assert not axes.title.get_parse_math()
     axes.plot([0, 1], [0, 1], label=label(name))
     legend(axes, 8)

@@ -5,6 +5,7 @@ import torch
 
 from repshift import Keep, Plan, Shift, VisionLanguagePlan
 from repshift.errors import InputError
+from repshift.evaluation.report.scene_pictures import scene_pictures
 from repshift.evaluation.tasks.scenes_exam import ScenesExam
 from repshift.evaluation.tasks.vlm_bench import _cost, bench_vision_language
 from repshift.evaluation.tasks.vlm_rows import DENSE, Row, counted_anew, pooled
@@ -49,6 +50,22 @@ def test_tokens_and_flops_are_those_of_the_row(bench):
     assert [tokens for tokens, _ in every] == [64, 0, 32, 32, 32, 49]
     dense, blind, half, last, inside, smaller = (gflops for _, gflops in every)
     assert blind < inside < smaller < last < half < dense
+
+
+def test_a_picture_shows_what_is_kept_and_says_the_answer():
+    exam = ScenesExam(held_out(1), PHOTOS_VLM)
+    half = Row("Keep(share)", 0.5, (VisionLanguagePlan(prompt=Keep(0.5)),))
+    exam.items = [item for item in exam.items if item.question.kind == "exists"]
+    exam.kinds = ("exists",)
+    [(caption, figure)] = scene_pictures(exam, [Row(DENSE), half])
+    assert caption.startswith("exists: is there a ")
+    dense, kept = figure.axes
+    answers = [axes.get_title().split("\n") for axes in figure.axes]
+    assert [label for label, _ in answers] == [DENSE, "Keep(share)"]
+    assert {answer for _, answer in answers} <= {"yes", "no"}
+    before, after = (axes.get_images()[0].get_array() for axes in (dense, kept))
+    assert (after == 210).all(-1).mean() > 0.49
+    assert (before == 210).all(-1).mean() < 0.1
 
 
 def test_the_tower_is_that_of_the_saliency_model():

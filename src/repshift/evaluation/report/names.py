@@ -27,9 +27,10 @@ def label(name: str) -> str:
     return f" {name}" if name.startswith("_") else name
 
 
-def title(axes: Axes, name: str, size: int | None = None) -> None:
-    """Write a name above a picture."""
-    axes.set_title(plain(name), fontsize=size, parse_math=False, usetex=False)
+def title(axes: Axes, *names: str, size: int | None = None) -> None:
+    """Write names above a picture, a line each."""
+    lines = "\n".join(plain(name) for name in names)
+    axes.set_title(lines, fontsize=size, parse_math=False, usetex=False)
 
 
 def legend(axes: Axes, size: int) -> None:

@@ -192,6 +192,6 @@ def strip(panels: list[tuple[str, Tensor, dict[str, object]]]) -> Figure:
         figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
     ):
         axes.imshow(pixels.numpy(), **style)
-        title(axes, name, 9)
+        title(axes, name, size=9)
         axes.axis("off")
     return figure

@@ -52,7 +52,7 @@ def _strip(model: Any, known: SceneModel, item: Item, rows: Sequence[Row]) -> tu
             masks = None if done is None else _masks(done, len(frames))
         answer = " ".join(_WORDS[word] for word in told[0, -words:].tolist())
         axes.imshow(_painted(frames, masks))
-        title(axes, f"{row.label}\n{answer}", 8)
+        title(axes, row.label, answer, size=8)
         axes.axis("off")
     question = f"{item.question.kind}: {' '.join(item.question.words)}?"
     return f"{question} ({' '.join(item.question.answer)})", figure

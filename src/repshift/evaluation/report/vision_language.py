@@ -93,7 +93,7 @@ def curves(bench: VisionLanguageBench) -> Figure:
         axes.set_xticks(shares, [f"{share:.0%}" for share in shares])
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-        title(axes, kind, 10)
+        title(axes, kind, size=10)
     if methods:
         legend_beside(figure, 8)
     figure.supxlabel("share of the visual tokens in the last layer")
