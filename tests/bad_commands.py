@@ -206,6 +206,8 @@ READ = [
     ("bench --model digits-vit --random-weights", "brings its own weights"),
     ("bench --model digits-vit --checkpoint weights.pth", "brings its own weights"),
     ("show photo.png --model nothing", "unknown model 'nothing'"),
+    ("show photo.png --model scenes-vlm", "scenes-vlm answers questions: it goes with"),
+    ("bench --model photos-vml", "did you mean photos-vlm?"),
     ("search --model nothing --flops 0.7", "unknown model 'nothing'"),
     ("search --model digits-resnet --flops 0.7 --samples 4", "finds plans for tokens"),
     ("export nothing", "unknown model 'nothing'"),

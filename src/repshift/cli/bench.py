@@ -8,6 +8,7 @@ from typing import Literal
 
 from repshift.cli import options
 from repshift.cli.outputs import check_outputs, check_suffix
+from repshift.evaluation.zoo.scenes import NAMES as SCENES
 
 
 @dataclass
@@ -56,7 +57,7 @@ class Bench:
     runs/timm-NAME if left out. While a bench runs, it holds outputs, too: a stopped one goes on."""
 
     def run(self) -> None:
-        if self.model in options.SCENE_MODELS or self.questions is not None:
+        if self.model in SCENES or self.questions is not None:
             from repshift.cli.bench_questions import bench_questions
 
             bench_questions(self)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from repshift.cli import options
 from repshift.cli.outputs import check_outputs, check_suffix
 from repshift.errors import InputError
+from repshift.evaluation.zoo.scenes import NAMES as SCENES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +33,7 @@ def bench_questions(command: Bench) -> None:
     from repshift.evaluation.tasks.vlm_rows import found
     from repshift.vision_language.plan import VisionLanguagePlan
 
-    scenes = command.model in options.SCENE_MODELS
+    scenes = command.model in SCENES
     for field in fields(command):
         taken = _SCENES if scenes else _OWN
         if field.name not in taken and getattr(command, field.name) != field.default:

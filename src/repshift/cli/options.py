@@ -27,8 +27,6 @@ Imports = Annotated[
 # What --model-args gives to what makes the model.
 ModelArgs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE")]
 
-# Vision-language models of the zoo, which ask their own questions.
-SCENE_MODELS = ("scenes-vlm", "photos-vlm")
 DEEPEST = 32  # a score of a score of a score ...
 MOST = 2**31 - 1  # what PyTorch's kernels count up to
 MOST_WORKERS = 256  # processes that decode; each takes some hundred megabytes

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from repshift.cli import options
 from repshift.cli.outputs import check_outputs, check_suffix
 from repshift.errors import InputError
+from repshift.evaluation.zoo.scenes import NAMES as SCENES
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Sequence
@@ -76,7 +77,7 @@ class Search:
     *.search.json, from which a stopped search goes on."""
 
     def run(self) -> None:
-        if self.model in options.SCENE_MODELS or self.questions is not None:
+        if self.model in SCENES or self.questions is not None:
             self._run_prompts()
             return
         import torch
@@ -145,7 +146,7 @@ class Search:
             if field.name not in _OF_PROMPTS and getattr(self, field.name) != field.default:
                 flag = "import" if field.name == "imports" else field.name.replace("_", "-")
                 raise InputError(f"--{flag} does not go with a vision-language model; leave it out")
-        if self.model in options.SCENE_MODELS and self.questions is not None:
+        if self.model in SCENES and self.questions is not None:
             raise InputError(f"{self.model} asks its own questions; leave --questions out")
         check_suffix("--out", self.out, ".json")
         state = self.out.with_suffix(".search.json")
@@ -155,7 +156,7 @@ class Search:
         options.threads(self.threads)
         device, dtype = options.device(self.device), getattr(torch, self.dtype)
         count = self.samples or PROMPTS
-        if self.model in options.SCENE_MODELS:
+        if self.model in SCENES:
             known = SCENE_MODELS[self.model]
             model, prompts = known.load("sdpa"), scene_prompts(count, self.seed, known)
         else:

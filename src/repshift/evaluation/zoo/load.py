@@ -10,7 +10,7 @@ from repshift.errors import InputError
 from repshift.evaluation.data.batches import FileSource, MemorySource, Source
 from repshift.evaluation.data.images import find_images, sample_photographs
 from repshift.evaluation.data.labels import read_labels
-from repshift.evaluation.zoo import offline
+from repshift.evaluation.zoo import offline, scenes
 from repshift.evaluation.zoo.loaded import LoadedModel, Wanted
 
 if TYPE_CHECKING:
@@ -51,8 +51,11 @@ def load_model(
         return import_module(f"repshift.evaluation.zoo.{module}").load(rest, wanted)
     if colon and rest and library:
         return import_module("repshift.evaluation.zoo.own").load(name, wanted)
+    if name in scenes.NAMES:
+        raise InputError(f"{name} answers questions: it goes with repshift bench and search alone")
     if name not in offline.OFFLINE:
-        near = difflib.get_close_matches(name, offline.OFFLINE, n=1, cutoff=0.3)
+        known = [*offline.OFFLINE, *scenes.NAMES]
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.3)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise InputError(f"unknown model {name!r}{hint}; models are {NAMES}")
     if wanted != Wanted():

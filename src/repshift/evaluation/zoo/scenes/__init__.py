@@ -1,1 +1,3 @@
-"""Generated scenes, questions about them, and a small vision-language model trained on them."""
+"""Generated scenes, questions about them, and small vision-language models trained on them."""
+
+NAMES = ("scenes-vlm", "photos-vlm")
