@@ -120,6 +120,8 @@ class Report:
         self.parts = [in_words(self.facts)]
 
     def setting(self, rounds: int, seconds: float = 0.5) -> Setting:
+        if rounds < 2:
+            raise InputError(f"--rounds is {rounds}; a median and its spread take 2 or more")
         return Setting(self.device, self.dtype, rounds, seconds)
 
     def file(self, ending: str) -> Path:

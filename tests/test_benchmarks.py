@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from repshift import InputError
+
 ROOT = Path(__file__).parents[1]
 TABLE = (ROOT / "docs" / "results" / "README.md").read_text(encoding="utf-8")
 COMMANDS = sorted(set(re.findall(r"python benchmarks/(\w+)\.py ([^`]*)`", TABLE)))
@@ -73,3 +75,8 @@ def test_a_report_holds_what_a_stopped_run_had(benchmarks, tmp_path):
     facts, table = (tmp_path / "sub" / "a.md").read_text().rstrip().split("\n\n")
     assert facts.startswith("rounds 2, device cpu, ")
     assert table.splitlines()[-1] == "| 1.00 |"
+
+
+def test_one_round_has_no_spread(benchmarks, tmp_path):
+    with pytest.raises(InputError, match="--rounds is 1; .* 2 or more"):
+        benchmarks("harness").Report(tmp_path / "a").setting(1)
