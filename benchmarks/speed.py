@@ -38,7 +38,7 @@ DEIT = {"DeiT-S": "deit_small_patch16_224", "DeiT-B": "deit_base_patch16_224"}
 # UMT-B's shape: 12 frames of 196 tokens, no class token, as one image of 48 x 49 patches.
 CLIP = {"img_size": (768, 784), "class_token": False, "global_pool": "avg"}
 SCORES = ("random(0)", "shift(mlp, l2, update)", "shift(mlp, l2)")
-# At the paper's plan, and with 8 tokens that leave each block.
+# Compared at the paper's plan, and where every block drops 8 tokens.
 BY_PLAN = (
     "random(0)", "shift(mlp, l2)", "shift(mlp, l2) + merge(plain)", "shift(mlp, l2) + merge",
     "shift(mlp, l2) + vid-tldr", "tome(plain)", "tome",

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from repshift.evaluation.data.pixels import normalise
 from repshift.evaluation.zoo.scenes.model import (
     DECODER,
     MERGE,
@@ -17,7 +18,7 @@ from repshift.evaluation.zoo.scenes.model import (
     patches,
     untrained_scenes,
 )
-from repshift.evaluation.zoo.scenes.photos import normalised, tower_weights, untrained_photos
+from repshift.evaluation.zoo.scenes.photos import tower_weights, untrained_photos
 from scene_batches import FILM_SIDE, LENGTH, SIDE, TOLD, TURNS
 
 LOOKS = {2: "first", 4: "last"}  # layers of which two heads are told where to look
@@ -152,7 +153,7 @@ class PhotoPupil(Pupil):
         """Features of the cells [B, cells, C]."""
         core = self.model.model
         with torch.no_grad():
-            patches = core.vision_tower(normalised(images)).last_hidden_state[:, 1:]
+            patches = core.vision_tower(normalise(images)).last_hidden_state[:, 1:]
         cells = core.pixel_shuffle(patches.unflatten(1, (side, side)), 1 / MERGE)
         return core.multi_modal_projector(cells.flatten(1, 2)), []
 

@@ -5,6 +5,7 @@ import torch
 
 from repshift import Keep, Plan, Shift, VisionLanguagePlan
 from repshift.errors import InputError
+from repshift.evaluation.data.pixels import normalise
 from repshift.evaluation.report.scene_pictures import scene_pictures
 from repshift.evaluation.tasks.scenes_exam import ScenesExam
 from repshift.evaluation.tasks.vlm_bench import _cost, bench_vision_language
@@ -69,14 +70,14 @@ def test_a_picture_shows_what_is_kept_and_says_the_answer():
 
 
 def test_the_tower_is_that_of_the_saliency_model():
-    images = torch.randint(0, 256, (2, 3, 224, 224))
+    images = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
     encoder = load_saliency_vit().encoder
     core = photos.load_photos().model
     with torch.inference_mode():
         theirs = encoder.forward_intermediates(
-            photos.normalised(images), indices=[5], norm=False, intermediates_only=True
+            normalise(images), indices=[5], norm=False, intermediates_only=True
         )[0]
-        ours = core.vision_tower(photos.normalised(images)).last_hidden_state[:, 1:]
+        ours = core.vision_tower(normalise(images)).last_hidden_state[:, 1:]
     expected = theirs.flatten(2).transpose(1, 2)
     assert (ours - expected).abs().max() < 1e-3 * expected.abs().max()
 

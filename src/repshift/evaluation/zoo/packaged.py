@@ -25,13 +25,10 @@ def weights_file(name: str) -> Path:
     return Path(found.origin).parent / name
 
 
-def load_packaged(
-    model: Model, file: Path, script: str, several: bool = False, prefix: str = ""
-) -> Model:
+def load_packaged(model: Model, file: Path, script: str, several: bool = False) -> Model:
     """Fill ``model`` from ``file``, float16 there and float32 here, and put it in evaluation mode.
 
-    ``several``: the file holds what other models need too; ``prefix``: so do other parts of the
-    model, and this is the one whose names begin with it. ``InputError`` that names the file, and
+    ``several``: the file holds what other models need too. ``InputError`` that names the file, and
     ``script``, which makes it.
     """
     from safetensors import SafetensorError
@@ -39,9 +36,6 @@ def load_packaged(
 
     try:
         weights = load(file.read_bytes())
-        if prefix:
-            own = [key for key in weights if key.startswith(f"{prefix}.")]
-            weights = {key.removeprefix(f"{prefix}."): weights[key] for key in own}
         if several:
             weights = {key: weights[key] for key in model.state_dict()}
         model.load_state_dict(weights)

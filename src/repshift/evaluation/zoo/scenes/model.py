@@ -12,6 +12,8 @@ from repshift.evaluation.zoo.scenes.language import vocabulary
 from repshift.evaluation.zoo.scenes.scene import CELL
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jaxtyping import Float, Shaped
     from torch import Tensor
 
@@ -68,15 +70,20 @@ def untrained_scenes(kernel: str = "sdpa") -> Any:
 
 def load_scenes(kernel: str = "sdpa") -> Any:
     """The trained model in evaluation mode."""
-    try:
-        model = untrained_scenes(kernel)
-    except ImportError as error:
-        raise InputError(
-            "scenes-vlm is a model of transformers, which is not installed; install it with: "
-            "pip install 'repshift[transformers]'"
-        ) from error
+    model = built("scenes-vlm", untrained_scenes, kernel)
     load_packaged(model.model, weights_file(WEIGHTS), "scripts/train_scenes.py")
     return model.eval()
+
+
+def built(name: str, untrained: Callable[[str], Any], kernel: str) -> Any:
+    """What ``untrained`` makes; ``InputError`` if transformers is not installed."""
+    try:
+        return untrained(kernel)
+    except ImportError as error:
+        raise InputError(
+            f"{name} is a model of transformers, which is not installed; install it with: "
+            "pip install 'repshift[transformers]'"
+        ) from error
 
 
 def seen_by_scenes(

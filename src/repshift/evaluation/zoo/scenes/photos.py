@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import torch
+from torch import nn
 
-from repshift.errors import InputError
+from repshift.evaluation.data.pixels import normalise
 from repshift.evaluation.zoo.packaged import load_packaged, weights_file
 from repshift.evaluation.zoo.saliency_vit import encoder_weights
-from repshift.evaluation.zoo.scenes.model import DECODER, WORDS
+from repshift.evaluation.zoo.scenes.model import DECODER, MERGE, PATCH, WORDS, built
 from repshift.evaluation.zoo.scenes.scene import CELL, EDGE
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS = "photos-vlm.safetensors"
-MERGE = 2
 TOWER = {
     "hidden_size": 384,
     "intermediate_size": 1536,
@@ -30,23 +29,23 @@ TOWER = {
     "num_attention_heads": 6,
     "attention_bias": True,
     "image_size": [EDGE, EDGE],
-    "patch_size": [CELL // MERGE, CELL // MERGE],
+    "patch_size": [PATCH, PATCH],
     "layer_norm_eps": 1e-6,
     "use_absolute_position_embeddings": True,
     "use_mean_pooling": True,  # the norm behind the last block is the connector's
 }
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def untrained_photos(kernel: str = "sdpa") -> Any:
     """An InternVLForConditionalGeneration with random weights."""
     from transformers import InternVLConfig, InternVLForConditionalGeneration
 
-    words = {name: value for name, value in DECODER.items() if name != "rope_parameters"}
-    rotary = {"rope_type": "default", "rope_theta": 100.0}
+    # Tokens are counted one after the other: no sections for time, rows and columns.
+    turns = DECODER["rope_parameters"]
+    rotary = {name: turns[name] for name in ("rope_type", "rope_theta")}
     config: Any = InternVLConfig(
         vision_config={"model_type": "internvl_vision", **TOWER},
-        text_config={"model_type": "qwen3", **words, "rope_parameters": rotary},
+        text_config={"model_type": "qwen3", **DECODER, "rope_parameters": rotary},
         image_token_id=WORDS["<image>"],
         image_seq_length=(EDGE // CELL) ** 2,
         downsample_ratio=1 / MERGE,
@@ -57,19 +56,13 @@ def untrained_photos(kernel: str = "sdpa") -> Any:
 
 def load_photos(kernel: str = "sdpa") -> Any:
     """The trained model in evaluation mode."""
-    try:
-        model = untrained_photos(kernel)
-    except ImportError as error:
-        raise InputError(
-            "photos-vlm is a model of transformers, which is not installed; install it with: "
-            "pip install 'repshift[transformers]'"
-        ) from error
+    model = built("photos-vlm", untrained_photos, kernel)
     core = model.model
     core.vision_tower.load_state_dict(tower_weights())
-    for part in ("multi_modal_projector", "language_model"):
-        load_packaged(
-            core.get_submodule(part), weights_file(WEIGHTS), "scripts/train_scenes.py", prefix=part
-        )
+    trained = nn.ModuleDict(
+        {name: core.get_submodule(name) for name in ("multi_modal_projector", "language_model")}
+    )
+    load_packaged(trained, weights_file(WEIGHTS), "scripts/train_scenes.py")
     return model.eval()
 
 
@@ -107,14 +100,8 @@ def _block(theirs: Mapping[str, Tensor], old: str, new: str) -> dict[str, Tensor
     return weights
 
 
-def normalised(images: Tensor) -> Tensor:
-    """Pixels [B, 3, H, W] from 0 to 255, as the tower takes them."""
-    mean, std = (torch.tensor(values)[:, None, None] for values in (MEAN, STD))
-    return (images.float() / 255 - mean) / std
-
-
 def seen_by_photos(
     tokens: Tensor, film: bool, grids: Tensor, images: Tensor | None
 ) -> dict[str, Any]:
     """What photos-vlm is given beside the words."""
-    return {} if images is None else {"pixel_values": normalised(images)}
+    return {} if images is None else {"pixel_values": normalise(images)}

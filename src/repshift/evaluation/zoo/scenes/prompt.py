@@ -81,7 +81,9 @@ def prompts(
     if not blind:
         images = None
         if pixels:
-            images = resize_images(_images(items).float(), side).round().clamp(0, 255)
+            images = (
+                resize_images(_images(items).float(), side).round().clamp(0, 255).to(torch.uint8)
+            )
         entries = len(items) * (1 if film else count)
         grids = torch.tensor([[count if film else 1, side // CELL, side // CELL]] * entries)
         inputs |= model.seen(tokens, film, grids, images)
