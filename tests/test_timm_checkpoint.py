@@ -63,10 +63,12 @@ def test_other_precisions_are_read(tmp_path, weights, dtype):
     assert all(torch.equal(found[key], weights[key].to(dtype).float()) for key in weights)
 
 
-def test_a_batch_counter_may_be_of_any_type(tmp_path):
-    """A script that halves every tensor halves it too, and nothing is computed of it."""
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_batch_counter_may_be_of_any_type_or_missing(tmp_path, counted):
+    """A script that halves every tensor halves it too; weights of old versions have none."""
     state = timm.create_model("resnet18").state_dict()
-    torch.save({key: value.half() for key, value in state.items()}, tmp_path / "w.pth")
+    halved = {key: value.half() for key, value in state.items() if counted or "num_b" not in key}
+    torch.save(halved, tmp_path / "w.pth")
     found = load_timm("resnet18", tmp_path / "w.pth", False).state_dict()
     assert torch.equal(found["conv1.weight"], state["conv1.weight"].half().float())
 

@@ -22,6 +22,7 @@ Weights = dict[str, torch.Tensor]
 
 # Where training scripts put the weights; of averaged ones and the last, the averaged, as timm does.
 CONTAINERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+COUNTER = "num_batches_tracked"  # of batches that were seen, of which nothing is computed
 
 
 def read_state_dict(path: Path | str) -> Weights:
@@ -69,9 +70,14 @@ def check(
     """Refuse ``theirs`` unless it has the keys and shapes of ``ours``, and numbers that can be.
 
     PyTorch would cast whole numbers, such as those of a quantised model without its scales, and
-    take NaN as it is. The message says what was ``wanted``, what the file looks like where that can
-    be ``seen``, and what to do about it where there is ``advice``.
+    take NaN as it is. Counters may be missing or any number, as PyTorch lets them. The message says
+    what was ``wanted``, what the file looks like where that can be ``seen``, and what to do about
+    it where there is ``advice``.
     """
+    ours, theirs = (
+        {key: tensor for key, tensor in each.items() if not key.endswith(COUNTER)}
+        for each in (ours, theirs)
+    )
     shapes = [key for key in ours.keys() & theirs.keys() if ours[key].shape != theirs[key].shape]
     wrong = {
         "missing": ours.keys() - theirs.keys(),
@@ -85,8 +91,7 @@ def check(
             + (f"; {advice}" if advice else "")
         )
     for key, tensor in ours.items():
-        if not key.endswith("num_batches_tracked"):  # a counter, of which nothing is computed
-            _check_numbers(theirs[key], tensor.dtype, f"{path}: the tensor {key}")
+        _check_numbers(theirs[key], tensor.dtype, f"{path}: the tensor {key}")
 
 
 def _check_numbers(tensor: Tensor, wanted: torch.dtype, place: str) -> None:
