@@ -9,7 +9,7 @@ from PIL import Image
 from repshift import Keep, VisionLanguagePlan
 from repshift.evaluation.data.questions import Asked, read_questions
 from repshift.evaluation.report import prompt_picture
-from repshift.evaluation.tasks import questions_exam, vlm_rows, vlm_times
+from repshift.evaluation.tasks import questions_exam, vlm_rows
 from repshift.evaluation.tasks.questions_exam import QuestionsExam
 from repshift.evaluation.zoo.vision_language import load_vision_language
 from vision_language_folders import save_qwen
@@ -48,11 +48,11 @@ def few(monkeypatch):
     """One budget, timed once, and short answers."""
     monkeypatch.setattr(questions_exam, "WORDS", 3)
     monkeypatch.setattr(prompt_picture, "WORDS", 3)
-    monkeypatch.setattr(vlm_times, "WORDS", 1)
     whole = vlm_rows.rows
     monkeypatch.setattr(vlm_rows, "rows", lambda depth: whole(depth, (0.25,)))
-    monkeypatch.setattr(vlm_times, "ROUNDS", 1)
-    monkeypatch.setattr(vlm_times, "SECONDS", 0.0)
+    monkeypatch.setattr(QuestionsExam, "rounds", 1)
+    monkeypatch.setattr(QuestionsExam, "seconds", 0.0)
+    monkeypatch.setattr(QuestionsExam, "words", 1)
 
 
 @pytest.mark.usefixtures("few")

@@ -8,7 +8,8 @@ from repshift.errors import InputError
 from repshift.evaluation.data.pixels import normalise
 from repshift.evaluation.report.scene_pictures import scene_pictures
 from repshift.evaluation.tasks.scenes_exam import ScenesExam
-from repshift.evaluation.tasks.vlm_bench import _cost, bench_vision_language
+from repshift.evaluation.tasks.vlm_bench import bench_vision_language
+from repshift.evaluation.tasks.vlm_cost import measure_cost
 from repshift.evaluation.tasks.vlm_rows import DENSE, Row, counted_anew, pooled
 from repshift.evaluation.zoo.saliency_vit import load_saliency_vit
 from repshift.evaluation.zoo.scenes import photos
@@ -24,8 +25,9 @@ def bench():
     blind = Row("no visual tokens", 0.0, blind=True)
     half = Row("Keep(share)", 0.5, (VisionLanguagePlan(prompt=Keep(0.5)),))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("repshift.evaluation.tasks.vlm_times.ROUNDS", 1)
-        patch.setattr("repshift.evaluation.tasks.vlm_times.SECONDS", 0.0)
+        patch.setattr(ScenesExam, "rounds", 1)
+        patch.setattr(ScenesExam, "seconds", 0.0)
+        patch.setattr(ScenesExam, "words", 1)
         exam = ScenesExam(held_out(5), PHOTOS_VLM)
         return bench_vision_language(exam, [Row(DENSE), blind, half])
 
@@ -46,8 +48,8 @@ def test_tokens_and_flops_are_those_of_the_row(bench):
     given = [Row("last", 0.5, (last,)), Row("inside", 0.5, (inside,))]
     given.append(Row("smaller image", 0.75, smaller=7 / 8))
     exam = ScenesExam(held_out(1), PHOTOS_VLM)
-    others = [_cost(exam, row)[:2] for row in given]
-    every = [*((one.tokens, one.gflops) for one in bench.outcomes), *others]
+    others = [measure_cost(exam, row) for row in given]
+    every = [(one.tokens, one.gflops) for one in (*bench.outcomes, *others)]
     assert [tokens for tokens, _ in every] == [64, 0, 32, 32, 32, 49]
     dense, blind, half, last, inside, smaller = (gflops for _, gflops in every)
     assert blind < inside < smaller < last < half < dense

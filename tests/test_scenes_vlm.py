@@ -43,8 +43,9 @@ BLIND = Row("no visual tokens", 0.0, blind=True)
 def quick_once(unchecked_module):
     """How long a prompt takes, no test here asks."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"ROUNDS": 1, "SECONDS": 0.0, "WORDS": 1}.items():
-            patch.setattr(f"repshift.evaluation.tasks.vlm_times.{name}", value)
+        patch.setattr(ScenesExam, "rounds", 1)
+        patch.setattr(ScenesExam, "seconds", 0.0)
+        patch.setattr(ScenesExam, "words", 1)
         yield
 
 

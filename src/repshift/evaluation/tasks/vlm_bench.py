@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from repshift.errors import InputError
 from repshift.evaluation.tasks.store import Store
+from repshift.evaluation.tasks.vlm_cost import measure_cost
 from repshift.evaluation.tasks.vlm_rows import DENSE
 from repshift.evaluation.tasks.vlm_times import measure_times
 from repshift.measure.bootstrap import paired_interval
 from repshift.measure.environment import environment
-from repshift.measure.flops import count_flops
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -110,12 +110,15 @@ def bench_vision_language(
             if row.label == DENSE:
                 raise
             refused[row.label] = str(error)
-    costs = [_cost(exam, row) for row in asked]
+    costs = [measure_cost(exam, row) for row in asked]
     times = measure_times(exam, list(asked))
     outcomes = [
-        Outcome(row.label, row.share, *cost, [one.to_json() for one in row.plans], figures, taken)
+        Outcome(
+            row.label, row.share, cost.tokens, cost.gflops, cost.kernel, cost.cache_mb,
+            [one.to_json() for one in row.plans], figures, taken,
+        )
         for (row, figures), cost, taken in zip(asked.items(), costs, times, strict=True)
-    ]
+    ]  # fmt: skip
     return VisionLanguageBench(outcomes, refused, exam.kinds, facts)
 
 
@@ -191,19 +194,3 @@ def _figures(exam: Exam, row: Row, order: str, runs: Sequence[Answers]) -> Figur
         figures.agreement = torch.cat([run["same"] for run in runs]).mean().item()
         figures.kl = torch.cat([run["kl"] for run in runs]).mean().item()
     return figures
-
-
-@torch.inference_mode()
-def _cost(exam: Exam, row: Row) -> tuple[int, float, str, float]:
-    """Of one prompt: tokens of what is seen, GFLOPs, the kernel, megabytes of its cache."""
-    model, inputs = exam.model(row.kernel), dict(exam.example(row))
-    prompts = len(inputs["input_ids"])
-    with row.attached(model, row.plans[0] if row.plans else None) as done:
-        outputs: list[Any] = []
-        flops, kernel = count_flops(lambda: outputs.append(model(**inputs, use_cache=True)))
-        tokens = exam.tokens(inputs)
-        if done is not None:
-            tokens = sum(list(image.values())[-1] for image in done.counts) // prompts
-    cache = getattr(outputs[0], "cache", None) or outputs[0].past_key_values
-    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
-    return tokens, flops / prompts / 1e9, kernel, held / prompts / 1e6

@@ -1,4 +1,4 @@
-"""What a vision-language model is asked, and whether its answers are right."""
+"""What a vision-language model is given: a prompt whose cost is measured, and questions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,33 @@ if TYPE_CHECKING:
     from repshift.evaluation.tasks.vlm_rows import Row
 
 
-class Exam(ABC):
+class Example(ABC):
+    """A model and a prompt, or several alike, whose cost is measured.
+
+    Attributes:
+        rounds: How often each row is timed.
+        seconds: For about so long in a round, once at least.
+        words: Of which the mean is taken, behind the first.
+    """
+
+    rounds: int = 3
+    seconds: float = 0.05
+    words: int = 8
+
+    @abstractmethod
+    def model(self, kernel: str) -> Any:
+        """The model with this attention."""
+
+    @abstractmethod
+    def example(self, row: Row) -> Mapping[str, Any]:
+        """The prompts as a row has them."""
+
+    @abstractmethod
+    def tokens(self, inputs: Mapping[str, Any]) -> int:
+        """How many tokens of what is seen one of the prompts has."""
+
+
+class Exam(Example):
     """Batches of questions, each of one kind.
 
     Attributes:
@@ -34,10 +60,6 @@ class Exam(ABC):
         """All that answers depend on beside the row: weights and questions."""
 
     @abstractmethod
-    def model(self, kernel: str) -> Any:
-        """The model with this attention."""
-
-    @abstractmethod
     def batches(self, order: str) -> Sequence[tuple[str, int]]:
         """Of each batch its kind and how many questions it has."""
 
@@ -52,11 +74,3 @@ class Exam(ABC):
     @abstractmethod
     def right(self, order: str, batch: int, said: Int[Tensor, "B A"]) -> Bool[Tensor, " B"]:
         """Which answers are right."""
-
-    @abstractmethod
-    def example(self, row: Row) -> Mapping[str, Any]:
-        """The prompt, or several alike, whose cost is measured."""
-
-    @abstractmethod
-    def tokens(self, inputs: Mapping[str, Any]) -> int:
-        """How many tokens of what is seen one prompt of the example has."""

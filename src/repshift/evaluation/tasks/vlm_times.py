@@ -19,11 +19,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from repshift.evaluation.tasks.vlm_exam import Exam
+    from repshift.evaluation.tasks.vlm_exam import Example
     from repshift.evaluation.tasks.vlm_rows import Row
-
-WORDS = 8  # written behind the first one
-ROUNDS, SECONDS = 3, 0.05
 
 
 @dataclass(frozen=True)
@@ -36,54 +33,76 @@ class Times:
     word: float
 
 
+@dataclass(frozen=True)
+class Call:
+    """Seconds of one call: of the tower, and of all else."""
+
+    tower: float
+    rest: float
+
+
 @torch.inference_mode()
-def measure_times(exam: Exam, rows: Sequence[Row]) -> list[Times]:
+def measure_times(exam: Example, rows: Sequence[Row]) -> list[Times]:
     """Of the exam's example under every row, all rows in turn."""
-    towers: dict[str, list[float]] = {}
+    calls: dict[tuple[int, int], list[Call]] = {}
     contexts, runs = {}, {}
     for number, row in enumerate(rows):
         inputs = exam.example(row)
-        for words in (1, 1 + WORDS):
-            name = f"{number} {words}"
-            contexts[name] = partial(_running, exam, row, towers.setdefault(name, []))
-            runs[name] = partial(_write, exam.model(row.kernel), inputs, words)
+        for words in (1, 1 + exam.words):
+            key = number, words
+            clock = Clock(exam, row, calls.setdefault(key, []))
+            contexts[str(key)] = clock.attached
+            runs[str(key)] = partial(clock.call, inputs, words)
     device = next(exam.model(rows[0].kernel).parameters()).device
-    taken = interleave(contexts, runs, device=device, rounds=ROUNDS, seconds=SECONDS)
-    found = []
-    for number in range(len(rows)):
-        first, all_words = (median(taken[f"{number} {words}"]) for words in (1, 1 + WORDS))
-        seen = median(towers[f"{number} 1"] or [0.0])
-        one = (seen, first - seen, first, max(0.0, all_words - first) / WORDS)
-        found.append(Times(*(1e3 * each for each in one)))
-    return found
+    interleave(contexts, runs, device=device, rounds=exam.rounds, seconds=exam.seconds)
+
+    def times(number: int) -> Times:
+        one, more = (calls[number, words] for words in (1, 1 + exam.words))
+        tower, prefill = median(call.tower for call in one), median(call.rest for call in one)
+        first = median(call.tower + call.rest for call in one)
+        word = max(0.0, median(call.rest for call in more) - prefill) / exam.words
+        return Times(1e3 * tower, 1e3 * prefill, 1e3 * first, 1e3 * word)
+
+    return list(map(times, range(len(rows))))
 
 
-@contextmanager
-def _running(exam: Exam, row: Row, spent: list[float]) -> Generator[None]:
-    """The model as a row has it, its tower clocked."""
-    model = exam.model(row.kernel)
-    parts = parts_of(model)
-    tower = parts.core.get_submodule(parts.family.tower)
-    began = 0.0
+class Clock:
+    """Runs a row, and keeps what each call takes.
 
-    def begin(*_: object) -> None:
-        nonlocal began
-        began = _now(tower)
+    What the tower takes is subtracted call by call: it varies by more than a short prefill takes.
+    """
 
-    def end(*_: object) -> None:
-        spent.append(_now(tower) - began)
+    def __init__(self, exam: Example, row: Row, calls: list[Call]) -> None:
+        self.exam, self.row, self.calls = exam, row, calls
+        self.began = self.tower = 0.0
 
-    handles = [tower.register_forward_pre_hook(begin), tower.register_forward_hook(end)]
-    try:
-        with row.attached(model, row.plans[0] if row.plans else None):
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    @contextmanager
+    def attached(self) -> Generator[None]:
+        """The model as the row has it, its tower clocked."""
+        model = self.exam.model(self.row.kernel)
+        parts = parts_of(model)
+        tower = parts.core.get_submodule(parts.family.tower)
 
+        def begin(*_: object) -> None:
+            self.began = _now(tower)
 
-def _write(model: Any, inputs: Mapping[str, Any], words: int) -> None:
-    model.generate(**inputs, max_new_tokens=words, min_new_tokens=words, do_sample=False)
+        def end(*_: object) -> None:
+            self.tower += _now(tower) - self.began
+
+        handles = [tower.register_forward_pre_hook(begin), tower.register_forward_hook(end)]
+        try:
+            with self.row.attached(model, self.row.plans[0] if self.row.plans else None):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def call(self, inputs: Mapping[str, Any], words: int) -> None:
+        """Write so many words behind the prompt."""
+        model, self.tower = self.exam.model(self.row.kernel), 0.0
+        began = _now(model)
+        model.generate(**inputs, max_new_tokens=words, min_new_tokens=words, do_sample=False)
+        self.calls.append(Call(self.tower, _now(model) - began - self.tower))
 
 
 def _now(module: nn.Module) -> float:
