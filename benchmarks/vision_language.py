@@ -169,9 +169,8 @@ def measure(shape, images, setting):
         cost["prefill_gflops"] = cost["gflops"] - bench.tower_gflops(row)
         cost |= {f"{phase}_ms": milliseconds for phase, milliseconds in asdict(taken).items()}
         found.append(cost)
-        for phase in PHASES:  # less than can be told from noise is 0 ms
-            own, dense = cost[f"{phase}_ms"], found[0][f"{phase}_ms"]
-            cost[f"{phase}_speedup"] = dense / own if own else None
+        for phase in PHASES:
+            cost[f"{phase}_speedup"] = found[0][f"{phase}_ms"] / cost[f"{phase}_ms"]
         promised = found[0]["prefill_gflops"] / cost["prefill_gflops"]
         cost["flop_share"] = cost["prefill_speedup"] / promised
     return found

@@ -1,4 +1,4 @@
-"""The benchmarks: what they share, and that the commands of docs/results/README.md are read."""
+"""The benchmarks: what they share, and that the commands of the docs are read."""
 
 import json
 import re
@@ -14,8 +14,16 @@ import pytest
 from repshift import InputError
 
 ROOT = Path(__file__).parents[1]
-TABLE = (ROOT / "docs" / "results" / "README.md").read_text(encoding="utf-8")
-COMMANDS = sorted(set(re.findall(r"python benchmarks/(\w+)\.py ([^`]*)`", TABLE)))
+PAGES = [ROOT / "docs" / name for name in ("results/README.md", "paper.md")]
+COMMANDS = sorted(
+    {
+        command
+        for page in PAGES
+        for command in re.findall(
+            r"python benchmarks/(\w+)\.py ([^`\n]*)", page.read_text(encoding="utf-8")
+        )
+    }
+)
 
 
 @pytest.fixture

@@ -55,6 +55,13 @@ def test_tokens_and_flops_are_those_of_the_row(bench):
     assert blind < inside < smaller < last < half < dense
 
 
+def test_a_tower_that_sees_nothing_takes_no_time(bench):
+    dense, blind, half = (outcome.milliseconds for outcome in bench.outcomes)
+    assert (blind.tower, blind.prefill) == (0, blind.first)
+    assert min(dense.tower, half.tower, dense.prefill, dense.word) > 0
+    assert dense.first >= max(dense.tower, dense.prefill)
+
+
 def test_a_picture_shows_what_is_kept_and_says_the_answer():
     exam = ScenesExam(held_out(1), PHOTOS_VLM)
     half = Row("Keep(share)", 0.5, (VisionLanguagePlan(prompt=Keep(0.5)),))
