@@ -31,6 +31,9 @@ def make(num_classes=5):
 
 def number():
     return 3
+
+def needs(size):
+    return number()
 """
 
 
@@ -241,6 +244,7 @@ def test_a_function_of_ones_own(tmp_path, monkeypatch):
         ("my_zoo:none", {}, "my_zoo has no function none"),
         ("my_zoo:number", {}, "returned int; expected a model"),
         ("my_zoo:make", {"size": 3}, "cannot be made with --model-args size=3"),
+        ("my_zoo:needs", {}, r"missing .*: 'size'; --model-args are those of needs\(size\)"),
     ):
         with pytest.raises(InputError, match=says):
             load_model(name, settings=settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +23,8 @@ from repshift.plan import Plan
 from repshift.resnet.spec import ResNetSpec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from repshift.evaluation.models.checkpoint import Weights
     from repshift.evaluation.zoo.loaded import Wanted
 
@@ -37,6 +40,8 @@ def load(name: str, wanted: Wanted) -> LoadedModel:
     transforms: list[Any] = []
 
     def build(settings: dict[str, Any]) -> nn.Module:
+        if reason := _misfit(called, function, settings):
+            raise reject(TypeError(reason), name, settings)
         try:
             made = function(**settings)
         except TypeError as error:
@@ -60,6 +65,19 @@ def load(name: str, wanted: Wanted) -> LoadedModel:
     if not transforms:
         return _seen(_with_usual_transform(name, model))
     return _seen(_with_own_transform(name, model, transforms[0]))
+
+
+def _misfit(called: str, function: Callable[..., Any], settings: Mapping[str, Any]) -> str:
+    """Why the settings are not the arguments of the function; nothing if they are."""
+    try:
+        arguments = signature(function)
+    except ValueError:  # of what is not written in Python nothing is known
+        return ""
+    try:
+        arguments.bind(**settings)
+    except TypeError as error:
+        return f"{error}; --model-args are those of {called}{arguments}"
+    return ""
 
 
 def _told(model: nn.Module, weights: Weights, classes: int | None) -> dict[str, Any]:
