@@ -337,7 +337,7 @@ def test_bench_needs_nothing_that_only_the_tests_import(tmp_path, photos):
     assert (tmp_path / "runs" / "digits-vit" / "report.html").exists()
 
 
-@pytest.mark.usefixtures("plain")
+@pytest.mark.usefixtures("plain", "one_registry")
 def test_export_writes_one_checked_file(run, own, tmp_path):
     given = "--plan", "0:0.3", "--method", "tome", "--model-args", "depth=2"
     status, out, err = run("export", own, *given)

@@ -10,7 +10,10 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 # What takes a process of its own is tested below.
 PARTS = ("images", "video", "others", "vision_language", "profile", "compiled")
 # A test of every file that takes no time.
-SHORT = "bit_equal or fused_kernel or matching_forms or in_a_batch or torchvision or cuda_graphs"
+SHORT = (
+    "(bit_equal or in_a_batch) and float32 and dinov3 and not redundancy or fused_kernel or "
+    "matching_forms or torchvision or cuda_graphs"
+)
 # On float32 and CPU: what forms the map in some blocks at least.
 EAGER = ("dense, eager attention", "class-attention", "tome, eager attention (as published)")
 

@@ -246,7 +246,8 @@ def test_every_command_feeds_what_the_plan_is_for(run, tmp_path):
     assert status == 0, err
 
 
-@pytest.mark.usefixtures("plain")  # symbolic sizes do not go through the type checks
+# Symbolic sizes do not go through the type checks.
+@pytest.mark.usefixtures("plain", "one_registry")
 def test_what_is_exported_takes_the_size_that_the_plan_is_for(run, own, tmp_path):
     (tmp_path / "plan.json").write_text(Plan({0: 0.25}, input_size=24).to_json())
     given = "--plan", "plan.json", "--model-args", "depth=1"

@@ -36,6 +36,7 @@ def test_torchao_before_and_after_compress(method, plain):
     assert not torch.equal(found, expected)
 
 
+@pytest.mark.usefixtures("one_registry")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 def test_the_quantizer_of_onnxruntime(plain, tmp_path):
     """The file still drops tokens, and its MatMuls of weights are those of whole numbers."""

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from repshift.evaluation.report.names import title
+from repshift.evaluation.report.pictures import side_by_side
 from repshift.evaluation.zoo.scenes.model import WORDS
 from repshift.evaluation.zoo.scenes.prompt import prompts
 from repshift.evaluation.zoo.scenes.render import render
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from jaxtyping import Bool, UInt8
+    from matplotlib.figure import Figure
     from numpy import ndarray
     from torch import Tensor
 
@@ -41,8 +42,8 @@ def scene_pictures(exam: ScenesExam, rows: Sequence[Row]) -> list[tuple[str, Fig
 @torch.inference_mode()
 def _strip(model: Any, known: SceneModel, item: Item, rows: Sequence[Row]) -> tuple[str, Figure]:
     frames = np.concatenate([render(scene) for scene in item.scenes])
-    figure = Figure(figsize=(2.8 * len(rows), 3.2), layout="constrained")
-    for axes, row in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows, strict=True):
+    figure, places = side_by_side(len(rows), 2.8, 3.2)
+    for axes, row in zip(places, rows, strict=True):
         asked = prompts([item], model=known)
         words = asked.answers.shape[1]
         with row.attached(model, row.plans[0] if row.plans else None) as done:
@@ -53,7 +54,6 @@ def _strip(model: Any, known: SceneModel, item: Item, rows: Sequence[Row]) -> tu
         answer = " ".join(_WORDS[word] for word in told[0, -words:].tolist())
         axes.imshow(_painted(frames, masks))
         title(axes, row.label, answer, size=8)
-        axes.axis("off")
     question = f"{item.question.kind}: {' '.join(item.question.words)}?"
     return f"{question} ({' '.join(item.question.answer)})", figure
 
