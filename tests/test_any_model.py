@@ -263,5 +263,8 @@ def test_the_commands_take_them_all(run, photos, tmp_path):
         "--methods", "random", "--batch-size", 2, "--out", "o",
     )  # fmt: skip
     assert status == 0, err
-    rows = json.loads((tmp_path / "o" / "bench.json").read_text())["rows"]
-    assert [row["tokens"] for row in rows] == [17, 17, 10, 9]
+    told = json.loads((tmp_path / "o" / "bench.json").read_text())
+    assert [row["tokens"] for row in told["rows"]] == [17, 17, 10, 9]
+    versions = told["environment"]["versions"]
+    assert versions["transformers"] == transformers.__version__
+    assert "timm" not in versions

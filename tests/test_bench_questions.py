@@ -11,6 +11,8 @@ from repshift.evaluation.data.questions import Asked, read_questions
 from repshift.evaluation.report import prompt_picture
 from repshift.evaluation.tasks import questions_exam, vlm_rows
 from repshift.evaluation.tasks.questions_exam import QuestionsExam
+from repshift.evaluation.tasks.vlm_bench import bench_vision_language
+from repshift.evaluation.tasks.vlm_rows import DENSE, Row
 from repshift.evaluation.zoo.vision_language import load_vision_language
 from vision_language_folders import save_qwen
 
@@ -76,6 +78,16 @@ def test_every_row_is_asked(run, qwen, asked, tmp_path):
     page = (tmp_path / "o/report.html").read_text()
     assert page.count("<img") == 4  # the curves, and three questions
     assert not (tmp_path / "o/answers").exists()
+
+
+@pytest.mark.usefixtures("few")
+def test_a_result_says_on_what_it_was_measured(qwen, asked):
+    loaded = load_vision_language(f"hf:{qwen}")
+    loaded.model.to(torch.bfloat16)
+    exam = QuestionsExam(loaded, read_questions(asked)[:1])
+    facts = bench_vision_language(exam, [Row(DENSE)]).environment
+    assert (facts["device"], facts["dtype"], facts["questions"]) == ("cpu", "bfloat16", 1)
+    assert facts["versions"].keys() == {"python", "torch", "transformers", "repshift"}
 
 
 def test_an_answer_may_go_on_and_be_written_otherwise(qwen):

@@ -252,7 +252,7 @@ def test_provenance_tells_where_the_plan_comes_from(small, monkeypatch):
     assert facts["model"] == "digits"
     assert facts["target"] == {"flops": 0.7}
     assert (facts["images"], facts["seed"], facts["threads"]) == (8, 0, 1)
-    assert facts["versions"].keys() == {"python", "torch", "repshift"}
+    assert facts["versions"].keys() == {"python", "torch", "timm", "repshift"}
     order = torch.randperm(8, generator=torch.Generator().manual_seed(0))
     unseen = FidelityMeter(model, describe(model), photos[order[:4]], "kl", 4)
     loss, agreement = unseen.rate(found.plan)

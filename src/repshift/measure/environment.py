@@ -14,6 +14,11 @@ import repshift
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import nn
+
+# Where a library is installed by another name than it is imported.
+INSTALLED = {"open_clip": "open_clip_torch"}
+
 
 def environment(device: torch.device, dtype: torch.dtype, *libraries: str) -> dict[str, Any]:
     """Device, precision, threads, and the versions of ``libraries`` that are installed."""
@@ -24,6 +29,12 @@ def environment(device: torch.device, dtype: torch.dtype, *libraries: str) -> di
         "threads": torch.get_num_threads(),
         "versions": versions(*libraries),
     }
+
+
+def libraries(model: nn.Module) -> list[str]:
+    """Those that a model is made of, beside PyTorch, by the names they are installed by."""
+    packages = {type(module).__module__.partition(".")[0] for module in model.modules()}
+    return sorted(INSTALLED.get(package, package) for package in packages - {"torch", "repshift"})
 
 
 def in_words(facts: Mapping[str, Any]) -> str:

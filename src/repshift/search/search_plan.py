@@ -16,7 +16,7 @@ from repshift.errors import InputError
 from repshift.input_size import input_in_words
 from repshift.measure.bootstrap import paired_interval
 from repshift.measure.digest import digest
-from repshift.measure.environment import processor, versions
+from repshift.measure.environment import libraries, processor, versions
 from repshift.plan import Plan
 from repshift.scores import Random
 from repshift.search.adapt import adapt
@@ -172,7 +172,7 @@ def search_plan(
         "device": processor(images.device),
         "dtype": str(images.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "versions": versions(),
+        "versions": versions(*libraries(model)),
     }
     if budget == "adaptive":
         # What does not go with it shows in a forward: before the search, not after.

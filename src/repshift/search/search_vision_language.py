@@ -13,7 +13,7 @@ from repshift.compress import compress
 from repshift.errors import InputError
 from repshift.measure.bootstrap import paired_interval
 from repshift.measure.digest import digest
-from repshift.measure.environment import processor, versions
+from repshift.measure.environment import libraries, processor, versions
 from repshift.search.memo import Memo
 from repshift.search.place_search import PlaceSearch, PromptTrial
 from repshift.search.places import candidates
@@ -110,7 +110,7 @@ def search_vision_language(
         "device": processor(first["input_ids"].device),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
-        "versions": versions("transformers"),
+        "versions": versions(*libraries(model)),
     }
     table = candidates(_tower_depth(parts), len(parts.layers))
     memo = Memo(state, facts | {"candidates": [plan.identity for plan in table]})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from repshift.evaluation.collection.pieces import Piece, Pieces, read_pieces, stacked
-from repshift.measure.environment import environment
+from repshift.measure.environment import environment, libraries
 from repshift.measure.speed import interleave, speedup
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def compare(
         speedup=speedup(times["compressed"], times["dense"]),
         dense_rate=timed / median(times["dense"]),
         compressed_rate=timed / median(times["compressed"]),
-        environment=environment(encoder.device, encoder.dtype, "timm", "transformers"),
+        environment=environment(encoder.device, encoder.dtype, *libraries(encoder.model)),
     )
 
 

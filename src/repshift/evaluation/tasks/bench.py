@@ -19,7 +19,7 @@ from repshift.evaluation.tasks.variants import (
     compared_plans,
     with_rival,
 )
-from repshift.measure.environment import environment
+from repshift.measure.environment import environment, libraries
 from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
 from repshift.search.fidelity_meter import read_out
 
@@ -133,7 +133,7 @@ def run_bench(
     if sample.ndim == 4:
         rival, reason = smaller_images(model, spec, compared_plans(rows), sample)
     rows = [at_its_size(row, model) for row in with_rival(rows, rival)]
-    made_on = environment(device, dtype, "timm")
+    made_on = environment(device, dtype, *libraries(model))
     runs = [(row, number) for row in rows for number in range(max(1, len(row.plans)))]
     outputs.begin(model, runs, made_on)
     quality, first, count = _judge(loaded, spec, source, runs, batch_size, place, outputs)

@@ -17,7 +17,7 @@ from repshift.evaluation.tasks.vlm_cost import measure_cost
 from repshift.evaluation.tasks.vlm_rows import DENSE
 from repshift.evaluation.tasks.vlm_times import measure_times
 from repshift.measure.bootstrap import paired_interval
-from repshift.measure.environment import environment
+from repshift.measure.environment import environment, libraries
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -91,10 +91,13 @@ def bench_vision_language(
     Answers are kept in ``folder`` until all are there, so that a stopped run goes on.
     """
     facts = {"model": exam.name, **exam.facts}
-    facts |= environment(torch.device("cpu"), torch.float32, "transformers")
+    model = exam.model(rows[0].kernel)
+    weight = next(model.parameters())
+    made_on = environment(weight.device, weight.dtype, *libraries(model))
+    facts |= made_on
     store = None
     if folder is not None:
-        store = Store(folder, {"versions": facts["versions"], **exam.identity()})
+        store = Store(folder, {**made_on, **exam.identity()})
     dense: dict[str, Answers] = {}
     asked: dict[Row, dict[str, Figures]] = {}
     refused: dict[str, str] = {}
