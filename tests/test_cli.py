@@ -339,7 +339,7 @@ def test_bench_needs_nothing_that_only_the_tests_import(tmp_path, photos):
 
 @pytest.mark.usefixtures("plain", "one_registry")
 def test_export_writes_one_checked_file(run, own, tmp_path):
-    given = "--plan", "0:0.3", "--method", "tome", "--model-args", "depth=2"
+    given = "--plan", "0:0.3", "--method", "tome", "--model-args", "depth=1"
     status, out, err = run("export", own, *given)
     assert status == 0, err
     assert {path.name for path in tmp_path.iterdir()} == {

@@ -27,6 +27,7 @@ def test_the_example_runs(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("repshift.search.search_plan.METHODS", ("random",))
     monkeypatch.setattr("repshift.search.candidates.PATIENCE", 2)
-    monkeypatch.setattr("repshift.evaluation.collection.comparison.ROUNDS", 1)
+    for limit, value in {"SAMPLE": 4, "_TIMED": 1, "ROUNDS": 1}.items():
+        monkeypatch.setattr(f"repshift.evaluation.collection.comparison.{limit}", value)
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     assert PRINTED[name] in capsys.readouterr().out

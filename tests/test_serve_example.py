@@ -33,7 +33,7 @@ def pictures(count):
 @pytest.mark.parametrize("plan", [Plan({0: 0.3, 2: 5}, Shift()), Plan({0: 9}, reduction=ToMe())])
 def test_many_threads_get_what_the_model_says_alone(plan, batches):
     loaded = load_model("digits-vit")
-    model, files = loaded.model, pictures(4 * THREADS)
+    model, files = loaded.model, pictures(2 * THREADS)
     compress(model, plan)
     with torch.inference_mode():
         images = [loaded.prepare(decode_image(io.BytesIO(file), "x")) for file in files]

@@ -118,9 +118,9 @@ def test_rows_and_columns_of_a_resnet(plain, score):
 
 @pytest.mark.parametrize("method", ["shift(mlp, l2)", pytest.param("tome", marks=pytest.mark.slow)])
 def test_compiled(plain, method):
-    model = build("deit distilled", depth=2)
+    model = build("deit distilled", depth=1)
     torch._dynamo.reset()
-    plan = plain.Plan.from_method(method, {0: 0.3, 1: 4})
+    plan = plain.Plan.from_method(method, {0: 0.3})
     given = [images(batch) for batch in (2, 3)]
     with plain.compress(model, plan) as compression, torch.inference_mode():
         alone = [results(model, compression, batch) for batch in given]
