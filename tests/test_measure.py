@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import models
 import repshift
@@ -248,3 +248,17 @@ def test_a_bare_source_tree_knows_its_version(monkeypatch):
     found = versions("timm", "no-such-library")
     assert list(found) == ["python", "torch", "timm", "repshift"]
     assert found["repshift"] == repshift.__version__
+
+
+def test_operators_made_of_others_cost_what_pytorch_s_own_counter_says():
+    conv, linear, x = nn.Conv2d(3, 8, 3, 2), nn.Linear(49, 5), torch.randn(2, 3, 15, 15)
+
+    def run():
+        y = linear(conv(x).flatten(2))  # [2, 8, 5]
+        return torch.einsum("bci,bcj->bij", y, y) @ y[:, :5], F.conv1d(y, y.new_ones(1, 8, 3))
+
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        run()
+    assert count_flops(run) == (counter.get_total_flops() / 2, "none")
+    products = 2 * 8 * 49 * 27, 2 * 8 * 5 * 49, 2 * 5 * 5 * 8, 2 * 5 * 5 * 5, 2 * 3 * 8 * 3
+    assert count_flops(run)[0] == sum(products)

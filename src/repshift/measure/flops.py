@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, Any, cast
+from collections import Counter
+from contextlib import suppress
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 with suppress(ImportError):  # PyTorch 2.10; it defines the operator that is counted below
@@ -13,6 +16,8 @@ with suppress(ImportError):  # PyTorch 2.10; it defines the operator that is cou
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from torch._ops import OpOverload
 
 aten = torch.ops.aten
 
@@ -72,10 +77,33 @@ if hasattr(torch.nn.attention, "varlen"):
     _KERNELS[torch.ops.torch_attn._varlen_attn] = "flash"
 
 
-class _Everywhere(nullcontext):
-    """In the place of the counter's module tracker, which fails where a module gets a parameter."""
+class _Counter(TorchDispatchMode):
+    """Adds up what operators cost, by the formulas of PyTorch's counter and those above.
 
-    parents = frozenset({"Global"})
+    PyTorch's own takes longer than small operators do, and fails where a module gets a parameter.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.formulas = FlopCounterMode(display=False, custom_mapping=_ADDED).flop_registry
+        self.flops: Counter[Any] = Counter()  # those that ran, some at no cost
+
+    def __torch_dispatch__(
+        self, func: Any, types: object, args: Any = (), kwargs: Any = None
+    ) -> object:
+        kwargs = kwargs or {}
+        if _made_of_others(func):
+            with self:
+                return func.decompose(*args, **kwargs)
+        output = func(*args, **kwargs)
+        if formula := self.formulas.get(func.overloadpacket):
+            self.flops[func.overloadpacket] += formula(*args, **kwargs, out_val=output)
+        return output
+
+
+@cache
+def _made_of_others(operator: OpOverload) -> bool:
+    return operator.has_kernel_for_dispatch_key(torch.DispatchKey.CompositeImplicitAutograd)
 
 
 def count_flops(run: Callable[[], object]) -> tuple[float, str]:
@@ -87,10 +115,8 @@ def count_flops(run: Callable[[], object]) -> tuple[float, str]:
     where the map was formed. That of sequences of different lengths is told as ``flash``, which it
     is.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=_ADDED)
-    counter.mod_tracker = cast("Any", _Everywhere())
+    counter = _Counter()
     with counter, torch.inference_mode():
         run()
-    ran = counter.get_flop_counts().get("Global", {})
-    kernels = sorted({_KERNELS[op] for op in ran if op in _KERNELS})
-    return counter.get_total_flops() / 2, " + ".join(kernels) or "none"
+    kernels = sorted({_KERNELS[op] for op in counter.flops if op in _KERNELS})
+    return counter.flops.total() / 2, " + ".join(kernels) or "none"
