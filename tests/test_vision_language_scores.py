@@ -10,6 +10,7 @@ from repshift import (
     Grid,
     InputError,
     Keep,
+    LastQuery,
     Plan,
     Random,
     Redundancy,
@@ -154,11 +155,20 @@ def test_scores_of_a_prompt_are_refused_elsewhere(score):
         VisionLanguagePlan(decoder=Plan({1: 0.3}, score))
 
 
-def test_relevance_without_a_cache_is_refused():
+@pytest.mark.parametrize(
+    "plan",
+    [
+        VisionLanguagePlan(prompt=Keep(0.5, Relevance())),
+        VisionLanguagePlan(decoder=Plan({1: 0.5}, LastQuery())),
+    ],
+    ids=str,
+)
+def test_what_reads_the_words_is_refused_without_a_cache(plan):
     model = build("llava")
     batch = inputs(model, "llava", (1,))
-    with (
-        compress(model, VisionLanguagePlan(prompt=Keep(0.5, Relevance()))),
-        pytest.raises(InputError, match="use_cache=True"),
-    ):
-        model.generate(**batch, max_new_tokens=2, do_sample=False, use_cache=False)
+    with compress(model, plan):
+        with pytest.raises(InputError, match="use_cache=True"):
+            model.generate(**batch, max_new_tokens=2, do_sample=False, use_cache=False)
+        model.model.language_model.config.use_cache = False
+        with pytest.raises(InputError, match="use_cache=True"):
+            model(**batch)

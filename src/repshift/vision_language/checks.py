@@ -51,6 +51,11 @@ def check_prompt(
             "attention maps of a prompt from which tokens left do not stand for its tokens; call "
             "without output_attentions, or detach() first"
         )
+    if not call.cached and engine.plan.reads_words:
+        raise InputError(
+            "without a cache an image is decided again for every word, and a score that reads the "
+            "text would choose other tokens each time; call with use_cache=True"
+        )
     if family.both_ways and call.past is not None:
         raise InputError(
             f"{type(engine.parts.core).__name__} lets the tokens of an image see one another, by a "

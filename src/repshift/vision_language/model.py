@@ -49,7 +49,8 @@ class ModelSite:
             )
         cache = cache_of(given)
         call = Call(given.get("input_ids"), past=conversation_of(cache))
-        call.cached = given.get("use_cache") is not False
+        cached, config = given.get("use_cache"), self.engine.parts.language.config
+        call.cached = bool(getattr(config, "use_cache", True) if cached is None else cached)
         for modality, output in (given.get("mm_encoder_outputs") or {}).items():
             if output is not None:
                 call.features[modality] = _known(output)

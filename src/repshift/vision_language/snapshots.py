@@ -136,11 +136,6 @@ def _text(
     visual: Visual, embeds: Tensor, call: Call, engine: VisionLanguageEngine
 ) -> tuple[Tensor, Tensor]:
     """For each segment the embeddings of its row, and which of them are no text."""
-    if not call.cached:
-        raise InputError(
-            "without a cache an image is decided again for every word, and a score that reads the "
-            "text would choose other tokens each time; call with use_cache=True"
-        )
     assert call.ids is not None
     config, family = engine.parts.core.config, engine.parts.family
     visuals = [call.ids == getattr(config, name) for _, name in family.tokens]
