@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from repshift.errors import InputError
 from repshift.method import Method, check_choice
+from repshift.reductions.faults import fault_of
 from repshift.scores import Score, Shift
 
 if TYPE_CHECKING:
@@ -73,6 +75,18 @@ class Reduction(Method):
             as a rule all of them ascending; a share of 0 for padding.
         """
         raise NotImplementedError
+
+    def decide(
+        self, snapshot: Snapshots, scores: Float[Tensor, "B N"], drop: int, verify: bool
+    ) -> Step:
+        """The step; ``InputError`` if it is none of these tokens.
+
+        ``verify`` looks at its indices, too, which costs a synchronisation on a GPU.
+        """
+        step = self(snapshot, scores, drop)
+        if fault := fault_of(step, scores, drop, snapshot.prefix, verify):
+            raise InputError(f"the reduction {self}, which was to drop {drop} tokens, {fault}")
+        return step
 
 
 @dataclass(frozen=True)

@@ -159,7 +159,7 @@ class StageSite:
 
     def _scores(self, output: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N"]:
         score = self.engine.plan.score
-        scores = score(self._snapshots(output)).detach()
+        scores = score.rate(self._snapshots(output))
         if self.engine._verify(output) and scores.sum().isnan():
             raise InputError(
                 f"stage {self.index}: the score {score} is NaN, so the activations are; check the "

@@ -66,12 +66,13 @@ class BlockState:
         assert self.watched is not None
         self._follow(stream.device)
         snapshot = self._snapshots(stream)
-        return snapshot.guard(self.watched(snapshot).detach())
+        return snapshot.guard(self.watched.rate(snapshot))
 
-    def decide(self, stream: Float[Tensor, "B N C"], verify: bool) -> None:
+    def decide(self, stream: Float[Tensor, "B N C"], verify: bool, first: bool) -> None:
         """Find the ``step`` that drops tokens from the stream, the middle or the exit.
 
-        ``verify`` costs a synchronisation on a GPU.
+        ``verify`` costs a synchronisation on a GPU; in the ``first`` forward it looks through what
+        the reduction returns, too.
         """
         self._follow(stream.device)
         snapshot, unit = self._snapshots(stream), self.spec.unit
@@ -88,7 +89,10 @@ class BlockState:
         quota = self._quota(scores)
         if self._ragged:
             snapshot = snapshot.padded_to(quota.rows)
-        step = self.plan.reduction(snapshot, quota.even(scores), quota.drop).by_row(unit)
+        step = self.plan.reduction.decide(
+            snapshot, quota.even(scores), quota.drop, verify and first
+        )
+        step = step.by_row(unit)
         if self.cells is not None:
             step = step.of_patches(self.cells, self.spec.prefix_tokens)
         if self.cells is not None or self.spec.packing:
@@ -172,7 +176,7 @@ class BlockState:
         """The scores, inf for what is never dropped and -inf for padding."""
         plan, tokens = self.plan, snapshot.tokens
         if plan.reduction.scored:
-            scores = plan.score(snapshot).detach()
+            scores = plan.score.rate(snapshot)
             if verify and scores.sum().isnan():
                 raise InputError(
                     f"block {self.block}: the score {plan.score} is NaN, so the activations "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 from torch.nn import functional as F
 
+from repshift.errors import InputError
 from repshift.method import Method
 
 if TYPE_CHECKING:
@@ -209,3 +210,17 @@ class Score(Method):
             allowed; one that is NaN is an error that names the block.
         """
         raise NotImplementedError
+
+    def rate(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
+        """The scores, without gradient; ``InputError`` if they are not one number a token."""
+        scores, wanted = self(snapshot), snapshot.tokens.shape[:2]
+        if not isinstance(scores, torch.Tensor):
+            found = type(scores).__name__
+        elif scores.shape != wanted or not scores.is_floating_point():
+            found = f"{str(scores.dtype).removeprefix('torch.')} {list(scores.shape)}"
+        else:
+            return scores.detach()
+        raise InputError(
+            f"the score {self} returned {found}; expected one floating number a token, [B, N] = "
+            f"{list(wanted)}, prefix tokens and padding among them"
+        )

@@ -49,7 +49,7 @@ class Greedy(Score):
         return self.score.required()
 
     def __call__(self, snapshot: Snapshots) -> Float[torch.Tensor, "B N"]:
-        scores = snapshot.guard(self.score(snapshot).detach())
+        scores = snapshot.guard(self.score.rate(snapshot))
         free = scores.isfinite()
         low = scores.where(free, math.inf).amin(1, keepdim=True)
         high = scores.where(free, -math.inf).amax(1, keepdim=True)

@@ -146,9 +146,10 @@ class LayerSite:
         if "middle" in self.needs:
             streams["middle"] = self.engine._local.middle
         snapshot = layer_snapshots(self.index, decision, segments, streams, recorder, self.needs)
-        scores = plan.score(snapshot).detach()
+        scores = plan.score.rate(snapshot)
+        verify = self.engine._verify(scores)
         self.engine.refuse_nan(scores, plan.score, f"after layer {self.index}")
-        choice = choose(snapshot, scores, segments, each, plan.reduction, visual.size)
+        choice = choose(snapshot, scores, segments, each, plan.reduction, visual.size, verify)
         decision.pending = (self.index + 1, choice)
 
 

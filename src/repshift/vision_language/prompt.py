@@ -183,7 +183,7 @@ class PromptSite:
             told = visual.layout.scores.to(embeds.device)[visual.packed]
             scores = segments.batch(told[None])
         else:
-            scores = keep.score(snapshot).detach()
+            scores = keep.score.rate(snapshot)
         self.engine.refuse_nan(scores, keep.score, "between connector and language model")
         return choose(snapshot, scores, segments, each, keep.reduction)
 

@@ -68,6 +68,7 @@ def choose(
     each: list[int],
     reduction: Reduction,
     size: Float[Tensor, " T"] | None = None,
+    verify: bool = False,
 ) -> Choice:
     """Drop ``each`` of the tokens of every segment; the snapshot is a batch of the segments."""
     lengths = segments.lengths.cpu()
@@ -79,7 +80,7 @@ def choose(
         kept, dropped = highest(even, quota.drop)
         step = Step(kept, dropped, torch.zeros_like(dropped))
     else:
-        step = reduction(snapshot.padded_to(quota.rows), even, quota.drop)
+        step = reduction.decide(snapshot.padded_to(quota.rows), even, quota.drop, verify)
     if quota.rows != segments.longest:
         step = replace(step, rows=segments.longest)
     real = step.kept < lengths.to(step.kept.device)[:, None]

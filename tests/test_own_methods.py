@@ -1,0 +1,96 @@
+"""A score or a reduction of one's own that is wrong says so, where its results would be wrong."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import pytest
+import torch
+
+import resnet_models
+from models import build, images
+from repshift import InputError, Plan, Prune, Reduction, Score, Shift, compress
+from repshift.resnet.reductions import RowsAndColumns
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+# Each in place of the norms [B, N] of the tokens.
+SCORES = {
+    "one image's": (lambda norms: norms[:1], "float32 [1, 36]"),
+    "without prefix": (lambda norms: norms[:, 1:], "float32 [3, 35]"),
+    "one more axis": (lambda norms: norms[..., None], "float32 [3, 36, 1]"),
+    "whole numbers": (lambda norms: norms.long(), "int64 [3, 36]"),
+    "a list": (lambda norms: norms.tolist(), "list"),
+}
+# Each in place of what pruning returns.
+STEPS = {
+    "a tuple": (lambda step: (step.kept, step.dropped), "returned a tuple; expected a Step"),
+    "more": (
+        lambda step: replace(step, kept=step.kept[:, :-1]),
+        "returned kept [3, 25]; expected [3, 26] of 36 tokens",
+    ),
+    "the class token": (
+        lambda step: replace(step, kept=torch.cat((step.dropped[:, :1], step.kept[:, 1:]), 1),
+                             dropped=torch.cat((step.kept[:, :1], step.dropped[:, 1:]), 1)),
+        "did not keep the 1 prefix tokens first",
+    ),
+    "one twice": (
+        lambda step: replace(step, dropped=torch.cat((step.kept[:, :1], step.dropped[:, 1:]), 1)),
+        "kept and dropped that do not hold each token once",
+    ),
+    "an index": (lambda step: replace(step, target=step.target + 26), "a target that is no place"),
+    "a weight": (
+        lambda step: replace(step, share=torch.full(step.dropped.shape, 5.0)),
+        "a share below 0 or above 1",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SCORES)
+@torch.no_grad()
+def test_a_score_that_is_not_one_number_a_token(kind):
+    spoil, found = SCORES[kind]
+
+    @dataclass(frozen=True)
+    class Own(Score):
+        name: ClassVar[str] = "own"
+
+        def __call__(self, snapshot):
+            return spoil(snapshot.tokens.norm(dim=-1))
+
+    model = build("deit")
+    with compress(model, Plan({1: 10}, Own())), pytest.raises(InputError) as told:
+        model(images(3))
+    assert f"the score own returned {found}; expected one floating number" in str(told.value)
+
+
+@pytest.mark.parametrize("kind", STEPS)
+@torch.no_grad()
+def test_a_reduction_whose_step_is_none(kind):
+    spoil, fault = STEPS[kind]
+
+    @dataclass(frozen=True)
+    class Own(Reduction):
+        name: ClassVar[str] = "own"
+
+        def __call__(self, snapshot, scores, drop):
+            return spoil(Prune()(snapshot, scores, drop))
+
+    model = build("deit")
+    with compress(model, Plan({1: 10}, Shift(), Own())), pytest.raises(InputError) as told:
+        model(images(3))
+    assert str(told.value).startswith("the reduction own, which was to drop 10 tokens, ")
+    assert fault in str(told.value)
+
+
+@torch.no_grad()
+def test_a_score_of_a_grid_too():
+    @dataclass(frozen=True)
+    class Own(Score):
+        name: ClassVar[str] = "own"
+
+        def __call__(self, snapshot):
+            return snapshot.tokens.norm(dim=-1)[:1]
+
+    model, plan = resnet_models.build("torchvision basic"), Plan({0: 0.3}, Own(), RowsAndColumns())
+    says = "the score own returned float32 .1, "
+    with compress(model, plan), pytest.raises(InputError, match=says):
+        model(resnet_models.images(2))
