@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from models import build
-from repshift import Level, Merge, Plan, Random, Redundancy, ToMe
+from repshift import Level, Merge, Plan, Redundancy, ToMe
 from repshift.adapters import describe
 from repshift.cli.video import Retrieve
 from repshift.evaluation.models.umt import config
@@ -171,7 +171,7 @@ def test_a_plan_of_any_budget_brings_its_own_method(tmp_path):
     for plan in (
         Plan({0: 0.2}, Redundancy(), Merge()),
         Plan({0: Level(0.2)}),
-        Plan({0: 0.2}, Random(3), ToMe()),
+        Plan({0: 0.2}, reduction=ToMe()),
     ):
         (tmp_path / "plan.json").write_text(plan.to_json())
         video = Retrieve(plan=(str(tmp_path / "plan.json"),))

@@ -50,7 +50,8 @@ DROP = st.dictionaries(st.integers(0, 99), st.one_of(SHARE, st.integers(0, 500))
 
 @given(DROP, SCORE, REDUCTION)
 def test_json_reads_back_to_an_equal_plan(drop, score, reduction):
-    plan = Plan(drop, score, reduction)
+    given = {"score": score} if reduction.scored else {}
+    plan = Plan(drop, **given, reduction=reduction)
     again = Plan.from_json(plan.to_json())
     assert again == plan
     assert hash(again) == hash(plan)
@@ -93,7 +94,9 @@ def test_the_method_names_score_and_reduction():
     assert Plan({}, Random(3)).method == "random(3)"
     merging = Plan({}, Reverse(Shift("block")), Merge("plain"))
     assert merging.method == "reverse(shift(block, l2)) + merge(plain)"
-    assert Plan({}, Random(3), ToMe()).method == "tome"
+    assert Plan({}, reduction=ToMe()).method == "tome"
+    with pytest.raises(InputError, match=r"tome asks no score; leave random\(3\) out"):
+        Plan.from_method("random(3) + tome", {})
     assert Plan.from_method("merge", {}) == Plan({}, Shift(), Merge())
     assert Plan.from_method(" random(3)+prune ", {}) == Plan({}, Random(3))
 

@@ -64,6 +64,8 @@ class Plan:
                 f"a plan takes a Score and a Reduction, got {type(self.score).__name__} and "
                 f"{type(self.reduction).__name__}; write for example Plan(drop, score=Shift())"
             )
+        if not self.reduction.scored and self.score != self.reduction.default_score:
+            raise InputError(f"{self.reduction} asks no score; leave {self.score} out")
         for name in ("input_size", "frames"):
             if (given := getattr(self, name)) is not None:
                 object.__setattr__(self, name, whole(given, name, 1))

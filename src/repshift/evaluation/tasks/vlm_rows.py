@@ -174,7 +174,7 @@ def _at(depth: Depth, share: float) -> list[Row]:
             (VisionLanguagePlan(None, Keep(third**2), heard),)),
         Row("tower, prompt and decoder", share,
             (VisionLanguagePlan(
-                Plan({inside: 1 - third}, Shift("block")), Keep(third), heard
+                Plan({inside: 1 - third}, Shift("block")), Keep(third**2), heard
             ),)),
     ]  # fmt: skip
 

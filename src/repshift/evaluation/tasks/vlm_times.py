@@ -9,6 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 import torch
+from tqdm import tqdm
 
 from repshift.measure.speed import interleave
 from repshift.vision_language.families import parts_of
@@ -35,11 +36,13 @@ def measure_times(exam: Example, rows: Sequence[Row]) -> list[Times]:
     """Of the exam's example under every row, all rows in turn."""
     clocks = [Clock(exam, row) for row in rows]
     device = next(exam.model(rows[0].kernel).parameters()).device
-    interleave(
-        {str(number): clock.attached for number, clock in enumerate(clocks)},
-        {str(number): clock.call for number, clock in enumerate(clocks)},
-        device=device, rounds=exam.rounds, seconds=exam.seconds,
-    )  # fmt: skip
+    total = len(clocks) * exam.rounds
+    with tqdm(total=total, desc="speed, in turn", leave=False, delay=1) as bar:
+        interleave(
+            {str(number): clock.attached for number, clock in enumerate(clocks)},
+            {str(number): clock.call for number, clock in enumerate(clocks)},
+            device=device, rounds=exam.rounds, seconds=exam.seconds, progress=bar.update,
+        )  # fmt: skip
     return [Times(*(1e3 * median(each) for each in zip(*one.calls, strict=True))) for one in clocks]
 
 
