@@ -242,6 +242,7 @@ def test_a_function_of_ones_own(tmp_path, monkeypatch):
     assert torch.equal(filled.model(pixels), loaded.model(pixels))
     for name, settings, says in (
         ("my_zoo:none", {}, "my_zoo has no function none"),
+        ("my_zoo.py", {}, "my_zoo.py:FUNCTION"),
         ("my_zoo:number", {}, "returned int; expected a model"),
         ("my_zoo:make", {"size": 3}, "cannot be made with --model-args size=3"),
         ("my_zoo:needs", {}, r"missing .*: 'size'; --model-args are those of needs\(size\)"),

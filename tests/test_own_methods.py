@@ -62,6 +62,16 @@ def test_a_score_that_is_not_one_number_a_token(kind):
     assert f"the score own returned {found}; expected one floating number" in str(told.value)
 
 
+def test_a_need_that_is_nothing():
+    @dataclass(frozen=True)
+    class Own(Score):
+        name: ClassVar[str] = "own"
+        needs: ClassVar[frozenset[str]] = frozenset({"exitt"})
+
+    with pytest.raises(InputError, match="own needs 'exitt', which is nothing that can be capture"):
+        Plan({1: 10}, Own())
+
+
 @pytest.mark.parametrize("kind", STEPS)
 @torch.no_grad()
 def test_a_reduction_whose_step_is_none(kind):

@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -335,3 +336,14 @@ def test_a_file_of_version_0_1_is_read_and_written_by_the_new_name(old, reductio
     assert json.loads(plan.to_json())["reduction"] == {"name": reduction.name}
     with pytest.raises(InputError, match=f"'{old}' is not one of"):
         Plan.from_method(f"shift(block) + {old}", {0: 2})
+
+
+def test_a_plan_that_no_file_could_name_is_not_saved(tmp_path):
+    @dataclass(frozen=True)
+    class Nameless(Score):
+        name: ClassVar[str] = "nameless"
+
+    for score in (Nameless(), Reverse(Nameless())):
+        with pytest.raises(InputError, match="nameless is not registered"):
+            Plan({0: 0.5}, score).save(tmp_path / "plan.json")
+    assert not list(tmp_path.iterdir())

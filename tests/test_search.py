@@ -479,3 +479,20 @@ def test_what_are_no_images_is_one_clear_line(small, given):
         search_plan(model, given, flops=0.8)
     with pytest.raises(InputError, match="the model is a NoneType; pass a torch.nn.Module"):
         search_plan(None, images(), flops=0.8)
+
+
+@pytest.mark.parametrize(
+    ("difference", "says"),
+    [
+        ((-0.02, -0.03, -0.01), "the plan's is lower by 0.0200 (95 %: 0.0100 to 0.0300)"),
+        ((0.02, 0.01, 0.03), "higher by 0.0200 (95 %: 0.0100 to 0.0300): take the smaller input"),
+        ((0.02, -0.01, 0.05), "not told apart from it (+0.0200, 95 %: -0.0100 to +0.0500)"),
+    ],
+)
+def test_a_plan_that_is_no_better_than_a_smaller_input_says_so(small, difference, says):
+    model, photos = small
+    found = search_plan(model, photos, flops=0.7, methods=QUICK[1:], batch_size=4)
+    rival = {"pixels": 24, "flops": 0.7, "loss": 0.1}
+    rival["difference"] = dict(zip(("loss", "from", "to"), difference, strict=True))
+    found.provenance["smaller input"] = rival
+    assert says in found.summary()

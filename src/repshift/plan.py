@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from repshift import plan_text
 from repshift.errors import InputError, quoted
 from repshift.files import write_text
 from repshift.numbers import finite, whole
-from repshift.plan_text import code_of, read_file, read_json, read_label, read_schedule, to_form
 from repshift.presets import RESNET, SHIFT, VID_TLDR
 from repshift.reductions import Prune, Reduction, ToMe, VidTLDR
 from repshift.resnet.reductions import RowsAndColumns
@@ -64,13 +64,10 @@ class Plan:
                 f"a plan takes a Score and a Reduction, got {type(self.score).__name__} and "
                 f"{type(self.reduction).__name__}; write for example Plan(drop, score=Shift())"
             )
-        if not self.reduction.scored and self.score != self.reduction.default_score:
-            raise InputError(f"{self.reduction} asks no score; leave {self.score} out")
+        self.reduction.check(self.score, self.adaptive)
         for name in ("input_size", "frames"):
             if (given := getattr(self, name)) is not None:
                 object.__setattr__(self, name, whole(given, name, 1))
-        if self.adaptive and not self.reduction.scored:
-            raise InputError(f"a level is one of scores, and {self.reduction} asks none")
 
     def __str__(self) -> str:
         return f"{self.method} at {self.schedule or 'no block'}"
@@ -256,7 +253,8 @@ class Plan:
         return json.dumps(self._form() | known, indent=2)
 
     def save(self, path: Path | str) -> None:
-        """Write the JSON file, whole or not at all, that ``load`` and every command read."""
+        """Write a JSON file, whole or not at all; ``InputError`` if no ``load`` could read it."""
+        plan_text.check_registered(self.score, self.reduction)
         write_text(Path(path), self.to_json())
 
     @property
@@ -265,22 +263,22 @@ class Plan:
 
         Its JSON, and of methods that are not built in the digest of the file they stand in.
         """
-        return json.dumps(self._form() | code_of(self.score, self.reduction))
+        return json.dumps(self._form() | plan_text.code_of(self.score, self.reduction))
 
     def _form(self) -> dict[str, Any]:
         sizes = {"input_size": self.input_size, "frames": self.frames}
-        return to_form(self.drop, self.score, self.reduction, **sizes)
+        return plan_text.to_form(self.drop, self.score, self.reduction, **sizes)
 
     @classmethod
     def from_json(cls, text: str) -> Plan:
         """Read a plan; all but ``drop`` may be left out."""
-        parts, provenance = read_json(text)
+        parts, provenance = plan_text.read_json(text)
         return cls(**parts).found(provenance)
 
     @classmethod
     def load(cls, path: Path | str) -> Plan:
         """Read a plan's file, as ``save`` and ``repshift search`` write it."""
-        return read_file(path, cls.from_json)
+        return plan_text.read_file(path, cls.from_json)
 
     def found(self, provenance: Any) -> Plan:
         """The same plan, with how it was found."""
@@ -294,9 +292,9 @@ class Plan:
 
         A reduction alone takes the default score, if it asks one.
         """
-        return cls(drop, **read_label(label))
+        return cls(drop, **plan_text.read_label(label))
 
     @classmethod
     def from_schedule(cls, text: str) -> Plan:
         """Read ``0:0.2,3:level(0.2),6:20``: block, colon, share below 1, level or whole number."""
-        return cls(read_schedule(text))
+        return cls(plan_text.read_schedule(text))

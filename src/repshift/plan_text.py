@@ -133,6 +133,16 @@ def code_of(*methods: Method) -> dict[str, Any]:
     return {"code": code} if code else {}
 
 
+def check_registered(*methods: Method) -> None:
+    """``InputError`` if one of the methods, or of those in their settings, has no known name."""
+    for kind in set().union(*map(_own, methods)):
+        if registered(Method).get(kind.name) is not kind:
+            raise InputError(
+                f"{kind.name} is not registered, so no file with it could be read; put @register "
+                f"above the class {kind.__qualname__}"
+            )
+
+
 def _check_text(given: Any, expected: str) -> None:
     if not isinstance(given, str):
         raise InputError(f"got {given!r}; expected {expected}")

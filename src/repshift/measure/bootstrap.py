@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from jaxtyping import Float
     from torch import Tensor
 
@@ -23,3 +25,13 @@ def paired_interval(
     means = difference[places].mean(1).sort().values
     low, high = means[round(0.025 * DRAWS)], means[round(0.975 * DRAWS) - 1]
     return difference.mean().item(), low.item(), high.item()
+
+
+def apart(difference: Mapping[str, float]) -> str:
+    """How far a loss is from that of a smaller input, and how sure that is, for people."""
+    loss, low, high = (difference[name] for name in ("loss", "from", "to"))
+    if low <= 0 <= high:
+        return f"not told apart from it ({loss:+.4f}, 95 %: {low:+.4f} to {high:+.4f})"
+    if loss > 0:
+        return f"higher by {loss:.4f} (95 %: {low:.4f} to {high:.4f}): take the smaller input"
+    return f"lower by {-loss:.4f} (95 %: {-high:.4f} to {-low:.4f})"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 from repshift.errors import InputError
 from repshift.method import Method, check_choice
 from repshift.reductions.faults import fault_of
-from repshift.scores import Score, Shift
+from repshift.scores import Need, Score, Shift
 
 if TYPE_CHECKING:
     from typing import Any
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from repshift.scores import Need, Snapshots
+    from repshift.scores import Snapshots
     from repshift.sequence.token_map import Step
 
 Weighing = Literal["proportional", "plain"]
@@ -60,6 +60,19 @@ class Reduction(Method):
         tokens can be dropped.
         """
         return (patches - protected) // 2 if self.at_most_half else patches
+
+    def check(self, score: Score, adaptive: bool) -> None:
+        """``InputError`` if it asks no score, or one of the two needs what is nothing."""
+        if not self.scored and adaptive:
+            raise InputError(f"a level is one of scores, and {self} asks none")
+        if not self.scored and score != self.default_score:
+            raise InputError(f"{self} asks no score; leave {score} out")
+        for method, needs in ((score, score.required()), (self, self.needs)):
+            if unknown := needs - set(get_args(Need)):
+                raise InputError(
+                    f"{method} needs {', '.join(sorted(map(repr, unknown)))}, which is nothing "
+                    f"that can be captured; a need is one of {', '.join(get_args(Need))}"
+                )
 
     def __call__(self, snapshot: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
         """Decide which tokens of each image are dropped.

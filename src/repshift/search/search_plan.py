@@ -14,7 +14,7 @@ from repshift.adapters import EncoderSpec, describe
 from repshift.compress import compress
 from repshift.errors import InputError
 from repshift.input_size import input_in_words
-from repshift.measure.bootstrap import paired_interval
+from repshift.measure.bootstrap import apart, paired_interval
 from repshift.measure.digest import digest
 from repshift.measure.environment import libraries, processor, versions
 from repshift.plan import Plan
@@ -83,12 +83,10 @@ class SearchResult:
                 f"{fixed['fidelity']:.4f}, {unlike} {fixed['loss']:.4f}"
             )
         if rival := facts.get("smaller input"):
-            interval = rival["difference"]
             size = next(f"{rival[unit]} {unit}" for unit in ("pixels", "frames") if unit in rival)
             lines.append(
                 f"the dense model on {size}, {100 * rival['flops']:.1f} % of the FLOPs: {unlike} "
-                f"{rival['loss']:.4f}, the plan's is lower by {-interval['loss']:.4f} "
-                f"(95 %: {-interval['to']:.4f} to {-interval['from']:.4f})"
+                f"{rival['loss']:.4f}, the plan's is {apart(rival['difference'])}"
             )
         if target == "speedup":
             lines.append(f"{facts['measured_speedup']:.2f}x measured, {value:.2f}x promised")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from repshift.errors import InputError
 
@@ -40,6 +40,8 @@ def decode_image(file: Path | BytesIO, name: str) -> Image.Image:
             image = _rgb(ImageOps.exif_transpose(opened), opened)
     except InputError as error:
         raise InputError(f"{name} {error}") from None
+    except UnidentifiedImageError:
+        raise InputError(f"{name} cannot be read as an image: Pillow knows no such kind") from None
     except Exception as error:  # a damaged file makes the readers stumble on anything
         raise InputError(f"{name} cannot be read as an image: {error}") from None
     if min(image.size) < SMALLEST:

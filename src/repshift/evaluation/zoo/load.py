@@ -51,6 +51,8 @@ def load_model(
         return import_module(f"repshift.evaluation.zoo.{module}").load(rest, wanted)
     if colon and rest and library:
         return import_module("repshift.evaluation.zoo.own").load(name, wanted)
+    if name.endswith(".py"):
+        raise InputError(f"--model {name}: name the function that makes the model, {name}:FUNCTION")
     if name in scenes.NAMES:
         raise InputError(f"{name} answers questions: it goes with repshift bench and search alone")
     if name not in offline.OFFLINE:
