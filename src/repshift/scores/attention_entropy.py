@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @register
 @dataclass(frozen=True)
 class AttentionEntropy(Score):
-    """Negative entropy of the attention each token pays, mean over heads (vid-TLDR, CVPR 2024).
+    """Negative entropy of the mean over heads of the attention a token pays (vid-TLDR, CVPR 2024).
 
     The sharper, the more important. The reduction ``vid-tldr`` removes the background from it.
     """
