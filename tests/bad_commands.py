@@ -94,7 +94,7 @@ NUMBERS = [
 PLACES = [
     ("bench --model scenes-vlm --samples 0", "--samples is 0; expected 1 or more"),
     ("bench --model scenes-vlm --samples 301", "there are 300 questions of each kind"),
-    ("bench --model scenes-vlm --plan deit", "deit cannot be read"),
+    ("bench --model scenes-vlm --plan deit", "--plan is deit; a vision-language model takes JSON"),
     ("bench --model scenes-vlm --json b", "--json is b; what is written is named *.json"),
     ("bench --model digits-vit --json folder.json", "folder.json: it is a directory"),
     ("bench --model digits-vit --json a_folder", "is written is named *.json"),

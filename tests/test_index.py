@@ -158,7 +158,8 @@ def test_a_table_of_something_else_is_refused(run, digits, encoder, tmp_path, ot
 
 def test_what_is_wrong_is_said_in_one_line(run, photos, tmp_path, encoder):
     table_of(tmp_path / "d.lance", encoder)
-    (tmp_path / "empty").mkdir()
+    for folder in ("empty", "empty.lance"):
+        (tmp_path / folder).mkdir()
     for command, says in [
         (["index", "nowhere", *DIGITS], "nowhere is not there; pass a folder, a shard"),
         (["index", *DIGITS], "no photographs are named; pass a folder, shards or a URL"),
@@ -167,7 +168,8 @@ def test_what_is_wrong_is_said_in_one_line(run, photos, tmp_path, encoder):
         (["index", photos, *DIGITS, "--out", "x.db"], "what is written is named *.lance"),
         (["index", photos, *DIGITS, "--every", 0], "--every is 0.0; expected seconds"),
         (["find", "no.lance", "a"], "no.lance is not there; make it with: repshift index"),
-        (["find", "empty", "a"], "cannot be read as a table of LanceDB"),
+        (["find", "empty", "a"], "empty is a folder and no index of one; make it with: repshift"),
+        (["find", "empty.lance", "a"], "cannot be read as a table of LanceDB"),
         (["find", "d.lance", "cat.jpg"], "cat.jpg is not a file; pass one that is there"),
         (
             ["find", "d.lance", "a cat " * 99],

@@ -65,7 +65,7 @@ def compress(
     if spec is None and is_vision_language(model):
         raise InputError(
             f"{type(model).__name__} is a vision-language model; pass a VisionLanguagePlan, such "
-            "as VisionLanguagePlan(prompt=Keep(0.25))"
+            "as VisionLanguagePlan(prompt=Keep(0.25)) or VisionLanguagePlan.load(a file)"
         )
     plan = as_plan(plan)
     check_frames(plan, model)

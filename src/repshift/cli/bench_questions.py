@@ -42,6 +42,12 @@ def bench_questions(command: Bench) -> None:
             raise InputError(f"--{flag} does not apply to {what}; leave it out")
     if command.samples is not None:
         options.positive("--samples", command.samples)
+    for text in command.plan:
+        if not text.endswith(".json"):
+            raise InputError(
+                f"--plan is {text}; a vision-language model takes JSON files of plans for it, such "
+                "as repshift search writes"
+            )
     plans = [found(Path(text).stem, VisionLanguagePlan.load(text)) for text in command.plan]
     out = command.out or Path("runs") / options.model_name(command.model)
     files = ResultFiles(

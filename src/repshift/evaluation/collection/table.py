@@ -146,6 +146,11 @@ def open_table(path: Path) -> Table:
     """The table that ``repshift index`` wrote; ``InputError`` if there is none."""
     if not path.is_dir():
         raise InputError(f"{path} is not there; make it with: repshift index PHOTOS --out {path}")
+    if path.suffix != ".lance":
+        raise InputError(
+            f"{path} is a folder and no index of one; make it with: repshift index {path} --out "
+            f"{path}.lance"
+        )
     try:
         return Table(path, _database(path).open_table(path.stem))
     except (ValueError, RuntimeError, OSError) as error:
