@@ -21,6 +21,18 @@ if TYPE_CHECKING:
 Self = TypeVar("Self", bound="Attachment")  # typing's own is not checked function by function
 
 
+def own_of_a_thread() -> threading.local:
+    """A place for what a forward leaves behind, empty in this thread.
+
+    A graph that was compiled where nothing stood would be compiled again once something does.
+    """
+    local = threading.local()
+    for name in ("state", "trace", "means", "layout", "called"):
+        setattr(local, name, None)
+    local.begun = 0
+    return local
+
+
 class Attachment:
     """Something attached to a model until it is detached; a context manager.
 
@@ -30,7 +42,7 @@ class Attachment:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._local = threading.local()
+        self._local = own_of_a_thread()
         self._verified = False
         self._entered = False
         self._handles: list[RemovableHandle | ReplacedMethod] = []
@@ -81,12 +93,16 @@ class Attachment:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
-        self._local, self._entered = threading.local(), False
+        self._local, self._entered = own_of_a_thread(), False
 
     def _verify(self, features: Tensor) -> bool:
         # NaN sorts first, so that a NaN token is kept and turns the output to NaN: never silent.
         # Saying so at once costs a synchronisation on a GPU, which only the first forward pays.
-        return readable(features) and (features.device.type == "cpu" or not self._verified)
+        return self._fresh(features) or (readable(features) and features.device.type == "cpu")
+
+    def _fresh(self, features: Tensor) -> bool:
+        # In this order: a compiled graph that reads the second would be compiled again.
+        return readable(features) and not self._verified
 
 
 class Hook:

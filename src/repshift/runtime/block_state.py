@@ -89,9 +89,7 @@ class BlockState:
         quota = self._quota(scores)
         if self._ragged:
             snapshot = snapshot.padded_to(quota.rows)
-        step = self.plan.reduction.decide(
-            snapshot, quota.even(scores), quota.drop, verify and first
-        )
+        step = self.plan.reduction.decide(snapshot, quota.even(scores), quota.drop, first)
         step = step.by_row(unit)
         if self.cells is not None:
             step = step.of_patches(self.cells, self.spec.prefix_tokens)

@@ -209,7 +209,7 @@ class BlockSite:
                 "the norm between attention and MLP, and write x = x + ..."
             )
         if self.engine.plan.before_mlp and state.acts:
-            state.decide(middle, self.engine._verify(middle), not self.engine._verified)
+            state.decide(middle, self.engine._verify(middle), self.engine._fresh(middle))
         return None if state.step is None else (self._own(state.reduce(middle)), *args[1:])
 
     def _capture_activation(self, _: nn.Module, args: tuple[Any, ...]) -> None:
@@ -235,7 +235,7 @@ class BlockSite:
         check_attention(self.engine, state)
         self._check_in_place(state, tokens)
         if state.acts and not plan.before_mlp:
-            state.decide(tokens, self.engine._verify(tokens), not self.engine._verified)
+            state.decide(tokens, self.engine._verify(tokens), self.engine._fresh(tokens))
         if state.acts and state.step is None:
             raise InputError(
                 f"{plan.reduction} acts between attention and MLP of block {index}, and its norm2 "
