@@ -12,6 +12,7 @@ tokens as a plan keeps, and pruning by the last query on eager attention, which 
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import median
 
 import torch
 import transformers
@@ -21,8 +22,9 @@ from repshift import Grid, Keep, LastQuery, Plan, Random, Shift, VisionLanguageP
 from repshift.evaluation.tasks.vlm_cost import measure_cost
 from repshift.evaluation.tasks.vlm_exam import Example
 from repshift.evaluation.tasks.vlm_rows import DENSE, Row
-from repshift.evaluation.tasks.vlm_times import measure_times
+from repshift.evaluation.tasks.vlm_times import clocked
 from repshift.measure.flops import count_flops
+from repshift.measure.speed import speedup
 from repshift.runtime.attention import EagerAttention
 
 IMAGE = 5  # the id of a placeholder; words have the ids behind it
@@ -163,14 +165,16 @@ def measure(shape, images, setting):
     """All rows for prompts of so many images; of several only those of fused attention."""
     rows = [row for row in ROWS if images == 1 or not isinstance(row, Eager)]
     bench, found = Prompt(SHAPES[shape], images, setting), []
-    for row, taken in zip(rows, measure_times(bench, rows), strict=True):
+    clocks = clocked(bench, rows)
+    for row, clock in zip(rows, clocks, strict=True):
         cost = {"shape": shape, "images": images, "method": row.label}
         cost |= asdict(measure_cost(bench, row))
         cost["prefill_gflops"] = cost["gflops"] - bench.tower_gflops(row)
-        cost |= {f"{phase}_ms": milliseconds for phase, milliseconds in asdict(taken).items()}
         found.append(cost)
         for phase in PHASES:
-            cost[f"{phase}_speedup"] = found[0][f"{phase}_ms"] / cost[f"{phase}_ms"]
+            taken = clock.seconds(phase)
+            cost[f"{phase}_ms"] = 1e3 * median(taken)
+            cost[f"{phase}_speedup"] = speedup(taken, clocks[0].seconds(phase))
         promised = found[0]["prefill_gflops"] / cost["prefill_gflops"]
         cost["flop_share"] = cost["prefill_speedup"] / promised
     return found

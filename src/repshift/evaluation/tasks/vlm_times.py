@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from tqdm import tqdm
@@ -31,9 +31,26 @@ class Times:
     word: float
 
 
-@torch.inference_mode()
+class Call(NamedTuple):
+    """Seconds of one call, by the names of ``Times``."""
+
+    tower: float
+    prefill: float
+    first: float
+    word: float
+
+
 def measure_times(exam: Example, rows: Sequence[Row]) -> list[Times]:
-    """Of the exam's example under every row, all rows in turn."""
+    """Of the exam's example under every row, all rows in turn; the medians over the rounds."""
+    return [
+        Times(*(1e3 * median(clock.seconds(phase)) for phase in Call._fields))
+        for clock in clocked(exam, rows)
+    ]
+
+
+@torch.inference_mode()
+def clocked(exam: Example, rows: Sequence[Row]) -> list[Clock]:
+    """The exam's example run under every row, all rows in turn."""
     clocks = [Clock(exam, row) for row in rows]
     device = next(exam.model(rows[0].kernel).parameters()).device
     total = len(clocks) * exam.rounds
@@ -43,7 +60,7 @@ def measure_times(exam: Example, rows: Sequence[Row]) -> list[Times]:
             {str(number): clock.call for number, clock in enumerate(clocks)},
             device=device, rounds=exam.rounds, seconds=exam.seconds, progress=bar.update,
         )  # fmt: skip
-    return [Times(*(1e3 * median(each) for each in zip(*one.calls, strict=True))) for one in clocks]
+    return clocks
 
 
 class Clock:
@@ -55,9 +72,13 @@ class Clock:
     def __init__(self, exam: Example, row: Row) -> None:
         self.exam, self.row, self.model = exam, row, exam.model(row.kernel)
         self.inputs, self.words = exam.example(row), exam.words
-        self.calls: list[tuple[float, float, float, float]] = []
+        self.rounds: list[list[Call]] = []
         self.moments: list[float] = []
         self.tower = 0.0
+
+    def seconds(self, phase: str) -> list[float]:
+        """What a phase took in each round, the median of its calls."""
+        return [median(getattr(call, phase) for call in calls) for calls in self.rounds]
 
     @contextmanager
     def attached(self) -> Generator[None]:
@@ -73,6 +94,7 @@ class Clock:
         def end(*_: object) -> None:
             self.tower += self.now() - began
 
+        self.rounds.append([])
         handles = [tower.register_forward_pre_hook(begin), tower.register_forward_hook(end)]
         try:
             with self.row.attached(model, self.row.plans[0] if self.row.plans else None):
@@ -90,7 +112,8 @@ class Clock:
         )  # fmt: skip
         start, _, word, *_, last = self.moments
         first = word - start
-        self.calls.append((self.tower, first - self.tower, first, (last - word) / self.words))
+        call = Call(self.tower, first - self.tower, first, (last - word) / self.words)
+        self.rounds[-1].append(call)
 
     def put(self, _: object) -> None:
         """The prompt, then each word: what a streamer is told."""
