@@ -103,7 +103,7 @@ def test_an_answer_may_go_on_and_be_written_otherwise(qwen):
     [
         (["--model", "digits-vit"], "a vision-language model of transformers, named hf:"),
         (["--labels"], "--labels does not apply to a bench with --questions"),
-        (["--plan", "deit"], "deit cannot be read"),
+        (["--plan", "deit"], "--plan is deit; a vision-language model takes JSON files"),
         (["--samples", "0"], "--samples is 0; expected 1 or more"),
         (["--questions", "none.json"], "none.json"),
     ],

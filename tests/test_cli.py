@@ -321,7 +321,7 @@ speed._cpu_seconds = lambda run, seconds: measured(run, seconds / 100)
 
 
 def test_bench_needs_nothing_that_only_the_tests_import(tmp_path, photos):
-    images = "--images", str(photos), "--batch-size", "3", "--samples", "2"
+    images = "--images", str(photos), "--batch-size", "1", "--samples", "2"
     (tmp_path / "short.py").write_text(SHORT)
     command = [sys.executable, "-m", "repshift", "bench", "--model", "digits-vit", *images]
     done = subprocess.run(

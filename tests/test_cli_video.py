@@ -61,7 +61,7 @@ def umt(tmp_path, monkeypatch):
 
 
 def test_retrieve_offline_compares_as_the_paper_does(run, tmp_path):
-    command = ["retrieve", "--compare", "--workers", 0, "--batch-size", 2, "--json", "r.json"]
+    command = ["retrieve", "--compare", "--workers", 0, "--batch-size", 1, "--json", "r.json"]
     status, out, err = run(*command)
     assert status == 0, err
     assert "T2V R@1/5/10" in out
@@ -91,7 +91,7 @@ def test_retrieve_offline_compares_as_the_paper_does(run, tmp_path):
 
 
 def test_answer_offline(run, tmp_path):
-    given = "--workers", 0, "--batch-size", 2, "--plan", "umt-qa", "0:0.2"
+    given = "--workers", 0, "--batch-size", 1, "--plan", "umt-qa", "0:0.2"
     status, out, err = run("answer", *given, "--out", "o")
     assert status == 0, err
     written = json.loads((tmp_path / "o" / "answers.json").read_text())

@@ -63,7 +63,9 @@ def test_the_units_of_the_lowest_mean_are_dropped(amount):
 @pytest.mark.parametrize("reduction", [Merge(), ToMe()], ids=str)
 def test_rows_are_merged_with_those_of_another_unit(reduction):
     model, spec = encoder()
-    with compress(model, Plan({0: 0.3, 1: 0.3}, Shift("block"), reduction), spec) as compression:
+    score = {"score": Shift("block")} if reduction.scored else {}
+    plan = Plan({0: 0.3, 1: 0.3}, **score, reduction=reduction)
+    with compress(model, plan, spec) as compression:
         model(photos())
         kept, sizes = compression.kept, compression.sizes
     assert (sizes.sum(1) == 48).all()
