@@ -172,9 +172,9 @@ def measure(shape, images, setting):
         cost["prefill_gflops"] = cost["gflops"] - bench.tower_gflops(row)
         found.append(cost)
         for phase in PHASES:
-            taken = clock.seconds(phase)
-            cost[f"{phase}_ms"] = 1e3 * median(taken)
-            cost[f"{phase}_speedup"] = speedup(taken, clocks[0].seconds(phase))
+            taken = clock.milliseconds(phase)
+            cost[f"{phase}_ms"] = median(taken)
+            cost[f"{phase}_speedup"] = speedup(taken, clocks[0].milliseconds(phase))
         promised = found[0]["prefill_gflops"] / cost["prefill_gflops"]
         cost["flop_share"] = cost["prefill_speedup"] / promised
     return found

@@ -67,6 +67,7 @@ def test_what_is_cropped_is_not_drawn(llava, size):
         (["--model", "hf:TEXT"], "is no vision-language model: bert reads no images"),
         (["--model", "hf:LLAVA"], "write <|image_pad|> where the image stands"),
         (["--model", "hf:QWEN", "--prompt", "w5 <|image_pad|>"], "leave the placeholder out"),
+        (["--model", "hf:QWEN", "--plan", "deit"], "--plan is deit; a vision-language model takes"),
         (["--model", "hf:QWEN", "--plan", "none.json"], "none.json cannot be read: No such file"),
         (["--model", "hf:QWEN", "--plan", "vit.json"], "unknown keys drop"),
         (["--model", "hf:QWEN", "--plan", "deep.json"], "which has 4"),

@@ -31,7 +31,6 @@ def bench_questions(command: Bench) -> None:
     from repshift.evaluation.report.vision_language import write_vision_language
     from repshift.evaluation.tasks.vlm_bench import bench_vision_language
     from repshift.evaluation.tasks.vlm_rows import found
-    from repshift.vision_language.plan import VisionLanguagePlan
 
     scenes = command.model in SCENES
     for field in fields(command):
@@ -42,13 +41,7 @@ def bench_questions(command: Bench) -> None:
             raise InputError(f"--{flag} does not apply to {what}; leave it out")
     if command.samples is not None:
         options.positive("--samples", command.samples)
-    for text in command.plan:
-        if not text.endswith(".json"):
-            raise InputError(
-                f"--plan is {text}; a vision-language model takes JSON files of plans for it, such "
-                "as repshift search writes"
-            )
-    plans = [found(Path(text).stem, VisionLanguagePlan.load(text)) for text in command.plan]
+    plans = [found(Path(text).stem, options.read_prompt_plan(text)) for text in command.plan]
     out = command.out or Path("runs") / options.model_name(command.model)
     files = ResultFiles(
         out / "bench.json", out / "bench.md", out / "bench.png", out / "report.html", command.json

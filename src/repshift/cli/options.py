@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from repshift.vision_language.plan import VisionLanguagePlan
+
 # A tuple of what --import names; the flag is repeated. ``import`` is no name that a field can have.
 Imports = Annotated[
     tuple[str, ...], tyro.conf.arg(name="import", metavar="MODULE"), tyro.conf.UseAppendAction
@@ -35,6 +37,18 @@ MOST_WORKERS = 256  # processes that decode; each takes some hundred megabytes
 def read_plans(texts: Sequence[str]) -> list[tuple[str, Plan]]:
     """``--plan``: several plans, each once, with what they were called."""
     return _distinct("--plan", [(text, as_plan(text)) for text in texts])
+
+
+def read_prompt_plan(text: str) -> VisionLanguagePlan:
+    """``--plan`` of a vision-language model, for which no plan has a name."""
+    from repshift.vision_language.plan import VisionLanguagePlan
+
+    if not text.endswith(".json"):
+        raise InputError(
+            f"--plan is {text}; a vision-language model takes JSON files of plans for it, such as "
+            "repshift search writes"
+        )
+    return VisionLanguagePlan.load(text)
 
 
 def read_methods(labels: Sequence[str]) -> list[Plan]:

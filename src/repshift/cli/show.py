@@ -105,7 +105,7 @@ class Show:
                 raise InputError(f"{flag} does not go with --prompt; leave it out")
         plan = VisionLanguagePlan(prompt=Keep(0.25))
         if self.plan is not None:
-            plan = VisionLanguagePlan.load(self.plan)
+            plan = options.read_prompt_plan(self.plan)
 
         def draw(image: Image) -> tuple[Figure, list[str]]:
             loaded = load_vision_language(self.model)

@@ -117,11 +117,15 @@ def bench_vision_language(
     times = measure_times(exam, list(asked))
     outcomes = [
         Outcome(
-            row.label, row.share, cost.tokens, cost.gflops, cost.kernel, cost.cache_mb,
-            [one.to_json() for one in row.plans], figures, taken,
+            label=row.label,
+            share=row.share,
+            **asdict(cost),
+            plans=[one.to_json() for one in row.plans],
+            figures=figures,
+            milliseconds=taken,
         )
         for (row, figures), cost, taken in zip(asked.items(), costs, times, strict=True)
-    ]  # fmt: skip
+    ]
     return VisionLanguageBench(outcomes, refused, exam.kinds, facts)
 
 

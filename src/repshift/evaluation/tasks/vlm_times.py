@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import median
 from time import perf_counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
@@ -31,19 +31,11 @@ class Times:
     word: float
 
 
-class Call(NamedTuple):
-    """Seconds of one call, by the names of ``Times``."""
-
-    tower: float
-    prefill: float
-    first: float
-    word: float
-
-
 def measure_times(exam: Example, rows: Sequence[Row]) -> list[Times]:
     """Of the exam's example under every row, all rows in turn; the medians over the rounds."""
+    phases = [field.name for field in fields(Times)]
     return [
-        Times(*(1e3 * median(clock.seconds(phase)) for phase in Call._fields))
+        Times(*(median(clock.milliseconds(phase)) for phase in phases))
         for clock in clocked(exam, rows)
     ]
 
@@ -72,11 +64,11 @@ class Clock:
     def __init__(self, exam: Example, row: Row) -> None:
         self.exam, self.row, self.model = exam, row, exam.model(row.kernel)
         self.inputs, self.words = exam.example(row), exam.words
-        self.rounds: list[list[Call]] = []
+        self.rounds: list[list[Times]] = []
         self.moments: list[float] = []
         self.tower = 0.0
 
-    def seconds(self, phase: str) -> list[float]:
+    def milliseconds(self, phase: str) -> list[float]:
         """What a phase took in each round, the median of its calls."""
         return [median(getattr(call, phase) for call in calls) for calls in self.rounds]
 
@@ -112,8 +104,8 @@ class Clock:
         )  # fmt: skip
         start, _, word, *_, last = self.moments
         first = word - start
-        call = Call(self.tower, first - self.tower, first, (last - word) / self.words)
-        self.rounds[-1].append(call)
+        seconds = self.tower, first - self.tower, first, (last - word) / self.words
+        self.rounds[-1].append(Times(*(1e3 * one for one in seconds)))
 
     def put(self, _: object) -> None:
         """The prompt, then each word: what a streamer is told."""
