@@ -67,7 +67,9 @@ def test_every_row_is_asked(run, qwen, asked, tmp_path):
     rows = {row["label"]: row for row in told["outcomes"]}
     dense = rows["dense, fused"]
     assert dense["figures"]["after"]["accuracy"]["one"][0] == 0.5
-    assert dense["figures"]["after"]["accuracy"]["two"][0] == 1.0
+    right, low, high = dense["figures"]["after"]["accuracy"]["two"]
+    assert (right, high) == (1.0, 1.0)
+    assert low < 0.3  # one right answer proves little
     assert [rows[name]["tokens"] for name in ("dense, fused", "Keep(share)", "mine")] == [32, 8, 16]
     assert rows["dense, eager"]["figures"]["after"]["agreement"] == 1.0
     assert rows["smaller image"]["tokens"] == 8

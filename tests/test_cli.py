@@ -12,8 +12,9 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import repshift
-from repshift import Plan
+from repshift import Keep, Plan, VisionLanguagePlan
 from repshift.cli import commands
+from repshift.cli.options import read_prompt_plan
 from repshift.evaluation.zoo.load import load_model, open_source
 from repshift.plan_given import as_plan
 
@@ -164,7 +165,20 @@ def test_search_writes_a_plan_that_every_command_takes(run, own, photos, tmp_pat
     assert plan.schedule in out
     assert json.loads((tmp_path / "p/plan.json").read_text())["provenance"]["model"] == own
     status, _, err = run("show", photos / "0.png", *model, "--plan", "p/plan.json")
+    assert (status, "was found for" in err) == (0, False), err
+
+
+def test_a_plan_that_was_found_for_another_model_is_told(run, photos, capsys):
+    plan, prompts = Plan({0: 0.2}), VisionLanguagePlan(prompt=Keep(0.5))
+    plan.found({"model": "timm:vit"}).save("p.json")
+    prompts.found({"model": "scenes-vlm"}).save("q.json")
+    status, _, err = run("show", photos / "0.png", "--model", "digits-vit", "--plan", "p.json")
     assert status == 0, err
+    assert err == "note: p.json was found for timm:vit, not for digits-vit\n"
+    assert read_prompt_plan("q.json", "scenes-vlm") == prompts
+    assert capsys.readouterr().err == ""
+    assert read_prompt_plan("q.json", "photos-vlm") == prompts
+    assert "q.json was found for scenes-vlm, not for photos-vlm" in capsys.readouterr().err
 
 
 def test_an_adaptive_plan_goes_through_bench_and_show(run, own, photos, tmp_path):

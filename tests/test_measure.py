@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import timm
 import torch
+from scipy.stats import binomtest
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -25,9 +26,20 @@ from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
 from repshift.measure.flops import _varlen_flops, count_flops
 from repshift.measure.memory import peak_memory
 from repshift.measure.speed import interleave
+from repshift.measure.wilson import wilson_interval
 from repshift.runtime.attention import EagerAttention
 
 CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("right", "count"), [(2, 2), (0, 1), (3, 5), (250, 300)])
+def test_the_interval_of_a_share_is_as_scipy_gives_it(right, count):
+    expected = binomtest(right, count).proportion_ci(method="wilson")
+    answers = torch.arange(count) < right
+    mean, low, high = wilson_interval(answers.float())
+    assert mean == pytest.approx(right / count)
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-6)
+    assert low < high
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,10 @@ class Bench:
         from repshift.evaluation.zoo.load import load_model, open_source
 
         settings = options.model_args(self.model_args)
-        plans, methods = options.read_plans(self.plan), options.read_methods(self.methods)
+        plans, methods = (
+            options.read_plans(self.plan, self.model),
+            options.read_methods(self.methods),
+        )
         out = self.out or Path("runs") / options.model_name(self.model)
         files = ResultFiles.below(out, self.json)
         check_suffix("--json", self.json, ".json")
@@ -91,7 +94,7 @@ class Bench:
         bench = bench_images(
             loaded,
             source,
-            plans or options.read_plans([loaded.plan]),
+            plans or options.read_plans([loaded.plan], self.model),
             methods,
             batch_size=self.batch_size,
             device=device,

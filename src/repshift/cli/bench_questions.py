@@ -41,7 +41,10 @@ def bench_questions(command: Bench) -> None:
             raise InputError(f"--{flag} does not apply to {what}; leave it out")
     if command.samples is not None:
         options.positive("--samples", command.samples)
-    plans = [found(Path(text).stem, options.read_prompt_plan(text)) for text in command.plan]
+    plans = [
+        found(Path(text).stem, options.read_prompt_plan(text, command.model))
+        for text in command.plan
+    ]
     out = command.out or Path("runs") / options.model_name(command.model)
     files = ResultFiles(
         out / "bench.json", out / "bench.md", out / "bench.png", out / "report.html", command.json

@@ -42,10 +42,9 @@ class Export:
         from repshift.evaluation.tasks.variants import fitted
         from repshift.evaluation.zoo.load import load_model, open_source
         from repshift.input_size import resize_images
-        from repshift.plan_given import as_plan
 
         settings = options.model_args(self.model_args)
-        plan = options.with_method(as_plan(self.plan), self.method)
+        plan = options.with_method(options.read_plan(self.plan, self.model), self.method)
         out = self.out or Path(f"{options.model_name(self.model)}.onnx")
         check_suffix("--out", self.out, ".onnx")
         check_outputs(self, [("--out", out)])

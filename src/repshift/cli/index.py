@@ -58,7 +58,6 @@ class Index:
         from repshift.evaluation.collection.run import index
         from repshift.evaluation.report.collection import IndexReport
         from repshift.evaluation.report.names import plain
-        from repshift.plan_given import as_plan
 
         if not self.photos:
             raise InputError("no photographs are named; pass a folder, shards or a URL")
@@ -74,7 +73,7 @@ class Index:
         options.threads(self.threads)
         named = Named(
             self.model,
-            None if self.plan is None else as_plan(self.plan),
+            None if self.plan is None else options.read_plan(self.plan, self.model),
             self.checkpoint,
             settings,
             self.batch_size,

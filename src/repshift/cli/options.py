@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,13 +35,20 @@ MOST = 2**31 - 1  # what PyTorch's kernels count up to
 MOST_WORKERS = 256  # processes that decode; each takes some hundred megabytes
 
 
-def read_plans(texts: Sequence[str]) -> list[tuple[str, Plan]]:
-    """``--plan``: several plans, each once, with what they were called."""
-    return _distinct("--plan", [(text, as_plan(text)) for text in texts])
+def read_plans(texts: Sequence[str], model: str) -> list[tuple[str, Plan]]:
+    """``--plan``: several plans for ``--model``, each once, with what they were called."""
+    return _distinct("--plan", [(text, read_plan(text, model)) for text in texts])
 
 
-def read_prompt_plan(text: str) -> VisionLanguagePlan:
-    """``--plan`` of a vision-language model, for which no plan has a name."""
+def read_plan(text: str, model: str) -> Plan:
+    """``--plan``: one plan for ``--model``."""
+    plan = as_plan(text)
+    _note_other_model(text, plan, model)
+    return plan
+
+
+def read_prompt_plan(text: str, model: str) -> VisionLanguagePlan:
+    """``--plan`` for a vision-language ``--model``, for which no plan has a name."""
     from repshift.vision_language.plan import VisionLanguagePlan
 
     if not text.endswith(".json"):
@@ -48,7 +56,9 @@ def read_prompt_plan(text: str) -> VisionLanguagePlan:
             f"--plan is {text}; a vision-language model takes JSON files of plans for it, such as "
             "repshift search writes"
         )
-    return VisionLanguagePlan.load(text)
+    plan = VisionLanguagePlan.load(text)
+    _note_other_model(text, plan, model)
+    return plan
 
 
 def read_methods(labels: Sequence[str]) -> list[Plan]:
@@ -147,6 +157,13 @@ def model_args(given: Sequence[str]) -> dict[str, Any]:
 def model_name(model: str) -> str:
     """What files are called by that hold results of ``--model``."""
     return model.replace(":", "-").replace("/", "-").lstrip(".-")
+
+
+def _note_other_model(text: str, plan: Plan | VisionLanguagePlan, model: str) -> None:
+    """Tell where a plan was found: what a search promised of one model holds for no other."""
+    found_for = plan.provenance.get("model") if isinstance(plan.provenance, dict) else None
+    if found_for not in (None, model):
+        print(f"note: {text} was found for {found_for}, not for {model}", file=sys.stderr)
 
 
 def _distinct(flag: str, named: list[tuple[str, Plan]]) -> list[tuple[str, Plan]]:

@@ -73,7 +73,7 @@ class Show:
         from repshift.plan_given import as_plan
 
         settings = options.model_args(self.model_args)
-        given = None if self.plan is None else as_plan(self.plan)
+        given = None if self.plan is None else options.read_plan(self.plan, self.model)
         if self.method is not None:
             options.read_method(self.method)
 
@@ -105,7 +105,7 @@ class Show:
                 raise InputError(f"{flag} does not go with --prompt; leave it out")
         plan = VisionLanguagePlan(prompt=Keep(0.25))
         if self.plan is not None:
-            plan = options.read_prompt_plan(self.plan)
+            plan = options.read_prompt_plan(self.plan, self.model)
 
         def draw(image: Image) -> tuple[Figure, list[str]]:
             loaded = load_vision_language(self.model)

@@ -136,7 +136,7 @@ class Video:
 
     def _methods(self, paper_plan: str) -> tuple[list[tuple[str, Plan]], list[Plan]]:
         """The plans and the methods that were asked for."""
-        plans = options.read_plans(self.plan or (paper_plan,))
+        plans = options.read_plans(self.plan or (paper_plan,), self.model)
         methods = options.read_methods(self.methods)
         if self.compare and (methods or len(plans) > 1):
             raise InputError(

@@ -30,7 +30,7 @@ LEGEND = (
     "Of a prompt: tokens of what is seen in the last layer; GFLOPs of tower and prefill; "
     "milliseconds of the prompts at once that are timed, all rows in turn; key-value memory "
     "behind the prompt. agrees: answers that are those of the dense model; KL: of the first word, "
-    "from the dense model's, in nats; then right answers in %, with half of the 95 % interval."
+    "from the dense model's, in nats; then right answers in %, with half of Wilson's 95 % interval."
 )
 
 

@@ -133,7 +133,16 @@ def _loaded(
     """The model, with what a forward tells of it."""
     example = next(source.batches(1)).images[:1]
     with compress(model, Plan({}), spec) as dense, torch.inference_mode():
-        output = read_out(model(example.to(weight)))
+        try:
+            output = read_out(model(example.to(weight)))
+        except InputError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"the model does not take the first image, as a batch {list(example.shape)} "
+                f"(images are [N, C, H, W]): {reason}"
+            ) from error
     on_grid = not isinstance(spec, ResNetSpec)
     patches = dense.counts[0] - spec.staying if on_grid else 1
     low, extent = example.min().item(), max(1e-6, (example.max() - example.min()).item())

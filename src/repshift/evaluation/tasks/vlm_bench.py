@@ -16,8 +16,8 @@ from repshift.evaluation.tasks.store import Store
 from repshift.evaluation.tasks.vlm_cost import measure_cost
 from repshift.evaluation.tasks.vlm_rows import DENSE
 from repshift.evaluation.tasks.vlm_times import measure_times
-from repshift.measure.bootstrap import paired_interval
 from repshift.measure.environment import environment, libraries
+from repshift.measure.wilson import wilson_interval
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -195,8 +195,7 @@ def _figures(exam: Exam, row: Row, order: str, runs: Sequence[Answers]) -> Figur
     for kind in (*exam.kinds, "all"):
         own = torch.tensor([kind in ("all", one) for one in kinds])
         if own.any():
-            every = right[own]
-            figures.accuracy[kind] = paired_interval(every, torch.zeros_like(every))
+            figures.accuracy[kind] = wilson_interval(right[own])
     if row.label != DENSE:
         figures.agreement = torch.cat([run["same"] for run in runs]).mean().item()
         figures.kl = torch.cat([run["kl"] for run in runs]).mean().item()
