@@ -15,6 +15,7 @@ import repshift
 from repshift import Keep, Plan, VisionLanguagePlan
 from repshift.cli import commands
 from repshift.cli.options import read_prompt_plan
+from repshift.evaluation.tasks.export import Exported
 from repshift.evaluation.zoo.load import load_model, open_source
 from repshift.plan_given import as_plan
 
@@ -361,6 +362,17 @@ def test_export_writes_one_checked_file(run, own, tmp_path):
         "small_model.py-make.onnx",
     }
     assert "13 tokens kept" in out
+
+
+@pytest.mark.parametrize("name", ["digits-resnet", "digits-vim"])
+def test_export_takes_the_plan_of_the_kind_of_model(run, monkeypatch, name):
+    def written(model, images, path):
+        model(images)  # by its plan, or it is refused
+        return Exported(0, 0.0)
+
+    monkeypatch.setattr("repshift.evaluation.tasks.export.export_onnx", written)
+    status, out, err = run("export", name)
+    assert (status, "tokens kept" in out) == (0, True), err
 
 
 @pytest.mark.parametrize(

@@ -222,6 +222,24 @@ def test_a_file_that_differs_is_not_left_behind(tmp_path, plain):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_operator_that_onnx_lacks_is_named(tmp_path, plain):
+    from repshift.evaluation.tasks.export import export_onnx
+
+    @torch.library.custom_op("repshift_tests::mean", mutates_args=())
+    def mean(images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3))
+
+    mean.register_fake(lambda images: images.new_empty(images.shape[:2]))
+
+    class Own(nn.Module):
+        def forward(self, images):
+            return mean(images)
+
+    with pytest.raises(plain.InputError, match="has no operator repshift_tests.mean.default$"):
+        export_onnx(Own(), images(2), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_weights_beyond_one_file_are_refused(tmp_path, plain):
     from repshift.evaluation.tasks.export import export_onnx
 

@@ -20,8 +20,9 @@ class Export:
     """Any model by its name: timm:NAME, hf:NAME_OR_FOLDER, open_clip:NAME/PRETRAINED,
     torchvision:NAME, MODULE_OR_FILE.py:FUNCTION of your own, or one that runs offline
     (saliency-vit-s14, digits-vit, digits-resnet, digits-vim)."""
-    plan: str = "deit"
-    """A plan's name, a schedule such as 0:0.2,3:0.2, or a JSON file."""
+    plan: str | None = None
+    """A plan's name, a schedule such as 0:0.2,3:0.2, or a JSON file; the paper's for this kind of
+    model if left out."""
     method: str | None = None
     """The method's label, such as tome or 'shift(mlp, l2) + merge'; the plan's own if left out."""
     imports: options.Imports = ()
@@ -42,13 +43,17 @@ class Export:
         from repshift.evaluation.tasks.variants import fitted
         from repshift.evaluation.zoo.load import load_model, open_source
         from repshift.input_size import resize_images
+        from repshift.plan_given import as_plan
 
         settings = options.model_args(self.model_args)
-        plan = options.with_method(options.read_plan(self.plan, self.model), self.method)
+        given = None if self.plan is None else options.read_plan(self.plan, self.model)
+        if self.method is not None:
+            options.read_method(self.method)
         out = self.out or Path(f"{options.model_name(self.model)}.onnx")
         check_suffix("--out", self.out, ".onnx")
         check_outputs(self, [("--out", out)])
         loaded = load_model(self.model, self.checkpoint, self.random_weights, settings)
+        plan = options.with_method(given or as_plan(loaded.plan), self.method)
         loaded = loaded.at(plan.input_size)
         spec = describe(loaded.model)
         images = next(open_source(loaded, None, False).batches(2)).images

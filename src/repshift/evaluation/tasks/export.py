@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,8 +65,9 @@ def export_onnx(model: nn.Module, images: Float[Tensor, "B C H W"], path: Path) 
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
-            reason = str(error.__cause__ or error).splitlines()[0]
-            raise InputError(f"PyTorch cannot export this model to ONNX: {reason}") from None
+            raise InputError(
+                f"PyTorch cannot export this model to ONNX: {_reason(error)}"
+            ) from None
     assert program is not None
     with replacing(path) as temporary:
         program.save(temporary)
@@ -76,6 +78,13 @@ def export_onnx(model: nn.Module, images: Float[Tensor, "B C H W"], path: Path) 
                 f"output, more than {TOLERANCE:.0e}; nothing was written"
             )
     return Exported(path.stat().st_size, difference)
+
+
+def _reason(error: torch.onnx.OnnxExporterError) -> str:
+    """One line; of an operator that ONNX lacks, such as the scan of Vision Mamba, its name."""
+    said = str(error.__cause__ or error).splitlines()[0]
+    unknown = re.search(r"translating node .*target=torch\.ops\.([\w.]+)", said)
+    return said if unknown is None else f"ONNX has no operator {unknown[1]}"
 
 
 @contextmanager
