@@ -94,6 +94,8 @@ def _check_shapes() -> None:
 
 
 def pytest_configure(config):
+    # A shell starts what it runs beside itself (&) with Ctrl-C ignored, as would the commands here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     hands_out = getattr(config.option, "numprocesses", None)  # pytest-xdist's, which runs no test
     if "REPSHIFT_TEST_DEVICE" not in os.environ and not hands_out:
         sys.dont_write_bytecode = False  # compiled once, for the processes that tests start too
@@ -169,6 +171,12 @@ def plain(monkeypatch):
             monkeypatch.setitem(sys.modules, name, module)
     yield importlib.import_module("repshift")
     _PLAIN.update({name: sys.modules[name] for name in _ours()})
+
+
+@pytest.fixture
+def copies():
+    """All copies of a module by its name: PyTorch runs the operators of the one imported last."""
+    return lambda name: [held[name] for held in (sys.modules, _PLAIN) if name in held]
 
 
 @pytest.fixture(scope="session")

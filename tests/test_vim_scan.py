@@ -20,15 +20,26 @@ def inputs(batch=2, length=7, width=3, state=4, dtype=torch.float64):
     return x, (3 * delta).exp(), -decay.exp(), write, read
 
 
+@pytest.fixture
+def chunk(copies, monkeypatch):
+    """Sets how many states are held at once."""
+
+    def entries(count):
+        for module in copies(scan.__name__):
+            monkeypatch.setitem(module.CHUNK, "cpu", count)
+
+    return entries
+
+
 def close(found, expected):
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("tokens_a_chunk", [1, 2, 3, 7, 100])
 @pytest.mark.parametrize("length", [1, 7])
-def test_chunks_of_any_length_are_the_recurrence(monkeypatch, tokens_a_chunk, length):
+def test_chunks_of_any_length_are_the_recurrence(chunk, tokens_a_chunk, length):
     values = [value.requires_grad_() for value in inputs(length=length)]
-    monkeypatch.setitem(scan.CHUNK, "cpu", tokens_a_chunk * 2 * 3 * 4)
+    chunk(tokens_a_chunk * 2 * 3 * 4)
     output, expected = scan.selective_scan(*values), step_by_step(*values)
     close(output, expected)
     grad = torch.randn_like(output)
@@ -40,8 +51,8 @@ def test_chunks_of_any_length_are_the_recurrence(monkeypatch, tokens_a_chunk, le
         close(found, wanted)
 
 
-def test_the_gradient_is_that_of_finite_differences(monkeypatch):
-    monkeypatch.setitem(scan.CHUNK, "cpu", 2 * 2 * 3 * 4)
+def test_the_gradient_is_that_of_finite_differences(chunk):
+    chunk(2 * 2 * 3 * 4)
     x, delta, *rest = inputs(length=5)
     values = [value.requires_grad_() for value in (x, delta.clamp(0.1, 1), *rest)]
     assert torch.autograd.gradcheck(scan.selective_scan, values)
@@ -63,10 +74,10 @@ def test_a_step_that_forgets_everything_is_no_nan():
 
 
 @pytest.mark.parametrize("backward", [False, True])
-def test_memory_does_not_hold_the_states_of_all_tokens(monkeypatch, backward):
+def test_memory_does_not_hold_the_states_of_all_tokens(chunk, backward):
     values = inputs(2, 512, 64, 64, torch.float32)
     states = 4 * 2 * 512 * 64 * 64
-    monkeypatch.setitem(scan.CHUNK, "cpu", 16 * 2 * 64 * 64)
+    chunk(16 * 2 * 64 * 64)
 
     def run():
         if not backward:
