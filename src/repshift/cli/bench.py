@@ -26,7 +26,7 @@ class Bench:
     """For a vision-language model, hf:NAME_OR_FOLDER: a JSON list of image, question and answer."""
     samples: int | None = None
     """Images to use, drawn at random, always the same; all if left out. Of scenes-vlm and
-    photos-vlm: questions of each kind, 300 if left out."""
+    photos-vlm: questions of each kind, 300 if left out, which take hours; 20 take minutes."""
     labels: bool = False
     """Also measure accuracy: DIR/labels.csv (file,label), or one folder a class."""
     plan: tuple[str, ...] = ()
