@@ -120,3 +120,18 @@ def test_what_a_tower_left_does_not_reach_the_language_model(keep, monkeypatch):
     if keep is None or not keep.merge:
         for row, oracle in enumerate(_oracles(model, batch, columns)):
             assert written[row].tolist() == oracle.write(4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llava next", "llava onevision"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_newlines_stay_where_autocast_rounds_them(family, dtype):
+    model = build(family)
+    batch = inputs(model, family, (1, 2))
+    with compress(model, HALF) as compression:
+        model(**batch)
+        expected, columns = compression.counts, compression.columns
+        with torch.autocast("cpu", dtype):
+            model(**batch)
+        assert compression.counts == expected
+        assert torch.equal(compression.columns, columns)

@@ -142,8 +142,7 @@ class _Grids:
     def _in_rows(self, places: Tensor, modality: str) -> list[Rectangle]:
         """A first square or the frames of a video, then rows that end with a newline each."""
         rows = self.embeds.flatten(0, 1)[places.to(self.embeds.device)]
-        newline = self.core.image_newline.to(rows.device, rows.dtype)
-        ends = (rows == newline).all(-1).cpu()
+        ends = _are(rows, self.core.image_newline).cpu()
         vision = self.core.config.vision_config
         side = vision.image_size // vision.patch_size
         if modality == "video":
@@ -184,6 +183,12 @@ class _Grids:
             follows = bool(frames) and frames[-1][1:3] == (high, wide)
             frames.append((part, high, wide, follows))
         return frames
+
+
+def _are(rows: Float[Tensor, "T C"], newline: Float[Tensor, " C"]) -> Bool[Tensor, " T"]:
+    """Which rows are the newline, which autocast may have rounded to half precision on the way."""
+    ways = (newline.dtype, torch.bfloat16, torch.float16)
+    return torch.stack([(rows == newline.to(way).to(rows)).all(-1) for way in ways]).any(0)
 
 
 def _square(places: Tensor) -> Rectangle:
