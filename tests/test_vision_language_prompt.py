@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from repshift import Keep, Plan, Random, VisionLanguagePlan, compress
-from vision_language_models import FAMILIES, build, inputs
+from vision_language_models import FAMILIES, QWEN, build, inputs
 from vision_language_oracle import Oracle, taken
 
 HALF = VisionLanguagePlan(prompt=Keep(0.5, Random(), merge=False))
@@ -120,6 +120,25 @@ def test_what_a_tower_left_does_not_reach_the_language_model(keep, monkeypatch):
     if keep is None or not keep.merge:
         for row, oracle in enumerate(_oracles(model, batch, columns)):
             assert written[row].tolist() == oracle.write(4)
+
+
+@pytest.mark.parametrize("family", QWEN)
+def test_an_image_without_the_positions_of_its_grid_loses_as_many(family):
+    """``generate`` counts the tokens where ``mm_token_type_ids`` are missing."""
+    model = build(family)
+    batch = inputs(model, family, (1, 2))
+    batch.pop("mm_token_type_ids")
+    with compress(model, HALF) as compression:
+        model.generate(**batch, max_new_tokens=1, do_sample=False)
+        assert compression.counts == [{"image": 24, "prompt": 12}] * 3
+        every = torch.arange(batch["input_ids"].shape[1]).expand(3, 2, -1)
+        with torch.no_grad():
+            logits = model(**batch, position_ids=every).logits
+        columns = compression.columns
+    given = taken(model, {**batch, "position_ids": every})
+    for row, own in enumerate(columns):
+        oracle = Oracle(model, given, row, own[own >= 0][_real(batch, row, own)])
+        torch.testing.assert_close(logits[row][own >= 0], oracle.logits(), atol=2e-5, rtol=1e-4)
 
 
 @torch.no_grad()

@@ -170,7 +170,9 @@ class _Grids:
         if axes.ndim < 3:
             return [_square(places)]
         time, row, column = axes[-3:].cpu().flatten(1)[:, places]
-        jumps = (time.diff() != 0) | (row.diff() < 0) | (places.diff() != 1)
+        # Without M-RoPE all three rows count the tokens, which tells of no frame.
+        counted = (time.diff() == 1) & (row.diff() == 1) & (column.diff() == 1)
+        jumps = ~counted & ((time.diff() != 0) | (row.diff() < 0)) | (places.diff() != 1)
         lengths = torch.diff(jumps.nonzero().flatten() + 1, prepend=torch.tensor([0])).tolist()
         lengths.append(len(places) - sum(lengths))
         parts = zip(*(axis.split(lengths) for axis in (places, row, column)), strict=True)
@@ -178,8 +180,8 @@ class _Grids:
         for part, its_rows, its_columns in parts:
             high = int(its_rows.max() - its_rows.min()) + 1
             wide = int(its_columns.max() - its_columns.min()) + 1
-            plain = high * wide == len(part)
-            high, wide = (high, wide) if plain else (1, len(part))
+            if high * wide != len(part):
+                _, high, wide, _ = _square(part)
             follows = bool(frames) and frames[-1][1:3] == (high, wide)
             frames.append((part, high, wide, follows))
         return frames
