@@ -180,6 +180,30 @@ def test_labels_maps_and_checkpointing(plan):
             model(**batch)
 
 
+@PLANS
+@torch.no_grad()
+def test_logits_of_tokens_that_may_have_left(plan):
+    model = build("llava")
+    batch = inputs(model, "llava", (1, 1))
+    count = batch["input_ids"].shape[1]
+    with compress(model, plan) as compression:
+        every = model(**batch).logits
+        assert compression.columns[0, -4:].tolist() == list(range(count - 4, count))
+        for kept in (4, torch.tensor([-4, -1])):
+            own = [-4, -1] if isinstance(kept, torch.Tensor) else slice(-4, None)
+            assert torch.equal(model(**batch, logits_to_keep=kept).logits, every[:, own])
+        asked = (count - 3, count, -1, torch.tensor([2, 10]), torch.tensor([count - 1]))
+        for kept in (*asked, torch.tensor([-count, -1])):
+            with pytest.raises(InputError, match="logits_to_keep counts the tokens of the dense"):
+                model(**batch, logits_to_keep=kept)
+        right = {**batch, "attention_mask": torch.ones(2, count).long()}
+        right["attention_mask"][0, -2:] = 0
+        with pytest.raises(InputError, match="before any padding"):
+            model(**right, logits_to_keep=4)
+        text = torch.tensor([words(6)])
+        assert model(input_ids=text, logits_to_keep=torch.tensor([1, 3])).logits.shape[1] == 2
+
+
 def test_images_without_ids_and_ids_of_another_prompt():
     model = build("llava")
     batch = inputs(model, "llava", (1,))

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from repshift.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from jaxtyping import Int
+    from torch import Tensor
 
     from repshift.vision_language.call import Call
     from repshift.vision_language.engine import VisionLanguageEngine
@@ -74,3 +79,23 @@ def check_length(config: Any, count: int) -> None:
             f"{count}: a window over the kept tokens would reach further than in the dense model; "
             f"use fewer than {window} tokens, or detach() first"
         )
+
+
+def is_end(kept: Any, ids: Int[Tensor, "B N"], mask: Any, visual: list[int]) -> bool:
+    """Whether ``logits_to_keep`` asks for what stands at the end, image or not.
+
+    From the last image on, as many tokens come out as went in, unless padding on the right leaves.
+    """
+    if isinstance(kept, torch.Tensor):
+        if kept.numel() and int(kept.max()) >= 0:
+            return False
+        count = -int(kept.min()) if kept.numel() else 0
+    else:
+        count = int(kept or 0)
+    if count < 0:
+        return False  # all but the first
+    end = ids[:, len(ids[0]) - min(count, ids.shape[1]) :]
+    if any(bool((end == token).any()) for token in visual):
+        return False
+    padded = isinstance(mask, torch.Tensor) and mask.ndim == 2
+    return not padded or bool(mask[:, mask.shape[1] - end.shape[1] :].all())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from repshift.errors import InputError
 from repshift.runtime.attachment import Hook
-from repshift.vision_language.checks import check_plan
+from repshift.vision_language.checks import check_plan, is_end
 from repshift.vision_language.decoder import DeepStackSite, LayerSite
 from repshift.vision_language.engine import VisionLanguageEngine
 from repshift.vision_language.model import ModelSite
@@ -110,23 +110,29 @@ class VisionLanguageCompression(VisionLanguageEngine):
             yield from LayerSite(self, index).attach()
 
     def _ask(self, _: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        kept = kwargs.get("logits_to_keep")
-        guessed = isinstance(kept, int) and kept > 1 and self.plan.reads_words
-        if kwargs.get("labels") is None and not guessed:
+        labels, kept = kwargs.get("labels"), kwargs.get("logits_to_keep")
+        if labels is None and (kept is None or (isinstance(kept, int) and kept in (0, 1))):
             return
         ids, config = kwargs.get("input_ids", args[0] if args else None), self.parts.core.config
         tokens = [getattr(config, name) for _, name in self.parts.family.tokens]
         if ids is not None and not any(bool((ids == token).any()) for token in tokens):
             return
-        if guessed:
+        if isinstance(kept, int) and kept > 1 and self.plan.reads_words:
             raise InputError(
                 f"the last {kept} tokens may be guesses (assisted or lookup decoding), and this "
                 "plan's score reads the words of the prompt; leave logits_to_keep and "
                 "assistant_model out, or use a score that does not, such as shift(block)"
             )
-        if kwargs.get("labels") is not None:
+        if labels is not None:
             raise InputError(
                 "labels stand for all tokens of the dense prompt, and fewer come out; call the "
                 "model without labels, and compare its logits with labels gathered by "
+                "compression.columns"
+            )
+        if ids is not None and not is_end(kept, ids, kwargs.get("attention_mask"), tokens):
+            raise InputError(
+                "logits_to_keep counts the tokens of the dense prompt, of which fewer come out; "
+                "ask for tokens behind the last image and before any padding, counted from the "
+                "end (5, or torch.tensor([-5, -1])), or leave it out and find the logits by "
                 "compression.columns"
             )
