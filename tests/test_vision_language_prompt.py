@@ -1,13 +1,26 @@
 """Visual tokens that leave between the connector and the language model."""
 
 import copy
+from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
 import torch
 
-from repshift import Keep, Plan, Random, VisionLanguagePlan, compress
-from vision_language_models import FAMILIES, QWEN, build, inputs
+from repshift import Keep, Plan, Random, Reverse, Score, VisionLanguagePlan, compress
+from vision_language_models import FAMILIES, IMAGE, QWEN, build, inputs
 from vision_language_oracle import Oracle, taken
+
+
+@dataclass(frozen=True)
+class Place(Score):
+    """The later, the more important."""
+
+    name: ClassVar[str] = "place"
+
+    def __call__(self, snapshot):
+        return torch.arange(snapshot.tokens.shape[1]).float().expand(snapshot.tokens.shape[:2])
+
 
 HALF = VisionLanguagePlan(prompt=Keep(0.5, Random(), merge=False))
 
@@ -154,3 +167,32 @@ def test_newlines_stay_where_autocast_rounds_them(family, dtype):
             model(**batch)
         assert compression.counts == expected
         assert torch.equal(compression.columns, columns)
+
+
+ENDS = {
+    "prompt": VisionLanguagePlan(prompt=Keep(3, Reverse(Place()), merge=False)),
+    "merged": VisionLanguagePlan(prompt=Keep(1, Reverse(Place()))),
+    "decoder": VisionLanguagePlan(decoder=Plan({0: 0.5}, Reverse(Place()))),
+    "tower": VisionLanguagePlan(tower=Plan({0: 0.5}, Reverse(Place()))),
+}
+
+
+@pytest.mark.parametrize("side", ["both", "right"])
+@pytest.mark.parametrize("plan", ENDS)
+@pytest.mark.parametrize("family", ["llava", "qwen2.5-vl"])
+def test_the_next_word_is_read_from_the_last_token(family, plan, side):
+    """A prompt may end with its image, whose last token would leave."""
+    model, batch = build(family), inputs(build(family), family, (1, 1))
+    end = int((batch["input_ids"][0] == IMAGE).nonzero().max()) + 1
+    for name in ("input_ids", "attention_mask", "mm_token_type_ids"):
+        if name in batch:
+            own = batch[name][:, :end].clone()
+            pad = own.new_zeros(1, 2)
+            rows = (own[:1], pad), (pad, own[1:])
+            rows = rows if side == "both" else (rows[0], rows[1][::-1])
+            batch[name] = torch.cat([torch.cat(row, dim=1) for row in rows])
+    with compress(model, ENDS[plan]) as compression:
+        with torch.no_grad():
+            model(**batch)
+        ends = compression.columns.amax(1).tolist()
+    assert ends == [end - 1, end + 1 if side == "both" else end - 1]

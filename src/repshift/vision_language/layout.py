@@ -52,12 +52,16 @@ class Segment:
 
 @dataclass(frozen=True)
 class Layout:
-    """All segments of a prompt [B, ``width``], which of their tokens a tower left, their scores."""
+    """All segments of a prompt [B, ``width``], which of their tokens a tower left, their scores.
+
+    ``last`` marks a token that ends its row (None: none does): the next word is read from it.
+    """
 
     segments: list[Segment]
     width: int
     alive: Bool[Tensor, " T"] | None = None
     scores: Float[Tensor, " T"] | None = None
+    last: Bool[Tensor, " T"] | None = None
 
     @property
     def lengths(self) -> list[int]:
@@ -77,6 +81,7 @@ def lay_out(
     features: dict[str, Features],
     embeds: Float[Tensor, "B N C"],
     positions: Int[Tensor, "..."] | None,
+    real: Bool[Tensor, "B N"] | None = None,
 ) -> Layout | None:
     """The visual tokens of a prompt that may leave; None without any.
 
@@ -113,9 +118,23 @@ def lay_out(
             scores.append(told[own])
     if not segments:
         return None
-    every = torch.cat(alive)
+    last = _ends(ids, real)[torch.cat([segment.places for segment in segments])]
+    every = torch.cat(alive) | last
     told = torch.cat(scores) if scores else None
-    return Layout(segments, ids.shape[1], None if every.all() else every, told)
+    return Layout(
+        segments,
+        ids.shape[1],
+        None if every.all() else every,
+        told,
+        last if last.any() else None,
+    )
+
+
+def _ends(ids: Int[Tensor, "B N"], real: Bool[Tensor, "B N"] | None) -> Bool[Tensor, " M"]:
+    """Marks the last token of every row that is no padding, in the flattened prompt."""
+    places = torch.arange(ids.shape[1]).expand(ids.shape)
+    places = places if real is None else places.where(real.cpu(), -1)
+    return (places == places.amax(1, keepdim=True)).flatten()
 
 
 Rectangle = tuple["Int[Tensor, ' L']", int, int, bool]

@@ -100,7 +100,9 @@ class PromptSite:
                     "pass input_ids beside the images, by which their tokens are found"
                 )
             parts = self.engine.parts
-            layout = lay_out(parts.family, parts.core, call.ids, call.features, embeds, positions)
+            layout = lay_out(
+                parts.family, parts.core, call.ids, call.features, embeds, positions, call.real
+            )
         if layout is None and call.past is None:
             return None, {}
         cached = cache.get_seq_length() if cache is not None else 0

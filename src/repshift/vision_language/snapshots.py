@@ -49,7 +49,7 @@ def prompt_snapshots(
         0,
         0,
         tokens,
-        protected=padding,
+        protected=_protected(visual, segments, padding),
         padding=padding,
         keep=torch.tensor(kept, device=device),
         cells=cells,
@@ -99,9 +99,18 @@ def layer_snapshots(
         exit=seen["exit"],
         keys=seen.get("keys"),
         query=seen.get("query"),
-        protected=padding,
+        protected=_protected(visual, segments, padding),
         padding=padding,
     )
+
+
+def _protected(visual: Visual, segments: Segments, padding: Tensor | None) -> Tensor | None:
+    """What never leaves and takes up no other: a token that ends its row; and padding."""
+    if visual.layout.last is None:
+        return padding
+    last = visual.layout.last.to(visual.packed.device)[visual.packed]
+    last = batched(segments, last)
+    return last if padding is None else last | padding
 
 
 def _last(queries: Tensor, decision: Decision) -> Tensor:
