@@ -384,6 +384,39 @@ def test_the_first_norm_in_the_place_of_the_second_is_refused(plan):
         model(tokens())
 
 
+class PostNorm(Layer):
+    def forward(self, x):
+        x = self.norm1(x + self.attention(x, x, x, need_weights=False)[0])
+        return self.norm2(x + self.mlp(x))
+
+
+@pytest.mark.parametrize(
+    ("norm", "score"),
+    [("norm1", Shift()), ("norm2", Shift()), ("norm2", Shift("attention"))],
+)
+@pytest.mark.parametrize("layer", [PostNorm, nn.TransformerEncoderLayer])
+def test_the_norms_of_post_norm_blocks_are_refused_as_norm2(norm, score, layer):
+    own = layer is PostNorm
+    model = Encoder(layer if own else lambda: layer(16, 2, 32, 0.0, batch_first=True))
+    spec = spec_of(model, norm2=[getattr(block, norm) for block in model.layers])
+    message = "block 0 is post-norm: .* name the first module of the MLP as norm2"
+    with compress(model, Plan({0: 0.5}, score), spec), pytest.raises(InputError, match=message):
+        model(tokens())
+
+
+@torch.no_grad()
+def test_the_mlp_of_a_post_norm_block_reads_its_middle():
+    model, x = Encoder(PostNorm), tokens()
+    spec = spec_of(model, norm2=[layer.mlp[0] for layer in model.layers])
+    with compress(model, Plan({0: 0.5}), spec) as compression:
+        model(x)
+    first = model.layers[0]
+    middle = first.norm1(x + first.attention(x, x, x)[0])
+    exit = first.norm2(middle + first.mlp(middle))
+    expected = (exit - 2 * middle).norm(dim=-1)[:, 1:]
+    torch.testing.assert_close(compression.scores[0][:, 1:], expected)
+
+
 @torch.no_grad()
 @pytest.mark.parametrize(
     "changes", [{"prefix_tokens": 500}, {"prefix_tokens": 8}, {"suffix_tokens": 9},

@@ -61,8 +61,9 @@ class EncoderSpec:
 
     ``blocks`` run in this order, each taking the tokens [B, N, C] as its first argument and
     returning them (or a tuple that starts with them). ``norm2`` names, for every block, the module
-    that reads the stream between attention and MLP: the second norm of a pre-norm block (None where
-    attention and MLP run side by side and no such stream exists). ``mlp`` names the module whose
+    that reads the stream between attention and MLP: the second norm of a pre-norm block, the MLP's
+    first module of a post-norm one (None where attention and MLP run side by side and no such
+    stream exists). ``mlp`` names the module whose
     output is added to that stream, for the reductions that act before the MLP; None where another
     step than the addition follows.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -17,7 +17,7 @@ from repshift.sequence.segments import Segments
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from repshift.adapters.spec import EncoderSpec
     from repshift.plan import Plan
@@ -34,7 +34,7 @@ class BlockState:
     ``after`` it; ``acts`` whether tokens are dropped; ``size`` from how many tokens each was merged
     (None: one); ``inner`` marks those behind the prefix that are never dropped (None: none);
     ``cells`` has the patches cell by cell where units are cells; ``watched`` is a score that is to
-    be told, whatever is dropped.
+    be told, whatever is dropped; ``normed`` is the norm that ran last, with what it made.
     """
 
     block: int
@@ -49,6 +49,7 @@ class BlockState:
     cells: Int[Tensor, "S M"] | None = None
     middle: Float[Tensor, "B N C"] | None = None
     activation: Float[Tensor, "B N E"] | None = None
+    normed: tuple[nn.Module, Any] | None = None
     scores: Float[Tensor, "S L"] | None = None
     step: Step | None = None
     after: Segments | None = None

@@ -21,6 +21,7 @@ from repshift.runtime.block_state import BlockState
 from repshift.runtime.checkpointing import recomputing
 from repshift.runtime.interception import check_attention, recorder_of
 from repshift.runtime.stochastic_depth import refuse_stochastic_depth
+from repshift.runtime.streams import check_entry, check_exit, check_in_place, check_middle, norms_of
 from repshift.runtime.trace import ForwardTrace
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ class BlockSite:
         needs = plan.required() | (watched.required() if watched else frozenset())
         if norm2 is not None and ("middle" in needs or plan.before_mlp):
             yield norm2.register_forward_pre_hook(self._hook(self._capture_middle))
+            for norm in norms_of(self.block, norm2):
+                yield norm.register_forward_hook(self._hook(self._capture_normed))
         if plan.before_mlp and (mlp := spec.mlp[index]) is not None:
             yield mlp.register_forward_hook(self._hook(self._expand))
         if "activation" in needs:
@@ -107,10 +110,7 @@ class BlockSite:
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[ForwardTrace, BlockState, tuple[Any, ...], Mapping[str, Any]]:
         spec, plan, index = self.engine.spec, self.engine.plan, self.index
-        tokens, axes = args[0] if args else None, 2 if spec.packing else 3
-        if not isinstance(tokens, torch.Tensor) or tokens.ndim != axes:
-            raise InputError(_not_tokens(index, tokens, "[B, N, C]" if axes == 3 else "[T, C]"))
-        tokens = self._stream(tokens)
+        tokens = self._stream(check_entry(index, args[0] if args else None, bool(spec.packing)))
         if torch.jit.is_tracing():
             raise InputError(
                 "torch.jit.trace would fix the number of images and of tokens in what it records; "
@@ -202,15 +202,14 @@ class BlockSite:
         if (state := self._state()) is None:
             return None
         state.middle = middle = self._stream(args[0])
-        if middle is state.entry:
-            raise InputError(
-                f"norm2 of block {self.index} was given the very tokens that entered the block: it "
-                "is the norm before attention, or attention is added in place (x += ...); name "
-                "the norm between attention and MLP, and write x = x + ..."
-            )
+        check_middle(state)
         if self.engine.plan.before_mlp and state.acts:
             state.decide(middle, self.engine._verify(middle), self.engine._fresh(middle))
         return None if state.step is None else (self._own(state.reduce(middle)), *args[1:])
+
+    def _capture_normed(self, norm: nn.Module, _: tuple[Any, ...], output: Any) -> None:
+        if (state := self._state()) is not None:
+            state.normed = (norm, output)
 
     def _capture_activation(self, _: nn.Module, args: tuple[Any, ...]) -> None:
         if (state := self._state()) is not None:
@@ -231,9 +230,10 @@ class BlockSite:
         if not isinstance(tokens, torch.Tensor):
             kind = type(output).__name__
             raise InputError(f"block {index} must return its tokens [B, N, C]; got {kind}")
+        check_exit(state, tokens, self.engine.spec.norm2[index])
         tokens = self._stream(tokens)
         check_attention(self.engine, state)
-        self._check_in_place(state, tokens)
+        check_in_place(state, tokens)
         if state.acts and not plan.before_mlp:
             state.decide(tokens, self.engine._verify(tokens), self.engine._fresh(tokens))
         if state.acts and state.step is None:
@@ -256,15 +256,6 @@ class BlockSite:
         reduced = self._own(reduced)
         return (reduced, *output[1:]) if isinstance(output, tuple) else reduced
 
-    def _check_in_place(self, state: BlockState, tokens: Float[Tensor, "P N C"]) -> None:
-        earlier = {"entry": state.entry, "middle": state.middle}
-        seen = [tokens is stream for name, stream in earlier.items() if name in state.needs]
-        if "exit" in state.needs and any(seen):
-            raise InputError(
-                f"block {self.index} changes its tokens in place (x += ...), so that the stream as "
-                "it was before is gone; write x = x + ..."
-            )
-
     # A packed stream has no axis of images: inside it is a batch of one.
 
     def _stream(self, tokens: Tensor) -> Float[Tensor, "P N C"]:
@@ -285,16 +276,3 @@ class BlockSite:
             )
         frames = layout.segments
         return ForwardTrace(frames.count, frames.longest, tokens.device, layout=layout)
-
-
-def _not_tokens(block: int, given: object, axes: str) -> str:
-    """What to say of a block that is not given its tokens."""
-    if isinstance(given, torch.fx.Proxy):
-        return (
-            "torch.fx traces this model symbolically (a feature extractor of torchvision, say), "
-            "where no token can be chosen; take features with forward hooks on the blocks and "
-            "restore(features, block), or detach() first"
-        )
-    shape = getattr(given, "shape", None)
-    kind = type(given).__name__ if shape is None else f"a tensor of shape {list(shape)}"
-    return f"block {block} must take its tokens {axes} as its first argument; got {kind}"
