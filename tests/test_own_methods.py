@@ -8,8 +8,21 @@ import torch
 
 import resnet_models
 from models import build, images
-from repshift import InputError, Plan, Prune, Reduction, Score, Shift, compress
+from repshift import (
+    InputError,
+    Keep,
+    Merge,
+    Plan,
+    Prune,
+    Reduction,
+    Score,
+    Shift,
+    VisionLanguagePlan,
+    compress,
+)
 from repshift.resnet.reductions import RowsAndColumns
+from vision_language_models import build as build_vlm
+from vision_language_models import inputs
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 # Each in place of the norms [B, N] of the tokens.
@@ -65,6 +78,53 @@ def test_a_score_that_is_not_one_number_a_token(kind):
             return spoil(snapshot.tokens.norm(dim=-1))
 
     assert f"the score own returned {found}; expected one floating number" in refused(Own())
+
+
+@dataclass(frozen=True)
+class Logarithm(Score):
+    name: ClassVar[str] = "logarithm"
+    sign: float = 1.0
+
+    def __call__(self, snapshot):
+        norms = snapshot.tokens.norm(dim=-1)
+        return self.sign * (norms - norms.min(1, keepdim=True).values).log()
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("reduction", [Prune(), Merge()])
+def test_a_score_that_is_infinite(reduction, sign):
+    """-inf would be taken for padding, which is merged nowhere, inf for what never leaves."""
+    assert refused(Logarithm(sign), reduction).startswith(
+        f"block 1: the score logarithm({sign}) is infinite for a token, and a score must be finite"
+    )
+    model = resnet_models.build("torchvision basic")
+    plan, says = Plan({0: 0.3}, Logarithm(sign), RowsAndColumns()), "stage 0: .* is infinite"
+    with compress(model, plan), pytest.raises(InputError, match=says):
+        model(resnet_models.images(2))
+
+
+@torch.no_grad()
+def test_a_score_of_a_prompt_that_is_infinite():
+    model = build_vlm("llava")
+    plan = VisionLanguagePlan(prompt=Keep(0.5, Logarithm()))
+    message = "infinite for a token between connector and language model"
+    with compress(model, plan), pytest.raises(InputError, match=message):
+        model(**inputs(model, "llava"))
+
+
+@torch.no_grad()
+def test_what_never_leaves_may_have_any_score():
+    @dataclass(frozen=True)
+    class Own(Score):
+        name: ClassVar[str] = "own"
+
+        def __call__(self, snapshot):
+            return snapshot.guard(snapshot.tokens.norm(dim=-1))
+
+    model = build("deit")
+    with compress(model, Plan({1: 10}, Own())) as compression:
+        model(images(3))
+    assert compression.counts[-1] == 26
 
 
 def test_a_need_that_is_nothing():

@@ -159,12 +159,10 @@ class StageSite:
 
     def _scores(self, output: Float[Tensor, "B C H W"]) -> Float[Tensor, "B N"]:
         score = self.engine.plan.score
-        scores = score.rate(self._snapshots(output))
-        if self.engine._verify(output) and scores.sum().isnan():
-            raise InputError(
-                f"stage {self.index}: the score {score} is NaN, so the activations are; check the "
-                "input and the weights"
-            )
+        snapshot = self._snapshots(output)
+        scores = score.rate(snapshot)
+        if self.engine._verify(output):
+            snapshot.check(scores, f"stage {self.index}: the score {score}")
         return scores
 
     def _snapshots(self, output: Float[Tensor, "B C H W"]) -> Snapshots:

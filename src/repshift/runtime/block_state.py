@@ -176,11 +176,8 @@ class BlockState:
         plan, tokens = self.plan, snapshot.tokens
         if plan.reduction.scored:
             scores = plan.score.rate(snapshot)
-            if verify and scores.sum().isnan():
-                raise InputError(
-                    f"block {self.block}: the score {plan.score} is NaN, so the activations "
-                    "are; check the input and the weights"
-                )
+            if verify:
+                snapshot.check(scores, f"block {self.block}: the score {plan.score}")
             shared = plan.adaptive and not plan.score.comparable_across_images
             if verify and shared and (scores < 0).any():
                 raise InputError(

@@ -154,6 +154,24 @@ class Snapshots:
             scores = scores.masked_fill(self.protected, math.inf)
         return scores if self.padding is None else scores.masked_fill(self.padding, -math.inf)
 
+    def check(self, scores: Float[Tensor, "B N"], said: str, where: str = "") -> None:
+        """``InputError`` if scores are NaN, or infinite for a token that may leave.
+
+        By inf and -inf a reduction is told what stays and what is padding.
+        """
+        if scores.sum().isfinite():
+            return
+        if scores.isnan().any():
+            raise InputError(
+                f"{said} is NaN{where}, so the activations are; check the input and the weights"
+            )
+        free = self.guard(torch.zeros_like(scores)).isfinite()
+        if (scores.isinf() & free).any():
+            raise InputError(
+                f"{said} is infinite for a token{where}, and a score must be finite; check the "
+                "activations and, of a score of your own, logarithms and quotients: log(x + 1e-6)"
+            )
+
 
 @dataclass(frozen=True)
 class Score(Method):
@@ -207,7 +225,7 @@ class Score(Method):
             Scores [B, N], float32 at least, higher for what matters more. Prefix tokens, protected
             ones and padding have a score too, which is not used: they get inf (never leaves) and
             -inf (padding, leaves first) before a reduction sees it. Of finite scores any are
-            allowed; one that is NaN is an error that names the block.
+            allowed; one that is NaN or infinite is an error that names the block.
         """
         raise NotImplementedError
 

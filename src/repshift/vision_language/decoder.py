@@ -148,7 +148,7 @@ class LayerSite:
         snapshot = layer_snapshots(self.index, decision, segments, streams, recorder, self.needs)
         scores = plan.score.rate(snapshot)
         verify = self.engine._verify(scores)
-        self.engine.refuse_nan(scores, plan.score, f"after layer {self.index}")
+        self.engine.check(scores, snapshot, plan.score, f"after layer {self.index}")
         choice = choose(snapshot, scores, segments, each, plan.reduction, visual.size, verify)
         decision.pending = (self.index + 1, choice)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from repshift.errors import InputError
 from repshift.runtime.attachment import Attachment
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from repshift.scores import Score
+    from repshift.scores import Score, Snapshots
     from repshift.vision_language.call import Call
     from repshift.vision_language.decision import Decision
     from repshift.vision_language.families import Parts
@@ -40,11 +39,8 @@ class VisionLanguageEngine(Attachment):
     def _record(self) -> Record | None:
         return getattr(self._local, "record", None)
 
-    def refuse_nan(self, scores: Tensor, score: Score, where: str) -> None:
-        """``InputError`` if scores are NaN; on a GPU only the first prompt waits for the answer."""
-        if self._verify(scores) and bool(scores.isnan().any()):
-            raise InputError(
-                f"the score {score} is NaN {where}, so the activations are; check the input and "
-                "the weights"
-            )
+    def check(self, scores: Tensor, snapshot: Snapshots, score: Score, where: str) -> None:
+        """Whether scores are finite; on a GPU only the first prompt waits for the answer."""
+        if self._verify(scores):
+            snapshot.check(scores, f"the score {score}", f" {where}")
         self._verified = True

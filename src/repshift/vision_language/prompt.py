@@ -186,7 +186,8 @@ class PromptSite:
             scores = segments.batch(told[None])
         else:
             scores = keep.score.rate(snapshot)
-        self.engine.refuse_nan(scores, keep.score, "between connector and language model")
+        where = "between connector and language model"
+        self.engine.check(scores, snapshot, keep.score, where)
         return choose(snapshot, scores, segments, each, keep.reduction)
 
     def _mask(self, decision: Decision, index: Tensor, mask: Any, cache: Any) -> Any:
