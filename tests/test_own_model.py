@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 from models import build, images
 from repshift import (
+    AttentionMask,
     Carrier,
     ClassAttention,
     ColumnAttention,
@@ -382,6 +383,43 @@ def test_the_first_norm_in_the_place_of_the_second_is_refused(plan):
              for name, of in (("norm2", "norm1"), ("mlp", "mlp"))}  # fmt: skip
     with compress(model, plan, spec_of(model, **parts)), pytest.raises(InputError, match=NORM1):
         model(tokens())
+
+
+class Masked(Layer):
+    def forward(self, x, turn, mask):
+        heads = self.norm1(x).unflatten(-1, (2, 8)).transpose(1, 2)
+        turned = heads * (turn if turn.ndim == 2 else turn[:, None])
+        seen = mask[:, None, None] if mask.ndim == 2 else mask
+        y = nn.functional.scaled_dot_product_attention(turned, turned, heads, attn_mask=seen)
+        x = x + y.transpose(1, 2).flatten(2)
+        return x + self.mlp(self.norm2(x))
+
+
+class MaskedEncoder(Encoder):
+    def forward(self, x, turn, mask):
+        for layer in self.layers:
+            x = layer(x, turn, mask)
+        return x
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("additive", [False, True])
+@pytest.mark.parametrize("axes", ["bn", "bhnn"])
+def test_carriers_with_fewer_axes(axes, additive):
+    """A table of all images, and a mask of the keys alone, which tells the padding of each."""
+    model, x, turn = MaskedEncoder(Masked), tokens(), torch.randn(8, 8)
+    mask = torch.arange(8) < torch.tensor([[8], [6]])
+    given = torch.zeros(2, 8).masked_fill(~mask, -torch.inf) if additive else mask
+    given = given if axes == "bn" else given[:, None, None]
+    carriers = {"turn": Carrier("nr"), "mask": AttentionMask(axes)}
+    with compress(model, Plan({0: 0.5}), spec_of(model, carriers=carriers)) as compression:
+        output, kept = model(x, turn, given), compression.kept
+        own = [number for number in kept[1].tolist() if number < 6]
+        for row, count in enumerate((8, 6)):
+            alone = model(x[row : row + 1, :count], turn[:count], mask[row : row + 1, :count])
+            width = alone.shape[1]
+            torch.testing.assert_close(output[row : row + 1, :width], alone)
+        assert own == compression.kept[0].tolist()
 
 
 class PostNorm(Layer):

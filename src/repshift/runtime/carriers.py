@@ -24,7 +24,8 @@ class Carrier:
 
     Attributes:
         axes: One letter an axis: ``b`` (image) first, then ``h`` (head), ``n`` (token) and ``r``
-            (channel of a rotation) as they come; leading ones may be missing in the table. An n
+            (channel of a rotation) as they come; leading ones may be missing in the table. What
+            has no b is of all images, and gets one since each keeps other tokens. An n
             shorter than the dense sequence has no entries for the prefix tokens, which are never
             dropped; one of length 1 broadcasts.
     """
@@ -41,6 +42,11 @@ class Carrier:
                 f"{type(self).__name__} has the axes {self.axes!r}; write one letter an axis, "
                 f"{axes}, with at least one n, such as 'bhnn' for a bias of attention"
             )
+
+    @property
+    def full_axes(self) -> str:
+        """The axes with that of the images."""
+        return self.axes if self.axes.startswith("b") else f"b{self.axes}"
 
     def follow(
         self, table: Any, kept: Int[Tensor, "B K"], dense: Segments, segments: Segments
@@ -60,8 +66,8 @@ class Carrier:
     def gather(self, table: Tensor, kept: Int[Tensor, "B K"], dense: int) -> Tensor:
         """The table with all its axes, of the ``kept`` tokens alone."""
         kept = kept.to(table.device)
-        table = table[(None,) * (len(self.axes) - table.ndim)]
-        for dim, axis in enumerate(self.axes):
+        table = table[(None,) * (len(self.full_axes) - table.ndim)]
+        for dim, axis in enumerate(self.full_axes):
             length = table.shape[dim]
             if axis != "n" or length == 1:
                 continue
@@ -104,7 +110,7 @@ class Rotary(Carrier):
         unturned: tuple[float, ...],
     ) -> Tensor:
         table = self.gather(table, kept, dense)
-        axis = self.axes.find("n")
+        axis = self.full_axes.find("n")
         if not segments.packed or len(table) == table.shape[axis] == 1:
             return table
         # A table without entries for the prefix tokens: the model turns none of the first image's.
@@ -126,10 +132,12 @@ class AttentionMask(Carrier):
 
     def padding(self, mask: Any) -> Bool[Tensor, "B N"]:
         """The tokens that no query attends to."""
-        mask = mask[(None,) * (4 - mask.ndim)]
+        mask = mask[(None,) * (len(self.full_axes) - mask.ndim)]
         if mask.dtype.is_floating_point:
             mask = mask > torch.finfo(mask.dtype).min / 2
-        return ~mask.any(dim=2).any(dim=1)
+        while mask.ndim > 2:  # images first, keys last
+            mask = mask.any(dim=-2)
+        return ~mask
 
 
 @dataclass(frozen=True)
