@@ -13,7 +13,7 @@ from open_clip.transformer import VisionTransformer
 from torch import nn
 from torch.nn import functional as F
 
-from repshift import ClassAttention, InputError, Merge, Plan, Shift, ToMe, compress
+from repshift import ClassAttention, InputError, Merge, Plan, Prune, Shift, ToMe, compress
 from repshift.adapters import describe
 from repshift.runtime.attention import AttentionRecorder, EagerAttention
 from repshift.sequence.segments import Segments
@@ -218,3 +218,16 @@ def test_what_cannot_lose_tokens_is_refused_with_the_reason(name):
     make, message = REFUSED[name]
     with pytest.raises(InputError, match=message):
         describe(make())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("reduction", [Prune(), Merge(), ToMe()])
+def test_a_batch_of_no_images_stays_empty(reduction):
+    model = build("torchvision ViT")  # those of open_clip take none
+    images = torch.randn(0, 3, 40, 40, dtype=torch.float64)
+    dense = model(images)
+    score = () if isinstance(reduction, ToMe) else (Shift(),)
+    with compress(model, Plan({0: 5, 2: 5}, *score, reduction=reduction)) as compression:
+        assert model(images).shape == dense.shape
+    assert compression.counts[-1] == 16
+    assert compression.kept.shape == compression.sizes.shape == (0, 16)

@@ -139,11 +139,11 @@ class AttentionRecorder(TorchFunctionMode):
         if "keys" in self.needs:
             bias = None if bias is None else bias[width : 2 * width]
             keys = F.linear(key, weight[width : 2 * width], bias)
-            self.keys = keys.view(count, batch, heads, -1).permute(1, 2, 0, 3)
+            self.keys = keys.unflatten(2, (heads, width // heads)).permute(1, 2, 0, 3)
         asked = dict(given)
         if "attention" in self.needs:
             asked |= {"need_weights": True, "average_attn_weights": False}
-        if self.size is not None:
+        if self.size is not None and batch:  # of no image it takes no mask
             # This function takes no further channel. Its padding mask is added to the logits of
             # every key, and has a length for each, not for each pair.
             weights, mask = self.size.log().to(key.dtype), given.get("key_padding_mask")
