@@ -208,7 +208,8 @@ class BlockSite:
         return None if state.step is None else (self._own(state.reduce(middle)), *args[1:])
 
     def _capture_normed(self, norm: nn.Module, _: tuple[Any, ...], output: Any) -> None:
-        if (state := self._state()) is not None:
+        state = self._state()
+        if state is not None and self.engine._fresh(output):  # later it would only hold memory
             state.normed = (norm, output)
 
     def _capture_activation(self, _: nn.Module, args: tuple[Any, ...]) -> None:
