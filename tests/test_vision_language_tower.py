@@ -1,5 +1,7 @@
 """Tokens that leave inside the tower do not reach the language model, alone and with the rest."""
 
+import copy
+
 import pytest
 import torch
 
@@ -14,7 +16,7 @@ from repshift import (
     compress,
 )
 from repshift.vision_language.tower import Tower
-from vision_language_models import build, inputs
+from vision_language_models import QWEN, build, inputs
 from vision_language_oracle import Oracle, taken
 
 FAMILIES = [
@@ -113,6 +115,27 @@ def test_a_tower_that_cannot_drop_is_refused_and_leaves_nothing_behind():
         compress(model, VisionLanguagePlan(tower=Plan({99: 0.3})))
     with torch.no_grad():
         assert torch.equal(model(**batch).logits, dense)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", ["llava", "qwen2.5-vl"])
+def test_a_tower_at_work_is_not_compressed_by_itself(family):
+    """What it leaves behind would be read as that of the tokens that the whole plan drops."""
+    model, batch = build(family), inputs(build(family), family, (1,))
+    tower = model.model.visual if family in QWEN else model.model.vision_tower
+    plan = VisionLanguagePlan(tower=TOWER)
+    compression = compress(model, plan)
+    logits = model(**batch).logits
+    with pytest.raises(InputError, match="a vision-language model is at work in this tower"):
+        compress(tower, Plan({0: 0.25}, Random()))
+    assert torch.equal(model(**batch).logits, logits)
+    twin = copy.deepcopy(model)
+    compress(twin, plan)
+    assert torch.equal(twin(**batch).logits, logits)
+    compression.detach()
+    compress(tower, Plan({0: 0.25}, Random()))
+    with compress(model, plan):
+        assert torch.equal(model(**batch).logits, logits)
 
 
 @pytest.mark.parametrize("plan", [None, TOWER], ids=["all", "some"])

@@ -23,8 +23,16 @@ PROMPT_NEEDS: frozenset[Need] = frozenset({"cells", "frame before", "text", "las
 
 def detach_earlier(parts: Iterable[nn.Module]) -> None:
     """Take off what was attached to one of the parts before, unless its `with` block still runs."""
+    parts = list(parts)
     hooks = [hook for part in parts for hook in part._forward_pre_hooks.values()]
     found = {hook.attachment for hook in hooks if isinstance(hook, Hook)}
+    for earlier in found:
+        if earlier.reads_part and all(earlier._model is not part for part in parts):
+            raise InputError(
+                "the plan of a vision-language model is at work in this tower, and would go on as "
+                "if its own tokens had left; detach() that, and compress the whole again by "
+                "VisionLanguagePlan(tower=...)"
+            )
     if any(earlier._entered for earlier in found):
         raise InputError(
             "the model is compressed by a `with` block that still runs, and its rest would run "

@@ -6,7 +6,7 @@ import copy
 import inspect
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
@@ -39,6 +39,9 @@ class Attachment:
     What a forward leaves behind is kept for each thread by itself (``_local``), so that several
     threads can call one model.
     """
+
+    # Whether it reads what a part of its model leaves behind, which nothing else may compress.
+    reads_part: ClassVar[bool] = False
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model

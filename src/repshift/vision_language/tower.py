@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -49,6 +49,8 @@ class Tower(Attachment):
     Raises:
         InputError: If the model is not known, or the plan does not fit its tower.
     """
+
+    reads_part: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -121,6 +123,8 @@ class Tower(Attachment):
     def _parts(
         self, reader: nn.Module, spreads: Sequence[str]
     ) -> Iterator[RemovableHandle | ReplacedMethod]:
+        # Found by whoever would compress the tower by itself.
+        yield self._tower.register_forward_pre_hook(Hook(self, self._nothing))
         if not self.compression.spec.packing:
             yield self._tower.register_forward_hook(Hook(self, self._lay_back))
         for modality in ("image", "video"):
@@ -128,6 +132,9 @@ class Tower(Attachment):
                 yield ReplacedMethod(self, reader, name, _Features(self, modality).run)
         for name in spreads:
             yield ReplacedMethod(self, reader, name, self._spread)
+
+    def _nothing(self, *_: object) -> None:
+        pass
 
     def _layers(self, given: Mapping[str, Any]) -> list[int]:
         """Which hidden states the features are taken from, 0 before the first block."""
