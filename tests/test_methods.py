@@ -14,6 +14,7 @@ from repshift import (
     InputError,
     Merge,
     Plan,
+    Prune,
     Reverse,
     Shift,
     ToMe,
@@ -198,6 +199,26 @@ class SlowViT(nn.Module):
             ]
             merged = [mean / mean.norm() * n for mean, n in zip(merged, lengths, strict=True)]
         return torch.stack(merged)[None], [sum(sizes[i] for i in groups[j]) for j in order]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "score", [plan.score for plan in METHODS if plan.reduction == Prune()], ids=str
+)
+def test_scores_of_half_precision_tell_the_tokens_apart(score, dtype):
+    """Summed up in half precision the entropies of all tokens were one number."""
+    model, photos = build("deit"), images(batch=4)
+    for block in model.blocks:
+        block.attn.qkv.weight.mul_(0.3)  # the attention is nearly even, as it often is
+    found = []
+    for own in (torch.float32, dtype):
+        with compress(model.to(own), Plan({1: 0.5}, score)) as compression:
+            model(photos.to(own))
+        found.append(compression.scores[1][:, 1:])
+    full, half = ([len(row.unique()) for row in scores] for scores in found)
+    assert found[1].dtype == torch.float32
+    assert all(own >= 0.8 * most for own, most in zip(half, full, strict=True))
 
 
 @pytest.mark.parametrize("reduction", MERGING[:5], ids=str)

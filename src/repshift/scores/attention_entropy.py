@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from repshift.registry import register
-from repshift.scores.base import Need, Score, Snapshots
+from repshift.scores.base import Need, Score, Snapshots, mean_over_heads
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -28,4 +28,4 @@ class AttentionEntropy(Score):
 
     def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
         assert snapshot.attention is not None
-        return -torch.special.entr(snapshot.attention.mean(1)).sum(-1)
+        return -torch.special.entr(mean_over_heads(snapshot.attention)).sum(-1)

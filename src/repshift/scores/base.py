@@ -242,3 +242,8 @@ class Score(Method):
             f"the score {self} returned {found}; expected one floating number a token, [B, N] = "
             f"{list(wanted)}, prefix tokens and padding among them"
         )
+
+
+def mean_over_heads(attention: Float[Tensor, "B H ..."]) -> Float[Tensor, "B ..."]:
+    """The mean in float32 at least: in half precision the scores of most tokens would be equal."""
+    return attention.mean(1, dtype=torch.promote_types(attention.dtype, torch.float32))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from repshift.registry import register
-from repshift.scores.base import Need, Score, Snapshots
+from repshift.scores.base import Need, Score, Snapshots, mean_over_heads
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -23,4 +23,4 @@ class ClassAttention(Score):
 
     def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
         assert snapshot.attention is not None
-        return snapshot.attention[:, :, 0].mean(1)
+        return mean_over_heads(snapshot.attention[:, :, 0])

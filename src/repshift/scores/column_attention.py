@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from repshift.registry import register
-from repshift.scores.base import Need, Score, Snapshots
+from repshift.scores.base import Need, Score, Snapshots, mean_over_heads
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -27,7 +27,7 @@ class ColumnAttention(Score):
 
     def __call__(self, snapshot: Snapshots) -> Float[Tensor, "B N"]:
         assert snapshot.attention is not None
-        attention = snapshot.attention.mean(1)
+        attention = mean_over_heads(snapshot.attention)
         if snapshot.padding is not None:
             # What padding attends to is noise, and its length depends on the other texts.
             attention = attention.masked_fill(snapshot.padding[:, :, None], 0)
