@@ -105,6 +105,18 @@ def test_a_cache_cropped_into_the_prompt_repeated_and_of_another_batch():
             model(input_ids=word, cache=cache)
 
 
+def test_a_crop_that_transformers_refuses_leaves_the_cache_as_it_was():
+    model = build("llava")
+    batch = inputs(model, "llava", (1,))
+    with compress(model, HALF), torch.no_grad():
+        cache = model(**batch).cache
+        seen = cache.get_seq_length()
+        with pytest.raises(ValueError, match="negative"):
+            cache.crop(2)
+        assert cache.get_seq_length() == seen
+        assert cache.repshift.kept.shape[1] == cache.layers[0].keys.shape[2]
+
+
 def test_a_cache_is_copied_and_never_pickled():
     model = build("llava")
     with compress(model, DECODER), torch.no_grad():

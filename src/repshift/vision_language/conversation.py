@@ -150,7 +150,7 @@ class Shortened:
     def crop(self, tokens_to_remove: int) -> None:
         """Forget the last tokens, of the prompt those behind its last image."""
         written = self._width() - self.repshift.kept.shape[1]
-        if (count := abs(tokens_to_remove) - written) > 0:
+        if (count := -tokens_to_remove - written) > 0:  # more than none is refused below
             self.repshift.crop(count)
         cast("Any", super()).crop(tokens_to_remove)
 
