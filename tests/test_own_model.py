@@ -7,6 +7,7 @@ from torch.utils.data import DataLoader
 
 from models import build, images
 from repshift import (
+    AttentionEntropy,
     AttentionMask,
     Carrier,
     ClassAttention,
@@ -15,8 +16,10 @@ from repshift import (
     InputError,
     Merge,
     Plan,
+    Prune,
     Shift,
     ToMe,
+    VidTLDR,
     compress,
 )
 
@@ -420,6 +423,54 @@ def test_carriers_with_fewer_axes(axes, additive):
             width = alone.shape[1]
             torch.testing.assert_close(output[row : row + 1, :width], alone)
         assert own == compression.kept[0].tolist()
+
+
+class Causal(Layer):
+    def forward(self, x, sees=None):
+        heads = self.norm1(x).unflatten(-1, (2, 8)).transpose(1, 2)
+        y = nn.functional.scaled_dot_product_attention(
+            heads, heads, heads, attn_mask=sees, is_causal=sees is None
+        )
+        x = x + y.transpose(1, 2).flatten(2)
+        return x + self.mlp(self.norm2(x))
+
+
+class Projecting(Layer):
+    def forward(self, x, sees=None):
+        y, count = self.norm1(x), x.shape[1]
+        later = ~torch.ones(count, count).tril().bool() if sees is None else ~sees[0, 0]
+        y = self.attention(y, y, y, attn_mask=later, need_weights=False, is_causal=sees is None)
+        x = x + y[0]
+        return x + self.mlp(self.norm2(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("layer", [Causal, Projecting])
+@pytest.mark.parametrize("class_token", [True, False])
+@pytest.mark.parametrize(
+    ("reduction", "score"),
+    [
+        (ToMe("plain"), Shift()),
+        (VidTLDR("plain"), Shift()),
+        (VidTLDR("plain"), AttentionEntropy()),
+        (Merge("plain"), Shift()),
+        (Prune(), Shift()),
+    ],
+)
+def test_causal_attention_sees_what_stood_before(layer, class_token, reduction, score):
+    """A matching puts tokens in another order, which is-causal would take for theirs."""
+    model, x = Encoder(layer), tokens(1)
+    spec = spec_of(model, mlp=[layer.mlp for layer in model.layers], class_token=class_token)
+    after = []
+    with compress(model, Plan({0: 2}, score, reduction), spec) as compression:
+        handle = model.layers[0].register_forward_hook(lambda *_: after.append(_[-1]))
+        output, kept = model(x), compression.kept[0]
+        handle.remove()
+    sees = (kept[:, None] >= kept)[None, None]
+    expected = after[0]
+    for layer in model.layers[1:]:
+        expected = layer(expected, sees)
+    torch.testing.assert_close(output, expected)
 
 
 class PostNorm(Layer):

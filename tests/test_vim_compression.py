@@ -17,6 +17,7 @@ from repshift import (
     Random,
     Reverse,
     Shift,
+    VidTLDR,
     compress,
 )
 from repshift.evaluation.models.vim import mixer as mixer_module
@@ -188,6 +189,15 @@ def test_merging_keeps_the_class_token_pure():
     at = (compression.kept == CLASS_PLACE).int().argmax(1, keepdim=True)
     assert compression.sizes.gather(1, at).eq(1).all()
     assert compression.sizes.sum(1).eq(TOKENS).all()
+
+
+@torch.no_grad()
+def test_a_matching_leaves_the_order_in_which_the_scan_reads():
+    model = vim()
+    with compress(model, Plan({0: 4}, PRINTED, VidTLDR("plain"))) as compression:
+        model(images())
+    kept = compression.kept
+    assert torch.equal(kept, kept.sort(dim=1).values)
 
 
 @pytest.mark.parametrize(

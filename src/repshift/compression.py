@@ -66,8 +66,9 @@ class Compression(Engine):
         """Index in the dense sequence of each token that was kept in the last forward.
 
         Ascending, except after the matching of ToMe and vid-TLDR, which puts the tokens at odd
-        places last, ToMe without a class token the others in the order of their likeness. With
-        a level, -1 at the end of images that kept fewer than the longest.
+        places last, ToMe without a class token the others in the order of their likeness (unless
+        attention is causal, or a scan). With a level, -1 at the end of images that kept fewer
+        than the longest.
         """
         return self.kept_after(len(self.spec.blocks) - 1)
 

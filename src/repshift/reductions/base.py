@@ -38,6 +38,8 @@ class Reduction(Method):
             known only after the MLP (it needs ``exit``), they leave after the block all the same.
         at_most_half: True if no more than half of the patch tokens can leave at once; a plan's
             larger numbers are cut to that.
+        reorders: Whether kept tokens go on in another order than they stood in. Where attention is
+            causal, and in Mamba blocks, they are put back in theirs.
         default_score: The score of a plan that names none.
     """
 
@@ -47,6 +49,7 @@ class Reduction(Method):
     scored: ClassVar[bool] = True
     before_mlp: ClassVar[bool] = False
     at_most_half: ClassVar[bool] = False
+    reorders: ClassVar[bool] = False
 
     @property
     def proportional_attention(self) -> bool:

@@ -38,6 +38,7 @@ class ToMe(Merging):
     scored: ClassVar[bool] = False
     before_mlp: ClassVar[bool] = True
     at_most_half: ClassVar[bool] = True
+    reorders: ClassVar[bool] = True
 
     def __call__(self, snapshot: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
         assert snapshot.keys is not None

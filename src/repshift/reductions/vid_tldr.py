@@ -35,6 +35,7 @@ class VidTLDR(Merging):
     name: ClassVar[str] = "vid-tldr"
     before_mlp: ClassVar[bool] = True
     at_most_half: ClassVar[bool] = True
+    reorders: ClassVar[bool] = True
 
     def __call__(self, snapshot: Snapshots, scores: Float[Tensor, "B N"], drop: int) -> Step:
         kept, dropped, target = match(

@@ -55,8 +55,9 @@ class AttentionRecorder(TorchFunctionMode):
     """Records the attention map or the keys of one block, and weighs its keys by ``size``.
 
     ``map`` [B, H, N, N] is free of the sizes; ``keys`` [B, H, N, D] are those that are compared
-    with the ``queries`` [B, H, N, D]. ``calls`` counts the attentions that were intercepted. Of
-    packed segments each attends to itself alone, and the sizes are packed as the tokens are.
+    with the ``queries`` [B, H, N, D]. ``calls`` counts the attentions that were intercepted,
+    ``causal`` says whether one was. Of packed segments each attends to itself alone, and the sizes
+    are packed as the tokens are.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class AttentionRecorder(TorchFunctionMode):
         self.size = size
         self.segments = segments
         self.calls = 0
+        self.causal = False
         self.map: Tensor | None = None
         self.keys: Tensor | None = None
         self.queries: Tensor | None = None
@@ -93,7 +95,9 @@ class AttentionRecorder(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
             self.calls += 1
-            return self._attend(AttentionCall(*args, **kwargs))
+            call = AttentionCall(*args, **kwargs)
+            self.causal |= call.causal
+            return self._attend(call)
         self.calls += 1
         return self._attend_projecting(func, args, kwargs)
 
@@ -119,6 +123,7 @@ class AttentionRecorder(TorchFunctionMode):
         key, heads = given["key"], given["num_heads"]
         weight, bias = given["in_proj_weight"], given["in_proj_bias"]
         count, batch, width = key.shape
+        self.causal |= bool(given.get("is_causal"))
         self._follow(key.device)
         if self.segments.packed:
             if any(given.get(name) is not None for name in ("bias_k", "bias_v")) or given.get(

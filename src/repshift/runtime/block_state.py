@@ -94,8 +94,10 @@ class BlockState:
         step = step.by_row(unit)
         if self.cells is not None:
             step = step.of_patches(self.cells, self.spec.prefix_tokens)
-        if self.cells is not None or self.spec.packing:
-            step = step.in_order()  # of rows of a grid, and of windows, which are runs of a stream
+        read = bool(self.spec.mixers) or (self.recorder is not None and self.recorder.causal)
+        if self.cells is not None or self.spec.packing or read:
+            # Rows of a grid, windows, which are runs of a stream, and what is read left to right.
+            step = step.in_order()
         self.step, longest = step, self.segments.longest
         if self._ragged:
             assert quota.each is not None

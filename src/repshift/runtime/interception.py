@@ -29,7 +29,8 @@ def recorder_of(engine: Engine, block: nn.Module, state: BlockState) -> Attentio
             f"{plan.method} would not act there; train with a score that reads no attention, "
             "prune and shares or counts, or without gradient checkpointing"
         )
-    if not intercepts:
+    asked = state.acts and plan.reduction.reorders  # whether the attention is causal
+    if not intercepts and not asked:
         return None
     size = None if size is None else state.segments.stream(size)
     kind = RunRecorder if packing else AttentionRecorder
