@@ -4,6 +4,7 @@ A new score or reduction enters by being registered.
 """
 
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -323,3 +324,29 @@ def test_size_weighted_pooling_needs_the_last_features_only():
         weights = compression.sizes[..., None] / compression.sizes.sum(1)[:, None, None]
         pooled = (features * weights).sum(1)
         torch.testing.assert_close(output, model.head(model.fc_norm(pooled)))
+
+
+@pytest.mark.parametrize("reduction", [Merge(), ToMe()])
+@pytest.mark.parametrize(
+    ("family", "pool"),
+    [("siglip", "avgmax"), ("deit", "avgmax"), ("dinov3", "avgmax"), ("siglip", "prr")],
+)
+def test_every_mean_over_tokens_is_weighed_by_their_size(family, pool, reduction):
+    if pool == "prr" and not hasattr(timm.layers, "AttentionPoolPrr"):
+        pytest.skip("an earlier timm")
+    changes = {"class_token": False} if pool == "prr" else {}
+    model = build(family, torch.float64, global_pool=pool, num_classes=0, **changes)
+    photos, read = images(2, torch.float64), []
+    last = model.norm if pool == "avgmax" else model.attn_pool.post_norm
+    last.register_forward_hook(lambda *_: read.append(_[-1]))
+    with compress(model, Plan({0: 9}, reduction=reduction)) as compression:
+        output, sizes = model(photos), compression.sizes[..., None]
+    first = model.num_prefix_tokens
+    patches, sizes = read[0][:, first:], sizes[:, first:]
+    mean = (patches * sizes).sum(1) / sizes.sum(1)
+    assert sizes.max() > 1
+    expected = model.fc_norm((mean + patches.amax(1)) / 2 if pool == "avgmax" else mean)
+    torch.testing.assert_close(output, expected)
+    wanted = torch.autograd.grad(expected.square().sum(), read[0], retain_graph=True)[0]
+    found = torch.autograd.grad(output.square().sum(), read[0])[0]
+    torch.testing.assert_close(found, wanted)

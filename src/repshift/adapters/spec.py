@@ -18,12 +18,14 @@ class Pooling:
     """A pooling that averages tokens, which must weigh merged ones by their size.
 
     The output of ``tokens`` is the sequence; the input of ``average`` is the mean [B, C] of all but
-    the first ``skipped`` of it, or ends with that mean.
+    the first ``skipped`` of it, or ends with that mean; ``with_max``: the mean of it and the
+    maximum of each channel.
     """
 
     tokens: nn.Module
     average: nn.Module
     skipped: int
+    with_max: bool = False
 
 
 @dataclass(frozen=True)

@@ -158,10 +158,14 @@ def _mlp(block: Any) -> nn.Module | None:
 
 
 def _pooling(model: Any) -> Pooling | None:
-    if model.global_pool != "avg" or getattr(model, "attn_pool", None) is not None:
+    kind = model.global_pool
+    pool: Any = getattr(model, "attn_pool", None)
+    if kind == "prr" and getattr(pool, "pool", None) == "avg":  # it attends first
+        return Pooling(pool.post_norm, model.fc_norm, 0)
+    if kind not in ("avg", "avgmax") or pool is not None:
         return None
     skipped = 0 if getattr(model, "pool_include_prefix", False) else int(model.num_prefix_tokens)
-    return Pooling(tokens=model.norm, average=model.fc_norm, skipped=skipped)
+    return Pooling(model.norm, model.fc_norm, skipped, with_max=kind == "avgmax")
 
 
 def _whole_readers(model: Any) -> list[nn.Module]:

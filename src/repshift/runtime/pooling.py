@@ -88,10 +88,12 @@ class WeightedMean:
         features = tokens[:, self.pooling.skipped :]
         weights = weights.to(features.device)[:, self.pooling.skipped :, None]
         weighted = ((features * weights).sum(1) / weights.sum(1)).to(features.dtype)
-        features = features.detach()
+        most, features = features.amax(1), features.detach()
         plain, eps = features.mean(1), torch.finfo(features.dtype).eps
         # Sums run in float32 at least; the result is rounded once more.
         summed = 8 * min(eps, torch.finfo(torch.float32).eps) * features.abs().mean(1)
+        if self.pooling.with_max:
+            plain, weighted = (plain + most.detach()) / 2, (weighted + most) / 2
         local.means = Means(plain, weighted, eps * plain.abs() + summed)
 
     def _replace_mean(self, _: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
