@@ -351,12 +351,22 @@ def test_default_methods_leave_out_what_a_model_cannot(monkeypatch):
         ({"speedup": 0.5}, "speedup is 0.5; expected above 1"),
         ({"flops": 0.05}, "no schedule brings the cost down to 0.05"),
         ({"flops": 0.7, "methods": ["norm"]}, "'norm' is not one of"),
+        ({"flops": 0.7, "objective": "KL"}, "objective: 'KL' is not one of kl, cosine"),
+        ({"flops": 0.7, "budget": "level"}, "budget: 'level' is not one of fixed, adaptive"),
+        ({"flops": 0.7, "batch_size": 0}, "batch_size is 0; expected a whole number from 1 up"),
     ],
 )
 def test_what_cannot_be_asked_for(small, settings, message):
     model, photos = small
     with pytest.raises(InputError, match=message):
         search_plan(model, photos, **{"methods": ["random"], **settings})
+
+
+def test_a_model_in_training_mode_is_compared_with_nothing(small):
+    model, photos = small
+    model.train()
+    with pytest.raises(InputError, match=r"call model.eval\(\) first"):
+        search_plan(model, photos, flops=0.7)
 
 
 def test_one_image_or_block_is_too_few(small):
@@ -414,6 +424,19 @@ def test_a_stopped_search_goes_on(small, tmp_path, monkeypatch):
     # It is deleted by whoever writes the result: until then nothing is lost.
     stop = len(measured)
     assert search_plan(model, photos, **settings) == whole
+
+
+def test_a_model_of_the_same_weights_and_other_settings_does_not_go_on(tmp_path):
+    """Pooled otherwise, a timm model has the same weights in the same order by another name."""
+    model, photos, state = build("augreg"), images(batch=8), tmp_path / "plan.search.json"
+    other = build("augreg", global_pool="avg")
+    renamed = {key.replace("fc_norm.", "norm."): key for key in other.state_dict()}
+    weights = model.state_dict().items()
+    other.load_state_dict({renamed[key]: value for key, value in weights}, strict=False)
+    settings = {"flops": 0.7, "methods": ["random"], "name": "mine"}
+    search_plan(model, photos, **settings, state=state)
+    alone = search_plan(other, photos, **settings)
+    assert search_plan(other, photos, **settings, state=state) == alone
 
 
 def test_images_held_out_run_once_for_each_plan(monkeypatch):

@@ -268,7 +268,9 @@ def test_models_that_are_none(llava):
         search(llava.model, prompts, flops=0.7)
     with pytest.raises(InputError, match="is no vision-language model that repshift has read"):
         search(torch.nn.Linear(2, 2), prompts, flops=0.7)
-    llava.lm_head.weight.data.fill_(math.nan)
+    with pytest.raises(InputError, match=r"call model.eval\(\) first"):
+        search(llava.train(), prompts, flops=0.7)
+    llava.eval().lm_head.weight.data.fill_(math.nan)
     with pytest.raises(InputError, match="NaN or infinity"):
         search(llava, prompts, flops=0.7)
     with pytest.raises(InputError, match="one target"):

@@ -11,6 +11,7 @@ import torch
 from repshift.adapters import describe
 from repshift.compress import compress
 from repshift.errors import InputError
+from repshift.numbers import whole
 from repshift.plan_given import PlanLike, as_plan
 from repshift.resnet.spec import ResNetSpec
 from repshift.sequence.amounts import Level
@@ -43,7 +44,7 @@ def adapt(
 
     Raises ``InputError`` if ``plan`` has levels already, or does not fit the model.
     """
-    plan = as_plan(plan)
+    plan, batch_size = as_plan(plan), whole(batch_size, "batch_size", 1)
     if plan.adaptive:
         raise InputError("adapt takes a plan of shares and counts; this one has levels already")
     if not isinstance(images, torch.Tensor | Sequence):

@@ -13,6 +13,8 @@ from repshift.measure.fidelity import (
     kl_by_image,
     logit_fidelity,
 )
+from repshift.method import check_choice
+from repshift.numbers import whole
 from repshift.plan import Plan
 from repshift.search.replay import Recording, Replay
 
@@ -45,8 +47,9 @@ class FidelityMeter:
         batch_size: int,
         teacher: Float[Tensor, "N K"] | None = None,
     ) -> None:
+        check_choice("objective", objective, Objective)
         self.model, self.spec, self.objective = model, spec, objective
-        self.batches = list(images.split(batch_size))
+        self.batches = list(images.split(whole(batch_size, "batch_size", 1)))
         self.base = Plan({})
         self.recordings: list[Recording | None] = [None] * len(self.batches)
         self.own = self.outputs(self.base, keep=True)  # of the dense model at this size

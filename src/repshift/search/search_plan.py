@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from repshift.adapters import EncoderSpec, describe
+from repshift.adapters import EncoderSpec, check_evaluating, describe
 from repshift.compress import compress
 from repshift.errors import InputError
 from repshift.input_size import input_in_words
 from repshift.measure.bootstrap import apart, paired_interval
 from repshift.measure.digest import digest
 from repshift.measure.environment import libraries, processor, versions
+from repshift.method import check_choice
 from repshift.plan import Plan
 from repshift.scores import Random
 from repshift.search.adapt import adapt
@@ -143,7 +144,9 @@ def search_plan(
     # torch's counter of FLOPs brings half of setuptools along.
     from repshift.search.cost_model import FlopsCost, TimeCost
 
+    check_evaluating(model)
     target = check_target(flops, speedup, fidelity)
+    check_choice("budget", budget, Budget)
     if not isinstance(images, torch.Tensor):
         raise InputError(f"images is a {type(images).__name__}; expected a tensor [N, C, H, W]")
     if len(images) < 2:
@@ -184,11 +187,12 @@ def search_plan(
     )
     for plan in plans:
         replace(plan, drop={0: probe(budget)})  # an error, if they do not go together
-    memo = Memo(state, facts | {"methods": [plan.identity for plan in plans]})
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     seen, unseen = images[order[len(images) // 2 :]], images[order[: len(images) // 2]]
 
     meter = FidelityMeter(model, spec, seen, objective, batch_size)
+    outputs = digest([meter.dense])  # they tell of code and settings, which the weights do not
+    memo = Memo(state, facts | {"methods": [plan.identity for plan in plans], "outputs": outputs})
     counted = FlopsCost(model, spec, seen[:1], memo)
     # A batch is timed whole, of few images with some of them twice.
     repeats = -(-batch_size // len(seen))

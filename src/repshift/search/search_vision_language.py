@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from repshift.adapters import describe
+from repshift.adapters import check_evaluating, describe
 from repshift.compress import compress
 from repshift.errors import InputError
 from repshift.measure.bootstrap import paired_interval
@@ -99,6 +99,7 @@ def search_vision_language(
     target = check_target(flops, speedup, fidelity)
     check_prompts(prompts)
     parts = parts_of(model)
+    check_evaluating(model)
     first = prompts[0]
     facts = {
         "model": name or type(model).__name__,
@@ -113,14 +114,17 @@ def search_vision_language(
         "versions": versions(*libraries(model)),
     }
     table = candidates(_tower_depth(parts), len(parts.layers))
-    memo = Memo(state, facts | {"candidates": [plan.identity for plan in table]})
     order = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(seed)).tolist()
     half = len(prompts) // 2
     seen, unseen = ([prompts[at] for at in part] for part in (order[half:], order[:half]))
+    meter = PromptMeter(model, seen)
+    # What the dense model gives tells of its code and its settings, which its weights do not.
+    made_by = {"candidates": [plan.identity for plan in table], "outputs": digest(meter.dense)}
+    memo = Memo(state, facts | made_by)
     counted = PrefillFlops(model, first, memo)
     timed = PrefillTime(model, first, memo) if speedup is not None else None
     tokens = _largest_image(model, first)
-    search = PlaceSearch(table, tokens, PromptMeter(model, seen), counted, memo, timed, progress)
+    search = PlaceSearch(table, tokens, meter, counted, memo, timed, progress)
     if fidelity is not None:
         best = search.least_cost(fidelity)
     else:
