@@ -128,6 +128,19 @@ def test_a_stopped_bench_goes_on_with_what_it_has_judged(tmp_path, monkeypatch):
     assert [row.fidelity for row in done.rows] == [row.fidelity for row in alone.rows]
 
 
+def test_code_of_the_same_weights_does_not_go_on(tmp_path, monkeypatch):
+    model, photos = build("deit"), images(4)
+    given = {"plans": [{0: 9}], "methods": ["tome"], "batch_size": 4}
+    with monkeypatch.context() as patch:
+        patch.setattr("repshift.evaluation.tasks.bench.measure_costs", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            bench(model, photos, **given, out=tmp_path)
+    for block in model.blocks:
+        block.mlp.act = nn.ReLU()
+    done, alone = bench(model, photos, **given, out=tmp_path), bench(model, photos, **given)
+    assert [row.kl for row in done.rows] == [row.kl for row in alone.rows]
+
+
 def test_the_grid_of_an_image():
     assert _grid(35, 40, 56) == (5, 7)
     assert _grid(196, 224, 224) == (14, 14)

@@ -19,6 +19,7 @@ from repshift.evaluation.tasks.variants import (
     compared_plans,
     with_rival,
 )
+from repshift.measure.digest import digest
 from repshift.measure.environment import environment, libraries
 from repshift.measure.fidelity import accuracy, feature_fidelity, logit_fidelity
 from repshift.search.fidelity_meter import read_out
@@ -135,7 +136,9 @@ def run_bench(
     rows = [at_its_size(row, model) for row in with_rival(rows, rival)]
     made_on = environment(device, dtype, *libraries(model))
     runs = [(row, number) for row in rows for number in range(max(1, len(row.plans)))]
-    outputs.begin(model, runs, made_on)
+    with torch.inference_mode():  # which tells of code and settings, as the weights do not
+        dense = digest([read_out(model(sample))])
+    outputs.begin(model, runs, made_on | {"dense": dense})
     quality, first, count = _judge(loaded, spec, source, runs, batch_size, place, outputs)
     repeats = -(-batch_size // len(first))
     images = place(first.repeat(repeats, *[1] * (first.ndim - 1))[:batch_size])
