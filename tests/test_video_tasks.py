@@ -172,6 +172,23 @@ def test_other_weights_videos_and_plans_are_kept_apart(paths, tmp_path):
 
 
 @pytest.mark.parametrize("make", [retrieval, answering])
+def test_another_vocabulary_does_not_go_on_with_what_was_found_by_the_first(
+    make, paths, tmp_path, monkeypatch
+):
+    """The texts are the same, and what the model reads of them is not."""
+    run = make(paths, tmp_path)
+    run.encode([DENSE])
+    run.quality(DENSE)
+    first = words
+    monkeypatch.setitem(make.__globals__, "words", lambda *given: first(*given[:2], given[2] + 7))
+    other, alone = make(paths, tmp_path), make(paths, tmp_path / "alone")
+    other.encode([DENSE])
+    alone.encode([DENSE])
+    assert other.quality(DENSE) == alone.quality(DENSE)
+    assert other.store(DENSE, 0).folder != run.store(DENSE, 0).folder
+
+
+@pytest.mark.parametrize("make", [retrieval, answering])
 def test_a_video_that_cannot_be_used(make, paths, tmp_path):
     broken = [paths[0], write_audio(tmp_path / "sound.mp4"), *paths[2:4], tmp_path / "none.mp4"]
     with pytest.raises(VideoError, match="holds no video, only audio"):

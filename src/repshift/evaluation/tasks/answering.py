@@ -53,7 +53,8 @@ class Answering(VideoRun):
     ) -> None:
         candidates = min(candidates, len(data.answer_list))
         asked = {"questions": data.questions, "answers": data.answer_list, "k": candidates}
-        super().__init__(model, spec, videos, asked, folder, ranks)
+        words = (*questions, *answers)
+        super().__init__(model, spec, videos, asked, words, folder, ranks)
         self.model, self.data, self.candidates = model, data, candidates
         self.questions = tuple(part.to(videos.device) for part in questions)
         self.answers, self.answers_mask = (part.to(videos.device) for part in answers)

@@ -52,7 +52,7 @@ class Retrieval(VideoRun):
     ) -> None:
         if model.vision_encoder.pool != "all":
             raise InputError('once tokens leave, videos are pooled with pool="all"')
-        super().__init__(model, spec, videos, {"texts": data.texts}, folder, ranks)
+        super().__init__(model, spec, videos, {"texts": data.texts}, texts, folder, ranks)
         self.model, self.data, self.candidates = model, data, candidates
         ids, self.mask = (part.to(videos.device) for part in texts)
         with torch.inference_mode():

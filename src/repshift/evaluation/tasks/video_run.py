@@ -33,7 +33,11 @@ if TYPE_CHECKING:
 
 
 class VideoRun(ABC):
-    """One model on one data set; ``settings`` are what its pieces depend on besides the videos."""
+    """One model on one data set.
+
+    ``settings`` are what its pieces depend on besides the videos, and ``words`` the texts of it as
+    the model reads them, which the vocabulary decides.
+    """
 
     def __init__(
         self,
@@ -41,6 +45,7 @@ class VideoRun(ABC):
         spec: EncoderSpec,
         videos: Videos,
         settings: dict[str, Any],
+        words: Sequence[Tensor],
         folder: Path,
         ranks: Ranks,
     ) -> None:
@@ -49,7 +54,7 @@ class VideoRun(ABC):
         state = model.state_dict()
         weights = [(key, str(value.dtype), list(value.shape)) for key, value in state.items()]
         weights = {"parameters": weights, "weights": digest(state.values())}
-        self._settings = {**weights, **settings, **videos.settings}
+        self._settings = {**weights, **settings, "words": digest(words), **videos.settings}
 
     @abstractmethod
     def piece(
