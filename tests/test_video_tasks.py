@@ -205,6 +205,32 @@ def test_a_video_that_cannot_be_used(make, paths, tmp_path):
         nothing.quality(DENSE)
 
 
+@pytest.mark.parametrize("make", [retrieval, answering])
+def test_a_video_that_could_not_be_read_for_a_while(make, paths, tmp_path, monkeypatch):
+    """What the disk of another machine refuses once; the file does not change."""
+    read = Sampling.read
+
+    def refused(sampling, path):
+        if path == paths[2]:
+            raise VideoError(path, "cannot be read: Input/output error")
+        return read(sampling, path)
+
+    run = make(paths, tmp_path, on_error="skip")
+    with monkeypatch.context() as patch:
+        patch.setattr(Sampling, "read", refused)
+        run.encode([DENSE])
+        run.quality(DENSE)
+        assert len(run.skipped(DENSE)) == 1
+    [line] = run.skipped(DENSE)
+    assert line == f"{paths[2]} could not be read before, and can be now; run again"
+    run.encode([DENSE, SHIFT])
+    assert run.skipped(DENSE) == run.skipped(SHIFT) == []
+    whole = make(paths, tmp_path / "whole")
+    whole.encode([DENSE, SHIFT])
+    for row in (DENSE, SHIFT):
+        assert run.quality(row) == whole.quality(row)
+
+
 def test_what_is_left_of_a_data_set_when_videos_are():
     data = RetrievalSet("", [], [], [[0, 1], [2], [3]], [[0], [0], [1, 2], [2]], 1, None)
     assert among(data, [0, 1, 2]) == ([0, 1, 2, 3], data.texts_of, data.videos_of)

@@ -92,16 +92,21 @@ class Retrieval(VideoRun):
         def match(video: int, chosen: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
             chunk, row = place[videos[video]]
 
+            asked = torch.tensor(texts)[chosen.cpu()]
+
             def compute() -> Piece:
                 tokens = store.row(chunk_name(chunk), "tokens", row).to(device)
                 logits = [
                     self.model.match(tokens, features[part], mask[part])[:, 1]
                     for part in chosen.split(_TEXTS)
                 ]
-                return {"scores": torch.cat(logits).cpu()}
+                return {"scores": torch.cat(logits).cpu(), "texts": asked}
 
             name = f"match-{self.candidates}-{videos[video]:06}"
-            return store.get(name, compute)["scores"].to(device)
+            piece = store.get(name, compute)
+            if not torch.equal(piece["texts"], asked):  # of other candidates
+                store.write(name, piece := compute())
+            return piece["scores"].to(device)
 
         def share(video: int, chosen: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
             progress.update()

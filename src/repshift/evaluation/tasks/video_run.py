@@ -67,21 +67,29 @@ class VideoRun(ABC):
         """How good one variant is, by the names of the results; after ``encode``."""
 
     def encode(self, rows: Sequence[Variant]) -> None:
-        """Compute the pieces that are missing; each process those of its share."""
+        """Compute the pieces that are missing; each process those of its share.
+
+        A video that could not be used is tried again: where it can be by now, its batch is computed
+        anew, for all rows, which are compared on the same videos.
+        """
         runs = [(row, number) for row in rows for number in range(max(1, len(row.plans)))]
         stores = {run: self.store(*run) for run in runs}
 
-        def missing(chunk: int) -> list[tuple[Variant, int]]:
-            return [run for run in runs if not stores[run].has(chunk_name(chunk))]
+        def missing(chunk: int, usable: Sequence[int]) -> list[tuple[Variant, int]]:
+            return [
+                run
+                for run in runs
+                if not stores[run].has(chunk_name(chunk)) or _used(stores[run], chunk) != [*usable]
+            ]
 
         mine = [chunk for chunk in range(self.videos.chunks) if self.ranks.owns(chunk)]
-        due = [chunk for chunk in mine if missing(chunk)]
+        due = [chunk for chunk in mine if missing(chunk, self.videos.members(chunk))]
         # Closed even where a batch fails: the processes that decode end with it.
         with closing(self.videos.read(due)) as batches:
             for chunk, indices, video in tqdm(
                 batches, total=len(due), desc="videos", unit="batch", leave=False
             ):
-                for row, number in missing(chunk):
+                for row, number in missing(chunk, indices):
                     piece = {"index": torch.tensor(indices)}
                     if indices:
                         with torch.inference_mode(), row.attached(self._model, self.spec, number):
@@ -99,10 +107,7 @@ class VideoRun(ABC):
 
     def usable(self, store: Store) -> dict[int, list[int]]:
         """The videos of each chunk that were decoded; ``InputError`` if none was."""
-        found = {
-            chunk: store.read(chunk_name(chunk), ("index",))["index"].tolist()
-            for chunk in range(self.videos.chunks)
-        }
+        found = {chunk: _used(store, chunk) for chunk in range(self.videos.chunks)}
         if not any(found.values()):
             raise InputError(
                 f"none of the {len(self.videos.paths)} videos can be used; the first: "
@@ -114,6 +119,11 @@ class VideoRun(ABC):
         """A line for each video that was left out."""
         used = {index for chunk in self.usable(self.store(row, 0)).values() for index in chunk}
         return self.videos.reasons([i for i in range(len(self.videos.paths)) if i not in used])
+
+
+def _used(store: Store, chunk: int) -> list[int]:
+    """The videos that stand in the piece of a chunk."""
+    return store.read(chunk_name(chunk), ("index",))["index"].tolist()
 
 
 def chunk_name(number: int) -> str:

@@ -62,7 +62,7 @@ class Videos:
         self, chunks: Sequence[int]
     ) -> Generator[tuple[int, list[int], Float[Tensor, "B T 3 S S"]], None, None]:
         """Each of these chunks: its number, which videos of the data set are usable, the batch."""
-        members = {chunk: self._members(chunk) for chunk in chunks}
+        members = {chunk: self.members(chunk) for chunk in chunks}
         clips = self._clips([index for indices in members.values() for index in indices])
         for chunk, indices in members.items():
             usable, frames = [], []
@@ -77,13 +77,18 @@ class Videos:
 
     def reasons(self, unusable: Sequence[int]) -> list[str]:
         """Why these cannot be used; they are tried again, which is cheaper than keeping it."""
-        return [str(error) for _, error in self._clips(unusable)]
+        return [
+            str(found) if isinstance(found, VideoError)
+            else f"{self.paths[index]} could not be read before, and can be now; run again"
+            for index, (_, found) in zip(unusable, self._clips(unusable), strict=True)
+        ]  # fmt: skip
 
     def _clips(self, indices: Sequence[int]) -> Iterator[tuple[int, Tensor | VideoError]]:
         paths = [self.paths[index] for index in indices]
         return iter(Clips(paths, self.sampling, self.cache, self.workers))
 
-    def _members(self, chunk: int) -> range:
+    def members(self, chunk: int) -> range:
+        """The videos of a chunk, by their places in ``paths``."""
         start = chunk * self.batch_size
         return range(start, min(start + self.batch_size, len(self.paths)))
 
