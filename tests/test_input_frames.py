@@ -9,6 +9,7 @@ from torch import nn
 from models import build
 from repshift import InputError, Plan, Shift, compress, search_plan, thin_videos, thinned
 from repshift.adapters import describe
+from repshift.cli.video import Retrieve
 from repshift.evaluation.models.umt.vision import VisionEncoder
 from repshift.evaluation.tasks.smaller_input import at_its_frames, fewer_frames
 from repshift.evaluation.tasks.variants import Variant
@@ -137,6 +138,13 @@ def test_a_search_tries_fewer_frames_too(encoder):
     away = 1 - torch.cosine_similarity(dense, theirs)[order].mean()
     assert rival["loss"] == pytest.approx(away.item(), abs=1e-5)
     assert f"the dense model on {count} frames" in found.summary()
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_frames_of_one_plan_are_not_those_of_another(encoder):
+    plans = [("few", Plan({0: 0.2}, frames=4)), ("all", Plan({0: 0.3}))]
+    rows = Retrieve()._rows(describe(encoder), None, plans, [])
+    assert [row.plans[0] for row in rows if row.plans] == [plan for _, plan in plans]
 
 
 def test_the_command_feeds_what_the_plan_is_for(run, tmp_path, monkeypatch):

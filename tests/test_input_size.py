@@ -24,10 +24,12 @@ from repshift import (
     search_plan,
 )
 from repshift.adapters import describe
+from repshift.cli import options
 from repshift.evaluation.models.vim.config import VimConfig
 from repshift.evaluation.models.vim.model import VisionMamba
 from repshift.evaluation.tasks.smaller_input import at_its_size, smaller_images
-from repshift.evaluation.tasks.variants import DENSE_FUSED, variants, with_rival
+from repshift.evaluation.tasks.variants import DENSE_FUSED, fitted, variants, with_rival
+from repshift.evaluation.zoo.offline import load
 from repshift.input_size import image_sides
 from repshift.measure.bootstrap import paired_interval
 from repshift.measure.flops import count_flops
@@ -244,6 +246,17 @@ def test_every_command_feeds_what_the_plan_is_for(run, tmp_path):
     photo.save(tmp_path / "a.png")
     status, _, err = run("show", "a.png", *given, "--out", "drawn.png")
     assert status == 0, err
+
+
+@pytest.mark.parametrize(("name", "method"), [("digits-resnet", None), ("digits-vit", "tome")])
+def test_a_size_stays_whatever_method_a_plan_is_given(name, method):
+    """A plan that names no method gets one of the model, or that of --method."""
+    plan = Plan({0: 0.25}, input_size=24)
+    found = options.with_method(fitted(plan, describe(load(name).model)), method)
+    assert found.input_size == 24
+    assert found.reduction != plan.reduction
+    mamba = fitted(plan, describe(load("digits-vim").model))
+    assert (mamba.input_size, mamba.score) == (24, Shift("mixer"))
 
 
 # Symbolic sizes do not go through the type checks.

@@ -82,7 +82,7 @@ def with_method(plan: Plan, label: str | None) -> Plan:
             f"the levels of an adaptive plan are those of its own score, {plan.score}; leave "
             f"--method {label} out"
         )
-    return plan if method is None else replace(method, drop=plan.drop)
+    return plan if method is None else replace(plan, score=method.score, reduction=method.reduction)
 
 
 def device(name: str) -> torch.device:

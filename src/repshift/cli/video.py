@@ -161,7 +161,8 @@ class Video:
 
         name, plan = plans[0]
         if not self.compare:
-            return variants(spec, plans, methods or [replace(plan, drop={})])
+            own = replace(plan, drop={}, input_size=None, frames=None)  # those go with each plan
+            return variants(spec, plans, methods or [own])
         tldr = f"vid-tldr/{task.dataset}-{task.size}" if task.dataset else name
         return paper_variants(spec, name, plan, tldr, Plan.paper(tldr) if task.dataset else plan)
 

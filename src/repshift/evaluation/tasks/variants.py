@@ -116,10 +116,10 @@ def fitted(plan: Plan, spec: EncoderSpec | ResNetSpec) -> Plan:
         if plan.reduction != Prune():
             return plan
         reduction = RowsAndColumns()
-        return Plan(
-            plan.drop, reduction.default_score if plan.score == Shift() else plan.score, reduction
-        )
-    return replace(plan, score=Shift("mixer")) if spec.mixers and plan == Plan(plan.drop) else plan
+        score = reduction.default_score if plan.score == Shift() else plan.score
+        return replace(plan, score=score, reduction=reduction)
+    named = replace(plan, input_size=None, frames=None) != Plan(plan.drop)
+    return replace(plan, score=Shift("mixer")) if spec.mixers and not named else plan
 
 
 def default_methods(spec: EncoderSpec | ResNetSpec) -> list[Plan]:
