@@ -271,6 +271,13 @@ def test_what_is_exported_takes_the_size_that_the_plan_is_for(run, own, tmp_path
     assert found[2:] == [24, 24]
 
 
+def test_beside_an_edge_whole_numbers_do_not_turn_over():
+    images = torch.zeros(1, 1, 32, 32, dtype=torch.uint8)
+    images[..., 16:] = 255
+    expected = resize_images(images.float(), 24).clamp(0, 255).round()
+    assert torch.equal(resize_images(images, 24), expected.byte())
+
+
 def test_half_precision_is_resized_on_a_cpu_too():
     images = torch.randn(1, 3, 16, 16).bfloat16()
     resized_images = resize_images(images, 8)

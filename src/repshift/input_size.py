@@ -15,7 +15,7 @@ from repshift.numbers import whole
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from jaxtyping import Float
+    from jaxtyping import Shaped
     from torch import Tensor, nn
 
     from repshift.plan import Plan
@@ -89,14 +89,18 @@ def patch_side(model: nn.Module) -> int:
     return max(patch) if isinstance(patch, tuple | list) else int(patch)
 
 
-def resize_images(images: Float[Tensor, "B C H W"], size: int) -> Float[Tensor, "B C s s"]:
+def resize_images(images: Shaped[Tensor, "B C H W"], size: int) -> Shaped[Tensor, "B C s s"]:
     """The same pictures with ``size`` x ``size`` pixels (bicubic, antialiased)."""
     size = whole(size, "the size of the images", 1)
     if images.shape[-2:] == (size, size):
         return images
     # The kernel for CPU takes no half precision.
     wide = images.to(torch.promote_types(images.dtype, torch.float32))
-    return F.interpolate(wide, (size, size), mode="bicubic", antialias=True).to(images.dtype)
+    small = F.interpolate(wide, (size, size), mode="bicubic", antialias=True)
+    if not images.is_floating_point():  # beside an edge bicubic goes beyond black and white
+        known = torch.iinfo(images.dtype)
+        small = small.round_().clamp_(known.min, known.max)
+    return small.to(images.dtype)
 
 
 def input_in_words(plan: Plan) -> str:
