@@ -156,6 +156,57 @@ def test_a_table_of_something_else_is_refused(run, digits, encoder, tmp_path, ot
     assert len(table) == 0
 
 
+SCORE = """
+from dataclasses import dataclass
+from repshift import Score, register
+
+@register
+@dataclass(frozen=True)
+class Loud(Score):
+    name = "loud"
+    def required(self):
+        return frozenset({"exit"})
+    def __call__(self, state):
+        return state.exit.norm(dim=-1)
+"""
+
+
+def test_edited_code_does_not_go_on_with_the_table_of_another(run, digits, tmp_path, unregistered):
+    """Neither the score of the plan, nor the transform of the model, which no weights tell of."""
+    score, model = tmp_path / "loud_score.py", tmp_path / "own_index_model.py"
+    plan = tmp_path / "plan.json"
+    plan.write_text('{"drop": {"0": 0.2}, "score": {"name": "loud"}}')
+
+    def again(*command):
+        status, _, err = run(*command)
+        for name in ("loud_score", "own_index_model"):
+            sys.modules.pop(name, None)
+        return status, err
+
+    score.write_text(SCORE)
+    given = [*DIGITS, "--import", score, "--plan", plan, "--out", "s.lance"]
+    assert again("index", digits, *given)[0] == 0
+    assert again("index", digits, *given)[0] == 0
+    score.write_text(SCORE.replace("norm(dim=-1)", "sum(-1)"))
+    status, err = again("index", digits, *given)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "s.lance was made with another version of the code of loud; choose another" in err
+    query = sorted(digits.iterdir())[0]
+    assert "the code of loud" in again("find", "s.lance", query, "--import", score)[1]
+
+    model.write_text(OWN)
+    given = ["--model", f"{model}:make", *DIGITS[2:], "--out", "m.lance"]
+    assert again("index", digits, *given, "--model-args", "sides=(32, 32)")[0] == 0
+    status, err = again("index", digits, *given, "--model-args", "sides=(32, 32)")
+    assert status == 0, err
+    assert again("find", "m.lance", query)[0] == 0
+    model.write_text(OWN.replace("/ 255", "/ 255 * 2 - 1"))
+    status, err = again("index", digits, *given, "--model-args", "sides=(32, 32)")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "as it was (its code, its transform or its library); choose another --out" in err
+    assert "as it was" in again("find", "m.lance", query)[1]
+
+
 def test_what_is_wrong_is_said_in_one_line(run, photos, tmp_path, encoder):
     table_of(tmp_path / "d.lance", encoder)
     for folder in ("empty", "empty.lance"):
@@ -246,7 +297,9 @@ import numpy, torch
 def transform(image):
     return torch.from_numpy(numpy.array(image.convert("L").resize((32, 32))))[None] / 255
 
-def make(hidden=False):
+def make(hidden=False, sides=()):
+    assert isinstance(sides, tuple)
+    torch.manual_seed(0)
     return digits_vit(), (lambda image: transform(image)) if hidden else transform
 """
 

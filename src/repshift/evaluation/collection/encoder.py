@@ -21,13 +21,16 @@ from repshift.evaluation.zoo.loaded import LoadedModel
 from repshift.input_size import resize_images, resized
 from repshift.measure.digest import digest
 from repshift.plan import Plan
+from repshift.plan_text import code_of
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Shaped
+    from PIL.Image import Image
     from torch import Tensor
 
     from repshift.resnet.compression import ResNetCompression
 
+EXAMPLE = 16  # numbers of a vector by which others are known
 # Texts to vectors that are compared with those of pictures.
 Texts = Callable[[Sequence[str]], Any]
 
@@ -78,13 +81,16 @@ class Encoder:
         return self.model if size is None else resized(self.model, size)
 
     @cached_property
+    def _example(self) -> Float[Tensor, " D"]:
+        """The dense vector of a picture that is always the same."""
+        seen = self.see([_picture()] * self.see.frames)
+        with self.attached(dense=True) as running:
+            return running.embed(seen[None])[0][0]
+
+    @property
     def dimension(self) -> int:
         """How long the vectors are."""
-        from PIL import Image
-
-        seen = self.see([Image.new("RGB", (64, 64))] * self.see.frames)
-        with self.attached() as running:
-            return running.embed(seen[None])[0].shape[1]
+        return len(self._example)
 
     @cached_property
     def texts(self) -> Texts:
@@ -93,9 +99,14 @@ class Encoder:
 
     @property
     def made_by(self) -> dict[str, Any]:
-        """What decides the vectors."""
+        """What decides the vectors.
+
+        The beginning of one tells of the code and the transform of the model, and of its library.
+        """
         return {
             "plan": self.plan.to_json(),
+            "code": code_of(self.plan.score, self.plan.reduction),
+            "example": [round(one, 5) for one in self._example[:EXAMPLE].tolist()],
             "weights": digest(self.model.state_dict().values()),
             "dtype": str(self.dtype).removeprefix("torch."),
             "dimension": self.dimension,
@@ -123,3 +134,13 @@ class Running:
         else:
             kept = [self.compression.counts[-1]] * count
         return F.normalize(vectors, dim=-1).cpu(), kept
+
+
+def _picture() -> Image:
+    """Colours that run into each other, and squares, so that no crop or size is like another."""
+    import numpy as np
+    from PIL import Image
+
+    rows, columns = np.mgrid[:96, :128]
+    squares = 255 * ((rows // 8 + columns // 8) % 2)
+    return Image.fromarray(np.stack([2 * columns, 2 * rows, squares], 2).astype(np.uint8))

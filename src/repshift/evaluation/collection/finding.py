@@ -17,7 +17,7 @@ from repshift.errors import InputError
 from repshift.evaluation.collection.models import Named, open_encoder
 from repshift.evaluation.collection.pieces import End, Piece, Pieces, stacked
 from repshift.evaluation.collection.places import SUFFIXES, VIDEOS, Found, find_one
-from repshift.evaluation.collection.table import open_table
+from repshift.evaluation.collection.table import check_code, open_table, settings_of
 from repshift.evaluation.report.names import save
 from repshift.evaluation.report.pictures import pictures
 from repshift.plan import Plan
@@ -104,14 +104,16 @@ def open_finder(path: Path, device: torch.device) -> Finder:
         made_by["model"],
         Plan.from_json(made_by["plan"]),
         Path(made_by["checkpoint"]) if made_by["checkpoint"] else None,
-        made_by["model_args"],
+        settings_of(made_by),
         batch_size=1,
         device=device,
         dtype=getattr(torch, made_by["dtype"]),
     )
     encoder = open_encoder(named)
-    if encoder.made_by["weights"] != made_by["weights"]:
+    now = encoder.made_by
+    if now["weights"] != made_by["weights"]:
         raise InputError(
             f"the weights of {made_by['model']} are others than those that made {path}; index again"
         )
+    check_code(table, now)
     return Finder(table, encoder)

@@ -74,7 +74,7 @@ def made_by(named: Named, encoder: Encoder, every: float) -> dict[str, Any]:
     return {
         "model": named.model,
         "checkpoint": None if named.checkpoint is None else str(named.checkpoint.absolute()),
-        "model_args": named.settings,
+        "model_args": {name: repr(value) for name, value in named.settings.items()},
         "every": every,
         **encoder.made_by,
     }

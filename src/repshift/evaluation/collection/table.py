@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 INDEXED = 50_000  # rows from which an approximate index is searched; below it all are compared
 _DELETED_AT_ONCE = 500
+_APART = 0.1  # between vectors of length 1; devices and precisions differ by less
+_OTHER = "{} was made with {}; choose another --out, or delete the table"
 _KEY = b"repshift"  # of what the table was made by, among the metadata of its schema
 
 
@@ -198,6 +201,32 @@ def _check(table: Table, made_by: dict[str, Any]) -> None:
                 f"{table.path} was made with {name} {before[name]}, and this is {value}; choose "
                 "another --out, or delete the table"
             )
+    check_code(table, made_by)
+
+
+def check_code(table: Table, made_by: dict[str, Any]) -> None:
+    """``InputError`` where code that no name tells of is other than that which made the table."""
+    before = table.made_by
+    if before.get("code", made_by["code"]) != made_by["code"]:  # tables of 0.1 do not say it
+        names = ", ".join({**before["code"].get("code", {}), **made_by["code"].get("code", {})})
+        raise InputError(_OTHER.format(table.path, f"another version of the code of {names}"))
+    known, now = before.get("example", made_by["example"]), made_by["example"]
+    apart = sum((one - other) ** 2 for one, other in zip(known, now, strict=False))
+    if not apart * made_by["dimension"] <= _APART**2 * len(now):
+        changed = f"{before['model']} as it was (its code, its transform or its library)"
+        raise InputError(_OTHER.format(table.path, changed))
+
+
+def settings_of(made_by: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of the model, which stand in a table as Python writes them."""
+    return {name: _read(value) for name, value in made_by["model_args"].items()}
+
+
+def _read(value: Any) -> Any:
+    try:
+        return ast.literal_eval(value) if isinstance(value, str) else value
+    except (ValueError, SyntaxError):  # tables of 0.1 hold words as they are
+        return value
 
 
 def _told(made_by: dict[str, Any]) -> dict[str, Any]:
@@ -205,7 +234,7 @@ def _told(made_by: dict[str, Any]) -> dict[str, Any]:
     plan = Plan.from_json(made_by["plan"])
     return {
         "--model": made_by["model"],
-        "--model-args": made_by["model_args"],
+        "--model-args": settings_of(made_by),
         "input size": plan.input_size or "of the model",
         "--plan": str(plan),
         "the method": plan.identity,
