@@ -13,6 +13,7 @@ from PIL import Image
 from repshift import InputError, Plan, compress
 from repshift.evaluation.collection import table as tables
 from repshift.evaluation.collection.comparison import recall
+from repshift.evaluation.collection.finding import Finder
 from repshift.evaluation.collection.indexing import bring_up_to_date
 from repshift.evaluation.collection.local import Local
 from repshift.evaluation.collection.models import Named, made_by, open_encoder
@@ -250,6 +251,22 @@ def test_two_processes_do_not_write_one_table(encoder, tmp_path):
         pass
     with table.alone():
         pass
+
+
+def test_what_another_process_wrote_meanwhile_is_seen(encoder, digits, tmp_path):
+    """By an index that waited its turn, and by a page that is served for weeks."""
+    early, files = table_of(tmp_path / "d.lance", encoder), find_files(str(digits))
+    finder = Finder(open_table(tmp_path / "d.lance"), encoder)
+    bring_up_to_date(table_of(tmp_path / "d.lance", encoder), files, Local(encoder, 0, 2.0))
+    outcome = bring_up_to_date(early, files, Local(encoder, 0, 2.0))
+    assert (outcome.added, outcome.unchanged, len(early)) == (0, 24, 24)
+    query = sorted(digits.iterdir())[5]
+    assert finder.by_file(query, 1)[0].path == files[5].path
+    shutil.rmtree(tmp_path / "d.lance")
+    other = {**made_by(Named("digits-vit"), encoder, 2.0), "plan": Plan({}).to_json()}
+    bring_up_to_date(make_table(tmp_path / "d.lance", other), files, Local(encoder, 0, 2.0))
+    with pytest.raises(InputError, match="made anew, by something else; open it again"):
+        finder.by_file(query, 1)
 
 
 def test_files_in_an_archive_are_found_and_read(digits, encoder, tmp_path):

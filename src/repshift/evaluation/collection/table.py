@@ -7,6 +7,7 @@ import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,12 @@ class Table:
         self._table.optimize()
 
     def nearest(self, vector: Float[np.ndarray, " D"], count: int) -> list[Hit]:
-        """The ``count`` files with the rows that are most like it, each at its best row."""
+        """The ``count`` files with the rows that are most like it, each at its best row.
+
+        ``InputError`` if by now another table stands there, of other vectors.
+        """
+        if json.loads(self._table.schema.metadata[_KEY]) != self.made_by:
+            raise InputError(f"{self.path} was made anew, by something else; open it again")
         asked = 4 * count
         while True:
             search = self._table.search(vector, vector_column_name="vector")
@@ -190,7 +196,9 @@ def make_table(path: Path, made_by: dict[str, Any]) -> Table:
 def _database(path: Path) -> Any:
     # Its libraries warn of a table that is not there yet, which is about to be made.
     os.environ.setdefault("LANCE_LOG", "error")
-    return needed("lancedb", "index").connect(str(path.parent))
+    connect = needed("lancedb", "index").connect
+    # What another process has written meanwhile is seen by the next call.
+    return connect(str(path.parent), read_consistency_interval=timedelta(0))
 
 
 def _check(table: Table, made_by: dict[str, Any]) -> None:
