@@ -342,6 +342,39 @@ def test_worker_processes_read_all_files_once_by_a_transform_of_the_users(digits
         next(read_pieces(Pieces(files, hidden, 2.0), 2))
 
 
+@pytest.fixture
+def own_code(tmp_path):
+    """Where the code of a model of the user's own is to be written."""
+    sys.modules.pop("own_index_model", None)
+    yield tmp_path / "own_index_model.py"
+    sys.modules.pop("own_index_model", None)
+
+
+@pytest.mark.parametrize("plan", ["0:0.2", "0:0"])
+def test_a_picture_of_one_colour_does_not_stop_the_others(run, folder, own_code, plan):
+    """A transform of the user's divides by how much the pixels differ."""
+    code = OWN.replace("return torch.from", "x = torch.from")
+    code = code.replace("[None] / 255", "[None].float()\n    return (x - x.mean()) / x.std()")
+    own_code.write_text(code)
+    Image.new("L", (32, 32)).save(folder / "black.png")
+    given = ["--model", f"{own_code}:make", *DIGITS[2:], "--plan", plan]
+    status, out, err = run("index", folder, *given, "--out", "d.lance")
+    assert status == 0, err
+    assert "black.png is NaN or infinity once the model's transform has seen it" in out
+    assert "24 files added" in out
+
+
+def test_a_model_that_gives_nan_is_one_line(run, digits, own_code):
+    spoilt = "model = digits_vit()\n    model.norm.weight.data /= 0\n    return model, "
+    own_code.write_text(OWN.replace("return digits_vit(), ", spoilt))
+    given = ["--model", f"{own_code}:make", *DIGITS[2:], "--plan", "0:0"]
+    status, _, err = run("index", digits, *given, "--out", "d.lance")
+    assert status == 2
+    assert err == (
+        "repshift: the model gives NaN or infinity; pass --dtype float32, or look at its weights\n"
+    )
+
+
 def test_recall_is_the_share_of_neighbours_that_stay():
     dense = torch.eye(4)[[0, 0, 1, 1]] + torch.tensor([0.0, 0.1, 0.2, 0.3])[:, None]
     few = dense[[0, 2, 1, 3]]

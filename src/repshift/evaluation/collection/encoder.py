@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from repshift.adapters import describe
 from repshift.compress import compress
 from repshift.compression import Compression
+from repshift.errors import InputError
 from repshift.evaluation.collection.pieces import See
 from repshift.evaluation.tasks.variants import fitted
 from repshift.evaluation.zoo.loaded import LoadedModel
@@ -129,6 +130,10 @@ class Running:
         count, size = len(seen), self.encoder.batch_size
         full = torch.cat([seen, seen[-1:].expand(size - count, *seen.shape[1:])])
         vectors = self.encoder.run(full, self.dense)[:count].float()
+        if not vectors.isfinite().all():
+            raise InputError(
+                "the model gives NaN or infinity; pass --dtype float32, or look at its weights"
+            )
         if isinstance(self.compression, Compression):
             kept = self.compression.lengths[:count].tolist()
         else:

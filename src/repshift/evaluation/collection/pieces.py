@@ -87,7 +87,13 @@ class Pieces:
         count = 0
         try:
             for second, frames in islice(self._frames(self.files[number]), self.most):
-                yield Piece(number, second, self.see(frames), thumbnail(frames[0]))
+                seen = self.see(frames)
+                if not seen.isfinite().all():  # a transform may divide by what varies in a picture
+                    raise InputError(
+                        f"{self.files[number].path} is NaN or infinity once the model's transform "
+                        "has seen it"
+                    )
+                yield Piece(number, second, seen, thumbnail(frames[0]))
                 count += 1
         except InputError as error:
             yield End(number, count, str(error))
