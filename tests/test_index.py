@@ -364,6 +364,26 @@ def test_a_picture_of_one_colour_does_not_stop_the_others(run, folder, own_code,
     assert "24 files added" in out
 
 
+@pytest.mark.parametrize("command", ["index", "search"])
+def test_a_transform_that_keeps_all_sizes_is_one_line(run, photos, own_code, command):
+    Image.new("RGB", (64, 40)).save(photos / "wide.png")
+    settings = '"vit_tiny_patch16_224", img_size=32, patch_size=8, depth=2, dynamic_img_size=True'
+    own_code.write_text(f"""
+import timm, torch, numpy
+
+def transform(image):
+    return torch.from_numpy(numpy.array(image)).permute(2, 0, 1).float() / 255
+
+def make():
+    return timm.create_model({settings}), transform
+""")
+    given = {"index": [photos, "--workers", 0, "--plan", "0:0.2"],
+             "search": ["--images", photos, "--flops", 0.8]}  # fmt: skip
+    status, _, err = run(command, *given[command], "--model", f"{own_code}:make")
+    assert (status, err.count("\n")) == (2, 1), err
+    assert "makes images of several sizes, such as [3, 40, 48] and [3, 40, 64]" in err
+
+
 def test_a_model_that_gives_nan_is_one_line(run, digits, own_code):
     spoilt = "model = digits_vit()\n    model.norm.weight.data /= 0\n    return model, "
     own_code.write_text(OWN.replace("return digits_vit(), ", spoilt))

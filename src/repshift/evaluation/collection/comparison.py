@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from repshift.evaluation.collection.pieces import Piece, Pieces, read_pieces, stacked
+from repshift.evaluation.collection.pieces import Piece, Pieces, batch_of, read_pieces
 from repshift.measure.environment import environment, libraries
 from repshift.measure.speed import interleave, speedup
 
@@ -68,10 +68,10 @@ def compare(
     for dense in (True, False):
         with encoder.attached(dense) as running:
             parts = (pieces[at : at + size] for at in range(0, len(pieces), size))
-            vectors.append(torch.cat([running.embed(stacked(part))[0] for part in parts]))
+            vectors.append(torch.cat([running.embed(batch_of(part))[0] for part in parts]))
     count = min(NEIGHBOURS, len(pieces) - 2)
     timed = size if encoder.device.type == "cuda" else min(size, _TIMED)
-    batch = stacked([pieces[number % len(pieces)] for number in range(timed)]).to(encoder.device)
+    batch = batch_of([pieces[number % len(pieces)] for number in range(timed)]).to(encoder.device)
     times = interleave(
         {"dense": nullcontext, "compressed": encoder.attached},
         {name: partial(encoder.run, batch, name == "dense") for name in ("dense", "compressed")},

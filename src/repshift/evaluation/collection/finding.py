@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from repshift.adapters import describe
 from repshift.errors import InputError
 from repshift.evaluation.collection.models import Named, open_encoder
-from repshift.evaluation.collection.pieces import End, Piece, Pieces, stacked
+from repshift.evaluation.collection.pieces import End, Piece, Pieces, batch_of
 from repshift.evaluation.collection.places import SUFFIXES, VIDEOS, Found, find_one
 from repshift.evaluation.collection.table import check_code, open_table, settings_of
 from repshift.evaluation.report.names import save
@@ -59,7 +59,7 @@ class Finder:
         reasons = [one.reason for one in read if isinstance(one, End) and one.reason is not None]
         if reasons:
             raise InputError(reasons[0])
-        seen = stacked([one for one in read if isinstance(one, Piece)])
+        seen = batch_of([one for one in read if isinstance(one, Piece)])
         with self._turn, self.encoder.attached() as running:
             parts = [running.embed(part)[0] for part in seen.split(self.encoder.batch_size)]
         mean = F.normalize(torch.cat(parts).mean(0), dim=-1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from repshift.evaluation.collection.indexing import Done
-from repshift.evaluation.collection.pieces import End, Piece, Pieces, read_pieces, stacked
+from repshift.evaluation.collection.pieces import End, Piece, Pieces, batch_of, read_pieces
 from repshift.evaluation.collection.table import Row
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Local:
         batch = [one for one in waiting if isinstance(one, Piece)]
         if batch:
             start = time.perf_counter()
-            vectors, kept = running.embed(stacked(batch))
+            vectors, kept = running.embed(batch_of(batch))
             self.encoding += time.perf_counter() - start
             for piece, vector, count in zip(batch, vectors.numpy(), kept, strict=True):
                 row = row_of(files[piece.file], piece, vector, count)

@@ -18,6 +18,7 @@ from repshift.evaluation.collection.models import Named, open_encoder
 from repshift.evaluation.collection.pieces import Piece, Pieces
 from repshift.evaluation.collection.places import Found
 from repshift.evaluation.collection.table import Row
+from repshift.evaluation.data.batches import stacked
 from repshift.evaluation.imports import needed
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class _Embed:
         count = len(batch["pieces"])
         vectors, kept = [b""] * count, np.zeros(count, np.int64)
         if seen:
-            given = torch.stack([_received(batch, number) for number in seen])
+            given = stacked([_received(batch, number) for number in seen])
             with self.encoder.attached() as running:
                 found, kept[seen] = running.embed(given)
             for number, vector in zip(seen, found.numpy(), strict=True):

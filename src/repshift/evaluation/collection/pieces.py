@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import torch
 from PIL import Image
 from torch.utils.data import IterableDataset, get_worker_info
 
 from repshift.errors import InputError
 from repshift.evaluation.collection.carried import Carried
 from repshift.evaluation.collection.places import Found, local_file
+from repshift.evaluation.data.batches import stacked
 from repshift.evaluation.data.images import read_image
 from repshift.evaluation.data.stretches import read_stretches
 from repshift.evaluation.data.workers import WorkerError, from_workers
@@ -164,6 +164,6 @@ def read_pieces(pieces: Pieces, workers: int) -> Generator[Piece | End, None, No
         ) from None
 
 
-def stacked(pieces: Sequence[Piece]) -> Shaped[Tensor, "B ..."]:
-    """Pieces as a batch."""
-    return torch.stack([piece.seen for piece in pieces])
+def batch_of(pieces: Sequence[Piece]) -> Shaped[Tensor, "B ..."]:
+    """What is seen of pieces."""
+    return stacked([piece.seen for piece in pieces])

@@ -12,10 +12,10 @@ from repshift.errors import InputError
 from repshift.evaluation.data.images import read_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from jaxtyping import Float, Int
+    from jaxtyping import Float, Int, Shaped
     from PIL.Image import Image
     from torch import Tensor
 
@@ -87,11 +87,23 @@ class FileSource:
                     self.skipped.append(str(error))
             if images:
                 labels = None if self.labels is None else self.labels[chosen]
-                yield Batch(torch.stack(images), labels, [self.paths[i].name for i in chosen])
+                yield Batch(stacked(images), labels, [self.paths[i].name for i in chosen])
         if len(self.skipped) == len(self):
             raise InputError(
                 f"none of the {len(self)} images can be used; the first: {self.skipped[0]}"
             )
+
+
+def stacked(images: Sequence[Shaped[Tensor, "..."]]) -> Shaped[Tensor, "B ..."]:
+    """One batch; ``InputError`` where a transform leaves images the sizes that they have."""
+    sizes = sorted({tuple(image.shape) for image in images})
+    if len(sizes) > 1:
+        told = " and ".join(str(list(size)) for size in sizes[:2])
+        raise InputError(
+            f"the model's transform makes images of several sizes, such as {told}, and a batch is "
+            "of one; have it resize or crop them"
+        )
+    return torch.stack([*images])
 
 
 @dataclass
