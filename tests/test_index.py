@@ -285,6 +285,40 @@ def test_files_in_an_archive_are_found_and_read(digits, encoder, tmp_path):
     assert Found("zip://film.mp4::a.zip", 0, 0).is_video
 
 
+@pytest.mark.parametrize("kind", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_picture_of_the_same_size_in_an_archive_is_another(tmp_path, kind):
+    """No archive says when, but by its sum; a bitmap has the same size whatever it shows."""
+    found = []
+    for colour in ("red", "blue"):
+        Image.new("RGB", (32, 32), colour).save(tmp_path / "x.bmp")
+        with zipfile.ZipFile(tmp_path / "a.zip", "w", kind) as archive:
+            archive.write(tmp_path / "x.bmp", "x.bmp")
+        found += find_files(f"zip://::{tmp_path}/a.zip")
+    assert found[0].path == found[1].path
+    assert found[0].size == found[1].size
+    assert found[0].modified != found[1].modified
+
+
+def test_a_folder_by_two_names_is_one_place(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)
+    names = [".", f"../{folder.name}", str(folder), f"{folder}/../{folder.name}/"]
+    [files] = {tuple(find_files(*names[:count])) for count in (1, 2, 4)}
+    assert files == tuple(find_files(str(folder)))
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "deep" / "er")
+    shutil.copy(files[0].path, tmp_path / "deep" / "a.png")
+    [through] = find_files(f"{tmp_path}/link/..")  # which is not where the link stands
+    assert through.path == f"{tmp_path}/link/../a.png"
+
+
+def test_a_link_to_nothing_does_not_stop_the_others(encoder, folder):
+    (folder / "gone.png").symlink_to(folder / "nowhere.png")
+    files = find_files(str(folder))
+    assert len(files) == 25
+    ends = [one for one in Pieces(files, encoder.see, 2.0) if isinstance(one, End) and one.reason]
+    assert [one.reason for one in ends] == [f"{folder}/gone.png is not a file"]
+
+
 def test_files_elsewhere_give_the_same_pieces(digits, encoder):
     import fsspec
 
