@@ -211,6 +211,24 @@ def test_two_blocks_have_nothing_to_exchange():
     assert found.provenance["flops"] <= 0.8
 
 
+def test_few_patches_have_little_to_spare():
+    """Of the smallest input one patch is left, and no plan comes down to half of the cost."""
+    model, photos = build("deit", img_size=32, patch_size=16), torch.randn(6, 3, 32, 32)
+    found = search_plan(model, photos, flops=0.85, methods=["random"])
+    assert found.provenance["flops"] <= 0.85
+    cheapest = search_plan(model, photos, fidelity=1e-9, methods=["random"])
+    assert cheapest.provenance["flops"] < found.provenance["flops"]
+    one, photo = build("deit", img_size=16, patch_size=16), torch.randn(4, 3, 16, 16)
+    assert search_plan(one, photo, fidelity=0.5, methods=["random"]).provenance["flops"] == 1.0
+
+
+def test_where_nothing_keeps_the_fidelity_the_model_stays_dense():
+    model = build("deit", num_classes=0)
+    found = search_plan(model, images(8), fidelity=1.0, objective="cosine", methods=["random"])
+    assert found.plan.acting == []
+    assert found.provenance["flops"] == 1.0
+
+
 def test_successive_halving_finds_the_best_of_all(digits):
     model, photos = digits
     search = search_on(model, photos)

@@ -79,10 +79,12 @@ class Search:
         return better if self.cost.reaches(better.plan, share) else None
 
     def least_cost(self, fidelity: float) -> Trial:
-        """The cheapest plan whose fidelity is at least ``fidelity``."""
-        start = self.best_start(MIDDLE)
-        first = self._cheapest(start.plan, fidelity)
-        better = self.exchange(first, first.share) if first.plan.drop else first
+        """The cheapest plan whose fidelity is at least ``fidelity``; one of no drop if none is."""
+        start = self._start_anywhere()
+        first = self._cheapest(start.plan, fidelity) if start.plan.drop else start
+        if not first.plan.drop:
+            return first
+        better = self.exchange(first, first.share)
         return min(first, self._cheapest(better.plan, fidelity), key=lambda trial: trial.share)
 
     def draw_curve(self, plan: Plan, shares: Iterable[float]) -> None:
@@ -99,6 +101,16 @@ class Search:
             self.cost.correct(tried[-1])
             tried.append(self.fit(plan, self._shape(plan), share) or plan)
         return self.rate(min(tried, key=lambda one: self.cost.misses(one, share)))
+
+    def _start_anywhere(self) -> Trial:
+        """The best closed form at ``MIDDLE``, or at the next cost that the model comes down to."""
+        *costs, last = MIDDLE, 0.8, 0.9, 1.0
+        for share in costs:
+            try:
+                return self.best_start(share)
+            except InputError:  # too few patches, or little of the cost is in the blocks
+                continue
+        return self.best_start(last)
 
     def _cheapest(self, plan: Plan, fidelity: float) -> Trial:
         shape = self._shape(plan)

@@ -98,6 +98,8 @@ class CostModel:
 
     def _block(self, patches: int) -> float:
         """What a block costs, between the two nearest counts of the table."""
+        if len(self.counts) == 1:  # of one patch
+            return self.table[0]
         above = min(max(bisect_left(self.counts, patches), 1), len(self.counts) - 1)
         low, high = self.counts[above - 1], self.counts[above]
         part = (patches - low) / (high - low)
