@@ -114,6 +114,8 @@ def test_what_was_kept_is_drawn_of_rows_alone(client, folder):
 
 def test_another_sites_name_is_not_answered(finder):
     assert TestClient(create_app(finder), base_url="http://evil.test").get("/").status_code == 400
+    own = TestClient(create_app(finder, host="fe80::1"), base_url="http://[fe80::1]:8000")
+    assert own.get("/").status_code == 200
     everywhere = create_app(finder, host="0.0.0.0")
     assert TestClient(everywhere, base_url="http://my.host").get("/").status_code == 200
 

@@ -38,12 +38,12 @@ class Serve:
         for library in ("fastapi", "python_multipart"):
             needed(library, "index")
         uvicorn = needed("uvicorn", "index")
-        from repshift.evaluation.collection.site import create_app
+        from repshift.evaluation.collection.site import create_app, in_address
 
         app = create_app(open_finder(self.table, options.device(self.device)), self.top, self.host)
         with self._listening() as listening:
-            port = listening.getsockname()[1]
-            print(f"{self.table} at http://{self.host}:{port} (Ctrl-C ends it)", flush=True)
+            place = f"{in_address(self.host)}:{listening.getsockname()[1]}"
+            print(f"{self.table} at http://{place} (Ctrl-C ends it)", flush=True)
             uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
 
     def _listening(self) -> socket.socket:

@@ -45,7 +45,7 @@ def create_app(finder: Finder, top: int = 24, host: str = "127.0.0.1") -> FastAP
     another site can read it (all, if it listens everywhere).
     """
     app = FastAPI(title="repshift", docs_url=None, redoc_url=None, openapi_url=None)
-    own = ["127.0.0.1", "localhost", "[::1]", host]
+    own = ["127.0.0.1", "localhost", "[::1]", in_address(host)]
     everywhere = host in ("0.0.0.0", "::")
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["*"] if everywhere else own)
 
@@ -92,6 +92,11 @@ def create_app(finder: Finder, top: int = 24, host: str = "127.0.0.1") -> FastAP
         return Response(_SCRIPT, media_type="text/javascript")
 
     return app
+
+
+def in_address(host: str) -> str:
+    """A host as it stands in an address: IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _page(table: str, rows: int, what: str, found: str) -> str:
