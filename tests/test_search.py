@@ -1,6 +1,7 @@
 """The search for a plan: its result, its shortcuts against slow ways, its file."""
 
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -227,6 +228,26 @@ def test_where_nothing_keeps_the_fidelity_the_model_stays_dense():
     found = search_plan(model, images(8), fidelity=1.0, objective="cosine", methods=["random"])
     assert found.plan.acting == []
     assert found.provenance["flops"] == 1.0
+
+
+@pytest.mark.parametrize("objective", ["kl", "cosine"])
+def test_a_plan_by_which_the_model_gives_nan_is_the_worst(small, monkeypatch, objective):
+    """As float16 may, where only the last block overflows. The first class is that of no image."""
+    model, photos = small
+    outputs = FidelityMeter.outputs
+
+    def spoilt(meter, plan, *arguments, **settings):
+        found = outputs(meter, plan, *arguments, **settings)
+        return found * torch.nan if plan.acting and plan.score == Random() else found
+
+    monkeypatch.setattr(FidelityMeter, "outputs", spoilt)
+    settings = {"methods": ["random", "key-norm"], "objective": objective}
+    found = search_plan(model, photos, flops=0.7, **settings)
+    assert str(found.plan.score) == "key-norm"
+    spoilt = [trial for trial in found.tried if trial.plan.score == Random() and trial.plan.acting]
+    assert {(trial.loss, trial.fidelity) for trial in spoilt} <= {(math.inf, 0.0)}
+    cheapest = search_plan(model, photos, fidelity=1e-6, **settings)
+    assert str(cheapest.plan.score) == "key-norm"
 
 
 def test_successive_halving_finds_the_best_of_all(digits):

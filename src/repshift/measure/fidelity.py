@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
@@ -22,8 +23,11 @@ class Fidelity:
 
 
 def logit_fidelity(dense: Float[Tensor, "N K"], compressed: Float[Tensor, "N K"]) -> Fidelity:
-    """Share of images with the same top-1 class, and mean KL(dense || compressed)."""
-    same = (dense.argmax(-1) == compressed.argmax(-1)).double().mean()
+    """Share of images with the same top-1 class, and mean KL(dense || compressed).
+
+    Where something is not a number there is no class.
+    """
+    same = (top_class(dense) == top_class(compressed)).double().mean()
     kl = kl_by_image(dense, compressed).mean()
     return Fidelity("top-1 agreement", same.item(), kl.item())
 
@@ -50,4 +54,9 @@ def cosine_by_image(
 
 def accuracy(logits: Float[Tensor, "N K"], labels: Int[Tensor, " N"]) -> float:
     """Share of images whose top-1 class is the label."""
-    return (logits.argmax(-1) == labels).double().mean().item()
+    return (top_class(logits) == labels).double().mean().item()
+
+
+def top_class(logits: Float[Tensor, "N K"]) -> Float[Tensor, " N"]:
+    """The class of the highest logit; NaN, like no other, where one is NaN."""
+    return logits.argmax(-1).double().masked_fill(logits.isnan().any(-1), torch.nan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -68,7 +69,8 @@ class FidelityMeter:
         """Loss and fidelity of outputs for the first images."""
         dense = self.dense[: len(output)]
         compared = logit_fidelity if self.objective == "kl" else feature_fidelity
-        return self.losses(output).mean().item(), compared(dense, output).value
+        fidelity = compared(dense, output).value
+        return self.losses(output).mean().item(), 0.0 if math.isnan(fidelity) else fidelity
 
     def judge(self, plan: Plan) -> tuple[list[float], float]:
         """The loss of every image, and the fidelity on all."""
@@ -76,11 +78,12 @@ class FidelityMeter:
         return self.losses(output).tolist(), self.compare(output)[1]
 
     def losses(self, output: Float[Tensor, "N K"]) -> Float[Tensor, " N"]:
-        """The loss of each of the first images."""
+        """The loss of each of the first images; what is not a number is farther than any."""
         dense = self.dense[: len(output)]
         compared = kl_by_image if self.objective == "kl" else cosine_by_image
         value = compared(dense, output)
-        return value if self.objective == "kl" else 1 - value
+        loss = value if self.objective == "kl" else 1 - value
+        return loss.masked_fill(loss.isnan(), torch.inf)
 
     def start_from(self, plan: Plan) -> None:
         """Make ``plan`` the base that further plans share their beginning with."""

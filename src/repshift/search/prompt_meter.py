@@ -8,7 +8,7 @@ import torch
 
 from repshift.compress import compress
 from repshift.errors import InputError
-from repshift.measure.fidelity import kl_by_image
+from repshift.measure.fidelity import kl_by_image, top_class
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ class PromptMeter:
                 given = next_word(self.model, prompt)
                 # What is not a number is no word: farther than any.
                 losses += kl_by_image(dense, given).nan_to_num(torch.inf).tolist()
-                same += (dense.argmax(-1) == given.argmax(-1)).tolist()
+                same += (top_class(dense) == top_class(given)).tolist()
         return losses, same
 
 
