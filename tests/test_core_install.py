@@ -79,7 +79,7 @@ class Own(nn.Module):
         return tokens[:, 0]
 
 torch.manual_seed(0)
-model = Own().eval()
+model = Own().train().requires_grad_(False)
 spec = EncoderSpec(model.layers, [layer.norm2 for layer in model.layers], prefix_tokens=1)
 plan = Plan.from_json(Plan({0: 0.5}).to_json())
 images = torch.randn(8, 8, 4, 4)

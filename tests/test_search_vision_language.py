@@ -268,8 +268,12 @@ def test_models_that_are_none(llava):
         search(llava.model, prompts, flops=0.7)
     with pytest.raises(InputError, match="is no vision-language model that repshift has read"):
         search(torch.nn.Linear(2, 2), prompts, flops=0.7)
+    dropped = llava.lm_head.register_forward_pre_hook(
+        lambda head, given: torch.nn.functional.dropout(given[0], 0.5, head.training)
+    )
     with pytest.raises(InputError, match=r"call model.eval\(\) first"):
         search(llava.train(), prompts, flops=0.7)
+    dropped.remove()
     llava.eval().lm_head.weight.data.fill_(math.nan)
     with pytest.raises(InputError, match="NaN or infinity"):
         search(llava, prompts, flops=0.7)

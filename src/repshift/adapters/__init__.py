@@ -65,13 +65,6 @@ def check_model(model: Any) -> None:
         )
 
 
-def check_evaluating(model: nn.Module) -> None:
-    """``InputError`` if it drops activations at random, by which nothing can be compared."""
-    check_model(model)
-    if model.training:
-        raise InputError("the model is in training mode; call model.eval() first")
-
-
 def resizer(model: nn.Module) -> Callable[[nn.Module, int], None] | None:
     """What makes a copy of ``model`` one for images of another size; None where nothing does."""
     prefix = _prefix(model)

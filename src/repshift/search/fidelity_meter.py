@@ -60,6 +60,8 @@ class FidelityMeter:
         self.patches = first.trace.counts[0] - spec.staying
         if not self.dense.isfinite().all():
             raise InputError("the dense model gives NaN or infinity on the images to search on")
+        if model.training:
+            check_same(self.outputs(self.base, 1), self.own[: len(self.batches[0])])
 
     def rate(self, plan: Plan, batches: int | None = None) -> tuple[float, float]:
         """Loss and fidelity (top-1 agreement, or feature cosine) on the first ``batches``."""
@@ -110,6 +112,15 @@ class FidelityMeter:
                     if keep:
                         self.recordings[number] = replay.recorded()
         return torch.cat(outputs)
+
+
+def check_same(output: Float[Tensor, "B K"], before: Float[Tensor, "B K"]) -> None:
+    """``InputError`` if a model in training mode gives another output each time."""
+    if not torch.equal(output, before):
+        raise InputError(
+            "the model is in training mode, and by its dropout it gives another output each time; "
+            "call model.eval() first"
+        )
 
 
 def differs_from(base: Plan, plan: Plan) -> int:

@@ -9,6 +9,7 @@ import torch
 from repshift.compress import compress
 from repshift.errors import InputError
 from repshift.measure.fidelity import kl_by_image, top_class
+from repshift.search.fidelity_meter import check_same
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -28,6 +29,9 @@ class PromptMeter:
             self.dense = [next_word(model, prompt) for prompt in prompts]
         if not all(logits.isfinite().all() for logits in self.dense):
             raise InputError("the dense model gives NaN or infinity on the prompts to search on")
+        if model.training:
+            with torch.inference_mode():
+                check_same(next_word(model, prompts[0]), self.dense[0])
 
     def compare(
         self, plan: VisionLanguagePlan, start: int, stop: int

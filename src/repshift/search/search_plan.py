@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from repshift.adapters import EncoderSpec, check_evaluating, describe
+from repshift.adapters import EncoderSpec, describe
 from repshift.compress import compress
 from repshift.errors import InputError
 from repshift.input_size import input_in_words
@@ -144,7 +144,6 @@ def search_plan(
     # torch's counter of FLOPs brings half of setuptools along.
     from repshift.search.cost_model import FlopsCost, TimeCost
 
-    check_evaluating(model)
     target = check_target(flops, speedup, fidelity)
     check_choice("budget", budget, Budget)
     if not isinstance(images, torch.Tensor):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from repshift.adapters import check_evaluating, describe
+from repshift.adapters import describe
 from repshift.compress import compress
 from repshift.errors import InputError
 from repshift.measure.bootstrap import paired_interval
@@ -99,7 +99,6 @@ def search_vision_language(
     target = check_target(flops, speedup, fidelity)
     check_prompts(prompts)
     parts = parts_of(model)
-    check_evaluating(model)
     first = prompts[0]
     facts = {
         "model": name or type(model).__name__,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from repshift.adapters import check_evaluating, describe
+from repshift.adapters import check_model, describe
 from repshift.compress import compress
 from repshift.errors import InputError
 from repshift.evaluation.data.batches import LoaderSource, MemorySource
@@ -73,7 +73,9 @@ def bench(
     Raises:
         InputError: If a plan does not fit the model, or the images are none.
     """
-    check_evaluating(model)
+    check_model(model)
+    if model.training:
+        raise InputError("the model is in training mode; call model.eval() first")
     if objective not in ("kl", "cosine"):
         raise InputError(f"objective is {objective!r}; expected kl or cosine")
     spec = spec or describe(model)
