@@ -71,10 +71,8 @@ class Bench:
         from repshift.evaluation.zoo.load import load_model, open_source
 
         settings = options.model_args(self.model_args)
-        plans, methods = (
-            options.read_plans(self.plan, self.model),
-            options.read_methods(self.methods),
-        )
+        plans = options.read_plans(self.plan, self.model)
+        methods = options.read_methods(self.methods)
         out = self.out or Path("runs") / options.model_name(self.model)
         files = ResultFiles.below(out, self.json)
         check_suffix("--json", self.json, ".json")
