@@ -205,10 +205,8 @@ def _check(table: Table, made_by: dict[str, Any]) -> None:
     before, now = _told(table.made_by), _told(made_by)
     for name, value in now.items():
         if before[name] != value:
-            raise InputError(
-                f"{table.path} was made with {name} {before[name]}, and this is {value}; choose "
-                "another --out, or delete the table"
-            )
+            found = f"{name} {before[name]}, and this is {value}"
+            raise InputError(_OTHER.format(table.path, found))
     check_code(table, made_by)
 
 
